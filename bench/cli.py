@@ -1,0 +1,93 @@
+"""What the verbs share: argument types, one-line errors, exit codes, and a check that output can be written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+OK, REGRESSION, BAD_INPUT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: fine; regression or refuted claim; bad input or nothing measured; undecided; stopped by Ctrl-C."""
+
+MIN_SIDE = 32
+Resolution = tuple[int, int]
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used; the message names it and the mend, on one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on stderr and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def run(verb: str, main: Callable[[], int]) -> NoReturn:
+    """Run a verb and exit with its code; bad input is one line on stderr, no traceback."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BadInput as error:
+        print(f"bench.{verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = BAD_INPUT
+    except BrokenPipeError:  # the reader of our output has gone: `| head`
+        sys.stderr.close()
+        code = OK
+    sys.exit(code)
+
+
+def resolution(text: str) -> Resolution:
+    """`224` or `256x320` (height x width) -> (height, width)."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no resolution: give 224, or 256x320 as height x width")
+    height, width = int(match[1]), int(match[2] or match[1])
+    if min(height, width) < MIN_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small: each side needs {MIN_SIDE} pixels or more")
+    return height, width
+
+
+def resolution_name(size: Resolution) -> str:
+    """(224, 224) -> `224`, (256, 320) -> `256x320`."""
+    height, width = size
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def positive_or_auto(text: str) -> int | str:
+    """`auto`, or a whole number of 1 or more."""
+    return text if text == "auto" else positive(text)
+
+
+def device(text: str) -> str:
+    """auto, cpu, mps, cuda or cuda:N."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: give auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before anything is measured, that `path` can be written; an existing file is left as it is.
+
+    Raises:
+        BadInput: if it cannot.
+    """
+    existed = path.exists()
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}; give --output a file that can be written") from error
+    if not existed:
+        path.unlink()

@@ -1,0 +1,21 @@
+"""Where the suite's data files are: packed into an installed wheel, or in the repository's `results/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+
+
+def data_file(name: str) -> Path:
+    """Path of `published.csv` or `weights.csv`.
+
+    Raises:
+        FileNotFoundError: if it is in neither place, naming both.
+    """
+    candidates = (PACKAGE / "data" / name, REPOSITORY / "results" / name)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{name} is in neither {candidates[0].parent} nor {candidates[1].parent}")

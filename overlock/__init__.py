@@ -1,0 +1,16 @@
+"""OverLoCK for current PyTorch: `import overlock; timm.create_model("overlock_t")`."""
+
+from .dense import OverLoCKPyramid
+from .model import OverLoCK, set_backend
+from .variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
+
+__all__ = [
+    "VARIANTS",
+    "OverLoCK",
+    "OverLoCKPyramid",
+    "overlock_b",
+    "overlock_s",
+    "overlock_t",
+    "overlock_xt",
+    "set_backend",
+]

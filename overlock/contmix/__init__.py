@@ -1,0 +1,117 @@
+"""ContMix, OverLoCK's context-mixing dynamic convolution: one name, several implementations.
+
+`reference` is the definition, `tiled` the one for CPUs (and any device).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import reference, tiled
+from .cost import contmix_macs
+from .op import BACKENDS, choose_backend
+from .small_map import enlarged_size
+
+__all__ = [
+    "BACKENDS",
+    "choose_backend",
+    "contmix",
+    "contmix_macs",
+    "contmix_merged",
+    "enlarged_size",
+    "merge_biases",
+    "plain_operators",
+]
+
+merge_biases = tiled.merge_biases
+
+_plain = False
+
+
+@contextlib.contextmanager
+def plain_operators() -> Iterator[None]:
+    """Within it, ContMix is spelled out in PyTorch's own operators: for exporters that know no custom ones (ONNX)."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def _same_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast its dtype, else that of the values."""
+    device = tensors[2].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[2].dtype
+    return tuple(x.to(dtype) for x in tensors)
+
+
+def contmix(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+    backend: str = "auto",
+) -> Tensor:
+    """Mix each position's surroundings by two kernels made from its affinity to the region centres (section 3.3).
+
+    Args:
+        query: (B, Cq, H, W), channels as (G, Cq / G).
+        key: (B, Cq, r, r), the R = r*r region centres.
+        value: (B, C, H, W), channels as (2, G, C / 2 / G): the first half for the small kernel, the second for KxK.
+        proj_weight: (T, R), affinities to kernel taps, T = k*k + K*K; shared by the heads.
+        proj_bias: (T,)
+        rpb1: (G, 2k-1, 2k-1), relative-position bias of the small kernel (k = 5 in OverLoCK).
+        rpb2: (G, 2K-1, 2K-1), that of the large one.
+        scale: factor of the affinities.
+        backend: `auto`, or one of `BACKENDS` by name.
+
+    Returns:
+        (B, C, H, W), channels_last in memory.
+
+    Raises:
+        ValueError: if shapes don't fit each other, the map is smaller than K (see `enlarged_size`), or the backend
+            cannot run here.
+    """
+    _check_shapes(query, key, value, proj_weight, rpb1, rpb2)
+    args = _same_dtype(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
+    if _plain:
+        return tiled.forward(*args, scale)
+    if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in args):
+        return reference.contmix(*args, scale)  # differentiated by autograd, step by step
+    out: Tensor = torch.ops.overlock.contmix(*args, scale, backend)
+    return out
+
+
+def contmix_merged(
+    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, bias1: Tensor, bias2: Tensor, scale: float
+) -> Tensor:
+    """`contmix` for inference, its three biases merged beforehand by `merge_biases` for this map's size."""
+    args = _same_dtype(query, key, value, proj_weight, bias1, bias2)
+    if _plain:
+        return tiled.forward_merged(*args, scale)
+    out: Tensor = torch.ops.overlock.contmix_merged(*args, scale)
+    return out
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, rpb1: Tensor, rpb2: Tensor) -> None:
+    heads, large = rpb1.shape[0], (rpb2.shape[-1] + 1) // 2
+    taps = ((rpb1.shape[-1] + 1) // 2) ** 2 + large**2
+    if min(value.shape[-2:]) < large:
+        raise ValueError(f"a {value.shape[-2]}x{value.shape[-1]} map is smaller than the {large}x{large} kernel: enlarge it")
+    if query.shape[1] % heads or value.shape[1] % (2 * heads) or query.shape[1] != key.shape[1]:
+        raise ValueError(
+            f"{query.shape[1]} query, {key.shape[1]} key and {value.shape[1]} value channels do not split into {heads} heads"
+        )
+    if tuple(proj_weight.shape) != (taps, key.shape[2] * key.shape[3]):
+        raise ValueError(
+            f"the projection is {tuple(proj_weight.shape)}, the kernels and regions need {(taps, key.shape[2] * key.shape[3])}"
+        )

@@ -1,0 +1,178 @@
+"""`torch.ops.overlock.contmix` and `contmix_merged`: ContMix as operators that compile, export, differentiate and count.
+
+The operators carry their backend's name as an argument. Their multiply-adds are those of the defined operator, whichever
+backend runs (`cost.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from . import reference, tiled
+from .cost import contmix_macs
+
+log = logging.getLogger(__name__)
+
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "tiled": tiled}
+"""Name -> module with `forward`, `backward` and `supports(query, key, value) -> None or the reason why not`."""
+
+AUTO_ORDER = ("tiled", "reference")
+_logged: set[tuple[str, str]] = set()
+
+
+def choose_backend(name: str, query: Tensor, key: Tensor, value: Tensor) -> str:
+    """The backend that runs these inputs.
+
+    Raises:
+        ValueError: for an unknown name, or a backend asked for by name that cannot run these inputs (with the reason).
+    """
+    if name == "auto":
+        for candidate in AUTO_ORDER:
+            if BACKENDS[candidate].supports(query, key, value) is None:
+                _log_once(candidate, str(value.device.type))
+                return candidate
+        raise AssertionError("the reference backend supports everything")
+    if name not in BACKENDS:
+        raise ValueError(f"unknown ContMix backend {name!r}: choose one of auto, {', '.join(BACKENDS)}")
+    reason = BACKENDS[name].supports(query, key, value)
+    if reason is not None:
+        raise ValueError(f"ContMix backend {name!r} cannot run here: {reason}")
+    return name
+
+
+def _log_once(name: str, device: str) -> None:
+    if (name, device) not in _logged:
+        _logged.add((name, device))
+        log.info("ContMix on %s runs backend %r (auto)", device, name)
+
+
+@torch.library.custom_op("overlock::contmix", mutates_args=())
+def contmix_op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    module = BACKENDS[choose_backend(backend, query, key, value)]
+    return _channels_last(module.forward(query, key, value, proj_weight, proj_bias, rpb1, rpb2, scale))
+
+
+@torch.library.custom_op("overlock::contmix_backward", mutates_args=())
+def contmix_backward_op(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    module = BACKENDS[choose_backend(backend, query, key, value)]
+    grads = module.backward(grad, query, key, value, proj_weight, proj_bias, rpb1, rpb2, scale)
+    d_query, d_key, d_value, *others = grads
+    return (_channels_last(d_query), d_key.contiguous(), _channels_last(d_value), *others)
+
+
+@torch.library.custom_op("overlock::contmix_merged", mutates_args=())
+def contmix_merged_op(
+    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, bias1: Tensor, bias2: Tensor, scale: float
+) -> Tensor:
+    return _channels_last(tiled.forward_merged(query, key, value, proj_weight, bias1, bias2, scale))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@contmix_op.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(value, memory_format=torch.channels_last)
+
+
+@contmix_merged_op.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(value, memory_format=torch.channels_last)
+
+
+@contmix_backward_op.register_fake
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return (
+        torch.empty_like(query, memory_format=torch.channels_last),
+        torch.empty_like(key, memory_format=torch.contiguous_format),
+        torch.empty_like(value, memory_format=torch.channels_last),
+        *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in rest[:4]),
+    )
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return (*contmix_backward_op(grad, *ctx.saved_tensors, ctx.scale, ctx.backend), None, None)
+
+
+contmix_op.register_autograd(_backward, setup_context=_save_inputs)
+
+
+@register_flop_formula(torch.ops.overlock.contmix, get_raw=False)
+def _contmix_flops(
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    proj_weight: Sequence[int],
+    proj_bias: Sequence[int],
+    rpb1: Sequence[int],
+    rpb2: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    return 2 * sum(contmix_macs(query, key, value, rpb1, rpb2).values())
+
+
+@register_flop_formula(torch.ops.overlock.contmix_merged, get_raw=False)
+def _contmix_merged_flops(
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    proj_weight: Sequence[int],
+    bias1: Sequence[int],
+    bias2: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    tables = [(shape[0], *[2 * math.isqrt(shape[-1]) - 1] * 2) for shape in (bias1, bias2)]
+    return 2 * sum(contmix_macs(query, key, value, *tables).values())
+
+
+@register_flop_formula(torch.ops.overlock.contmix_backward, get_raw=False)
+def _contmix_backward_flops(
+    grad: Sequence[int],
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    proj_weight: Sequence[int],
+    proj_bias: Sequence[int],
+    rpb1: Sequence[int],
+    rpb2: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    return 4 * sum(contmix_macs(query, key, value, rpb1, rpb2).values())

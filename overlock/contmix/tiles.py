@@ -1,0 +1,113 @@
+"""Where the tiled form of ContMix reads and writes: index maps that depend on the map's size alone, cached.
+
+Queries are cut into tiles of (at most) `tile` x `tile`. All windows of a tile lie in one region of the map, so the
+aggregation becomes a matrix product (queries of the tile) x (keys of the region). The first and the last k//2 + 1
+queries of an axis share one window: where the tiles can be cut so that all queries of every tile do (7x7 with K=7,
+14x14 with K=13), the region is the window itself and taps need not be scattered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .reference import window_indices, window_starts
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles along one axis."""
+
+    queries: Tensor  # (tiles, b) position of each query; tiles overlap where b does not divide the axis
+    regions: Tensor  # (tiles, r) position of each key of the tile's region
+    offsets: Tensor  # (tiles, b) start of each query's window inside its region
+    home: Tensor  # (size,) index into queries.flatten() of the one copy of each position that counts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tiles of a map. Shapes: N = H*W, M tiles, b queries and r keys a tile, t = k*k taps."""
+
+    tiles: int
+    tile_queries: int
+    region_keys: int
+    queries: Tensor | None  # (M*b,) token of each tiled query; None where tiles are the map's own order
+    home: Tensor | None  # (N,) tiled position of each token; None likewise
+    keys: Tensor | None  # (M*r,) token of each key of each region; None where one region is the whole map
+    scatter: Tensor | None  # (M*b, t) column of each tap in its region; None where taps and keys are in one order
+    owned: Tensor | None  # (M*b, 1) 1 for the copy of a query that counts, 0 for the others; None if no copies
+    bias_index: Tensor  # (M*b, t) where in a flattened (2k-1, 2k-1) table each tap's bias stands
+
+
+def _tile_axis(size: int, kernel_size: int, tile: int) -> Axis:
+    starts = window_starts(size, kernel_size)
+    half = kernel_size // 2 + 1
+    if size == kernel_size:
+        tile = size
+    elif size <= 2 * half:  # two windows at the most two tiles: each tile one window
+        tile = size // 2 if size % 2 == 0 and int(starts[size // 2 - 1]) == 0 else tile
+    tile = min(tile, size)
+    count = -(-size // tile)
+    tile = -(-size // count)  # even tiles
+    first = torch.arange(count).mul(tile).clamp(max=size - tile)
+    queries = first[:, None] + torch.arange(tile)
+    reach = int((starts[queries[:, -1]] - starts[queries[:, 0]]).max()) + kernel_size
+    region_first = starts[queries[:, 0]].clamp(max=size - reach)
+    home = torch.empty(size, dtype=torch.long)
+    home[queries.flatten()] = torch.arange(queries.numel())
+    return Axis(queries, region_first[:, None] + torch.arange(reach), starts[queries] - region_first[:, None], home)
+
+
+def _identity(index: Tensor, size: int) -> bool:
+    return index.numel() == size and bool((index == torch.arange(size)).all())
+
+
+@lru_cache(maxsize=64)
+def plan(height: int, width: int, kernel_size: int, tile: int, device: torch.device) -> Plan:
+    """The tiles of an H x W map for k x k windows. Bounded cache; one entry holds about N * k * k * 8 bytes at most."""
+    rows, cols = _tile_axis(height, kernel_size, tile), _tile_axis(width, kernel_size, tile)
+    tokens = height * width
+
+    def cross(a: Tensor, b: Tensor, stride: int) -> Tensor:  # (p, i) and (q, j) -> (p*q, i*j)
+        grid = a[:, None, :, None] * stride + b[None, :, None, :]
+        return grid.reshape(a.shape[0] * b.shape[0], -1)
+
+    queries = cross(rows.queries, cols.queries, width).flatten()
+    keys = cross(rows.regions, cols.regions, width)
+    taps = torch.arange(kernel_size)
+    span = cols.regions.shape[1]
+    columns = (
+        ((rows.offsets[:, None, :, None, None, None] + taps[:, None]) * span)
+        + cols.offsets[None, :, None, :, None, None]
+        + taps
+    ).reshape(queries.numel(), kernel_size**2)
+    # tiled position of token (i, j): its row's tile and place, its column's tile and place
+    (row_tile, row_at), (col_tile, col_at) = (
+        (axis.home // axis.queries.shape[1], axis.home % axis.queries.shape[1]) for axis in (rows, cols)
+    )
+    per_tile = rows.queries.shape[1] * cols.queries.shape[1]
+    home = (
+        (row_tile[:, None] * cols.queries.shape[0] + col_tile) * per_tile
+        + row_at[:, None] * cols.queries.shape[1]
+        + col_at
+    ).flatten()
+    owned = torch.zeros(queries.numel(), 1)
+    owned[home] = 1
+    dense = keys.shape[1] == kernel_size**2
+    (_, row_bias), (_, col_bias) = window_indices(height, kernel_size), window_indices(width, kernel_size)
+    bias = row_bias[:, None, :, None] * (2 * kernel_size - 1) + col_bias[None, :, None, :]
+    in_order = _identity(queries, tokens)
+    return Plan(
+        tiles=keys.shape[0],
+        tile_queries=per_tile,
+        region_keys=keys.shape[1],
+        queries=None if in_order else queries.to(device),
+        home=None if in_order else home.to(device),
+        keys=None if _identity(keys.flatten(), tokens) else keys.flatten().to(device),
+        scatter=None if dense else columns.to(device),
+        owned=None if queries.numel() == tokens else owned.to(device),
+        bias_index=bias.reshape(tokens, -1)[queries].to(device),
+    )

@@ -1,0 +1,1 @@
+"""Re-parameterisation and folding for inference."""

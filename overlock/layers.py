@@ -1,0 +1,195 @@
+"""Layers that OverLoCK is built of. `DilatedReparam`, `LayerNorm2d` and `global_response` serve UniRepLKNet too.
+
+Shapes: B batch, C channels, H W map. All maps are (B, C, H, W); any memory layout works, channels_last is the fast one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Branch = tuple[int, int]  # (kernel size, dilation) of one parallel branch
+
+BRANCHES: dict[int, tuple[Branch, ...]] = {
+    19: ((5, 1), (7, 1), (9, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
+    17: ((5, 1), (7, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
+    15: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
+    13: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 4), (3, 5)),
+    11: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4), (3, 5)),
+    9: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4)),
+    7: ((5, 1), (3, 1), (3, 2), (3, 3)),
+    5: ((3, 1), (3, 2)),
+}
+"""OverLoCK's own branch table, by large-kernel size (UniRepLKNet's differs)."""
+
+
+def fuse_conv_bn(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals convolution then `bn` in evaluation mode."""
+    assert bn.running_mean is not None and bn.running_var is not None
+    scale = bn.weight / (bn.running_var + bn.eps).sqrt()
+    shift = bn.bias - bn.running_mean * scale
+    if bias is not None:
+        shift = shift + bias * scale
+    return weight * scale.view(-1, 1, 1, 1), shift
+
+
+def dilate_kernel(weight: Tensor, dilation: int, kernel_size: int) -> Tensor:
+    """Spread a depthwise kernel (C, 1, k, k) over its dilation grid and centre it in (C, 1, K, K)."""
+    channels, _, k, _ = weight.shape
+    span = dilation * (k - 1) + 1
+    start = (kernel_size - span) // 2
+    assert start >= 0, f"a {k}x{k} kernel of dilation {dilation} does not fit into {kernel_size}x{kernel_size}"
+    out = weight.new_zeros(channels, 1, kernel_size, kernel_size)
+    out[:, :, start : start + span : dilation, start : start + span : dilation] = weight
+    return out
+
+
+class ResDWConv(nn.Conv2d):
+    """x + depthwise kxk(x), with bias: a positional encoding and a local mix in one (paper, section 3.3)."""
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class DilatedReparam(nn.Module):
+    """Large depthwise convolution with parallel dilated small ones, each with its BN (UniRepLKNet, section 3.2).
+
+    Args:
+        channels: C.
+        kernel_size: K, odd; the map keeps its size.
+        branches: (kernel size, dilation) of each parallel branch; OverLoCK's table where None.
+        deploy: build the merged form, one KxK depthwise convolution with bias.
+
+    Raises:
+        ValueError: for a K that the branch table does not have.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, branches: Sequence[Branch] | None = None, deploy: bool = False
+    ) -> None:
+        super().__init__()
+        if branches is None:
+            if kernel_size not in BRANCHES:
+                raise ValueError(f"no branch table for a {kernel_size}x{kernel_size} kernel: give one of {[*BRANCHES]}")
+            branches = BRANCHES[kernel_size]
+        self.kernel_size = kernel_size
+        self.branches = tuple(branches)
+        self.lk_origin = nn.Conv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=deploy
+        )
+        if deploy:
+            self.branches = ()
+            return
+        self.origin_bn = nn.BatchNorm2d(channels)
+        for k, r in self.branches:
+            conv = nn.Conv2d(channels, channels, k, padding=r * (k - 1) // 2, dilation=r, groups=channels, bias=False)
+            setattr(self, f"dil_conv_k{k}_{r}", conv)
+            setattr(self, f"dil_bn_k{k}_{r}", nn.BatchNorm2d(channels))
+
+    @property
+    def merged(self) -> bool:
+        return not hasattr(self, "origin_bn")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lk_origin(x)
+        if self.merged:
+            return y
+        y = self.origin_bn(y)
+        for k, r in self.branches:
+            y = y + getattr(self, f"dil_bn_k{k}_{r}")(getattr(self, f"dil_conv_k{k}_{r}")(x))
+        return y
+
+    def merged_kernel(self) -> tuple[Tensor, Tensor]:
+        """(weight (C, 1, K, K), bias (C)) of the one convolution with the same output in evaluation mode."""
+        if self.merged:
+            assert self.lk_origin.bias is not None
+            return self.lk_origin.weight, self.lk_origin.bias
+        weight, bias = fuse_conv_bn(self.lk_origin.weight, None, self.origin_bn)
+        for k, r in self.branches:
+            conv, bn = getattr(self, f"dil_conv_k{k}_{r}"), getattr(self, f"dil_bn_k{k}_{r}")
+            branch_weight, branch_bias = fuse_conv_bn(conv.weight, None, bn)
+            weight = weight + dilate_kernel(branch_weight, r, self.kernel_size)
+            bias = bias + branch_bias
+        return weight, bias
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Turn this module, in place, into its merged form (in the dtype that it has)."""
+        if self.merged:
+            return
+        weight, bias = self.merged_kernel()
+        conv = self.lk_origin
+        lk = nn.Conv2d(
+            conv.in_channels, conv.out_channels, self.kernel_size, padding=conv.padding, groups=conv.groups, bias=True
+        )
+        lk = lk.to(device=weight.device, dtype=weight.dtype)
+        lk.weight.copy_(weight)
+        assert lk.bias is not None
+        lk.bias.copy_(bias)
+        self.lk_origin = lk
+        del self.origin_bn
+        for k, r in self.branches:
+            delattr(self, f"dil_conv_k{k}_{r}")
+            delattr(self, f"dil_bn_k{k}_{r}")
+        self.branches = ()
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over C of a (B, C, H, W) map; no copy where the map is channels_last."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class SE(nn.Module):
+    """Squeeze-and-excitation gate: x * sigmoid(1x1(GELU(1x1(gap(x)))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(16, channels // 8)
+        self.proj = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, inner, 1), nn.GELU(), nn.Conv2d(inner, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.proj(x).sigmoid()
+
+
+def global_response(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """GRN's scale (B, C, 1, 1): each channel's L2 norm over H, W over the mean of these norms (ConvNeXt V2, eq. 1-2)."""
+    norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+    return norm / (norm.mean(dim=1, keepdim=True) + eps)
+
+
+class GRN(nn.Module):
+    """Global response normalisation: (gamma * scale + 1) * x + beta; gamma and beta start at 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
+
+
+class LayerScale(nn.Module):
+    """Per-channel scale and shift of a (B, C, H, W) map; the weight's shape (C, 1, 1, 1) is the released one."""
+
+    def __init__(self, channels: int, init: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, 1, 1, 1), init))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.squeeze(-1))

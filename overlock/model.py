@@ -1,0 +1,264 @@
+"""OverLoCK (CVPR 2025, arXiv 2502.20087): overview first, look closely next.
+
+Base-Net finds features down to stride 16, Overview-Net takes a quick look at stride 32, and Focus-Net looks again at
+Base-Net's features under the guidance of that overview, with kernels made from it.
+
+Shapes: B batch, Ci channels of stage i, Cc = C4 / 4 channels of the context, H W the image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .blocks import DynamicConvBlock, RepConvBlock
+from .layers import DilatedReparam
+
+KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
+HEAD_WIDTH = 1024
+
+
+def conv_bn(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(c_out)]
+
+
+def downsample(c_in: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(*conv_bn(c_in, c_out, stride=2))
+
+
+def stem(c_in: int, c_out: int) -> nn.Sequential:
+    half = c_out // 2
+    return nn.Sequential(
+        *conv_bn(c_in, half, stride=2),  # H/2
+        nn.GELU(),
+        *conv_bn(half, half, stride=1),
+        nn.GELU(),
+        *conv_bn(half, c_out, stride=2),  # H/4
+        nn.GELU(),
+        *conv_bn(c_out, c_out, stride=1),
+    )
+
+
+class FocusDownsample(nn.Module):
+    """Between Focus-Net's stages: features and context to half the size, each by its own convolution."""
+
+    def __init__(self, c_in: int, c_out: int, ctx_dim: int) -> None:
+        super().__init__()
+        self.x_proj = downsample(c_in, c_out)
+        self.h_proj = downsample(ctx_dim, ctx_dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x_proj(x), self.h_proj(context)
+
+
+class OverLoCK(nn.Module):
+    """OverLoCK classifier.
+
+    Args:
+        depth: blocks of stages 1-4; stage 4 is Overview-Net.
+        sub_depth: blocks of Focus-Net's two stages.
+        dims: C1..C4.
+        sub_num_heads: of Focus-Net's two stages; ContMix has twice as many.
+        in_chans, num_classes, drop_path_rate: timm's; `num_classes` 0 gives the pooled features.
+        aux_head: build the auxiliary head on Overview-Net, which is used in training only.
+        deploy: build the released re-parameterised form (large kernels merged, nothing else folded).
+        mlp_ratio, sub_mlp_ratio: width of the MLPs of stages 1-4 and of Focus-Net.
+
+    Input (B, in_chans, H, W), H and W 32 or more. Output logits (B, num_classes); in training mode with the auxiliary
+    head `{"main": logits, "aux": logits}` (the released recipe weights the auxiliary loss by 0.4).
+    """
+
+    def __init__(
+        self,
+        depth: tuple[int, ...],
+        sub_depth: tuple[int, ...],
+        dims: tuple[int, ...],
+        sub_num_heads: tuple[int, ...],
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        drop_path_rate: float = 0.0,
+        aux_head: bool = True,
+        deploy: bool = False,
+        mlp_ratio: int = 4,
+        sub_mlp_ratio: int = 3,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.dims = dims
+        c1, c2, c3, c4 = dims
+        self.ctx_dim = cc = c4 // 4
+        self.num_features, self.head_hidden_size = c4 + cc, HEAD_WIDTH
+        self.grad_checkpointing = False
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depth) + sum(sub_depth), device="cpu").tolist())
+
+        def stage(i: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                RepConvBlock(dims[i], KERNEL_SIZES[i], next(rates), i >= 2, mlp_ratio, deploy) for _ in range(depth[i])
+            )
+
+        def focus_stage(i: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                DynamicConvBlock(
+                    dims[2 + i],
+                    cc,
+                    KERNEL_SIZES[2 + i],
+                    sub_num_heads[i],
+                    next(rates),
+                    sub_mlp_ratio,
+                    mixes_prior=(i, j) != (0, 0),
+                    deploy=deploy,
+                )
+                for j in range(sub_depth[i])
+            )
+
+        self.patch_embed1 = stem(in_chans, c1)
+        self.patch_embed2, self.patch_embed3 = downsample(c1, c2), downsample(c2, c3)
+        self.patch_embed4 = downsample(c3, c4)
+        self.high_level_proj = nn.Conv2d(c4, cc, 1)
+        self.patch_embedx = FocusDownsample(c3, c4, cc)
+        self.blocks1, self.blocks2, self.blocks3, self.blocks4 = (stage(i) for i in range(4))
+        self.sub_blocks3, self.sub_blocks4 = focus_stage(0), focus_stage(1)
+        self.aux_head = self._aux_head() if aux_head else None
+        self.head = nn.Sequential(
+            nn.Conv2d(self.num_features, HEAD_WIDTH, 1, bias=False),
+            nn.BatchNorm2d(HEAD_WIDTH),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d(1),
+            self._classifier(HEAD_WIDTH),
+        )
+        self.feature_info = [
+            {"num_chs": c, "reduction": 4 * 2**i, "module": name}
+            for i, (c, name) in enumerate(
+                zip((c1, c2, c3 + cc, c4 + cc), ("blocks1", "blocks2", "sub_blocks3", "sub_blocks4"), strict=True)
+            )
+        ]
+        self.apply(init_weights)
+
+    def _classifier(self, channels: int) -> nn.Module:
+        return nn.Conv2d(channels, self.num_classes, 1) if self.num_classes else nn.Identity()
+
+    def _aux_head(self) -> nn.Sequential:
+        c4 = self.dims[3]
+        return nn.Sequential(nn.BatchNorm2d(c4), nn.AdaptiveAvgPool2d(1), self._classifier(c4))
+
+    @property
+    def deployed(self) -> bool:
+        """Whether the large kernels are merged."""
+        return all(m.merged for m in self.modules() if isinstance(m, DilatedReparam))
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Any:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def stage(self, i: int, x: Tensor) -> Tensor:
+        """Stage i (1-4) on the output of the one before it."""
+        x = self.get_submodule(f"patch_embed{i}")(x)
+        for block in self.get_submodule(f"blocks{i}").children():
+            x = self.run(block, x)
+        return x
+
+    def forward_base(self, x: Tensor) -> Tensor:
+        """Base-Net: (B, in_chans, H, W) -> (B, C3, H/16, W/16)."""
+        return self.stage(3, self.stage(2, self.stage(1, x)))
+
+    def forward_overview(self, base: Tensor) -> Tensor:
+        """Overview-Net: (B, C3, H/16, W/16) -> (B, C4, H/32, W/32)."""
+        return self.stage(4, base)
+
+    def forward_focus(self, base: Tensor, overview: Tensor) -> tuple[Tensor, Tensor]:
+        """Focus-Net: its two stages' outputs, (B, C3 + Cc, H/16, W/16) and (B, C4 + Cc, H/32, W/32)."""
+        prior32 = self.high_level_proj(overview)
+        prior16 = F.interpolate(prior32, base.shape[-2:], mode="bilinear", align_corners=False)
+        x, context = base, prior16
+        for block in self.sub_blocks3:
+            x, context = self.run(block, x, context, prior16)
+        stage3 = torch.cat([x, context], dim=1)
+        x, context = self.patch_embedx(x, context)
+        for block in self.sub_blocks4:
+            x, context = self.run(block, x, context, prior32)
+        return stage3, torch.cat([x, context], dim=1)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> Focus-Net's output (B, C4 + Cc, H/32, W/32)."""
+        base = self.forward_base(x)
+        return self.forward_focus(base, self.forward_overview(base))[1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C4 + Cc, H/32, W/32) -> (B, num_classes), or (B, 1024) with `pre_logits`."""
+        return (self.head[:-1] if pre_logits else self.head)(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        base = self.forward_base(x)
+        overview = self.forward_overview(base)
+        logits = self.forward_head(self.forward_focus(base, overview)[1])
+        if self.training and self.aux_head is not None:
+            return {"main": logits, "aux": self.aux_head(overview).flatten(1)}
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        return self.head[-1]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New last layer of the head, and of the auxiliary head, for `num_classes` (0: none).
+
+        Raises:
+            ValueError: for another pooling than the released head's average.
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"OverLoCK's head pools by average between its two layers: global_pool={global_pool!r}")
+        self.num_classes = num_classes
+        like = self.head[0].weight
+        self.head[-1] = self._classifier(HEAD_WIDTH).to(like).apply(init_weights)
+        if self.aux_head is not None:
+            self.aux_head[-1] = self._classifier(self.dims[3]).to(like).apply(init_weights)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        blocks: Any = [
+            (r"^(?:patch_embed|blocks)(\d)(?:\.|$)", None),
+            (r"^(?:high_level_proj|sub_blocks3)", (5,)),
+            (r"^(?:patch_embedx|sub_blocks4)", (6,)),
+        ]
+        if not coarse:
+            blocks = [
+                (r"^patch_embed([2-4])", (0,)),
+                (r"^blocks(\d)\.(\d+)", None),
+                (r"^high_level_proj", (5, 0)),
+                (r"^sub_blocks3\.(\d+)", (5,)),
+                (r"^patch_embedx", (6, 0)),
+                (r"^sub_blocks4\.(\d+)", (6,)),
+            ]
+        return {"stem": r"^patch_embed1", "blocks": blocks}
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal of deviation 0.02 for convolutions, biases 0; norms and scales keep their own start."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def set_backend(model: nn.Module, backend: str) -> nn.Module:
+    """Choose ContMix's implementation (`auto` or a name of `overlock.contmix.BACKENDS`) for all blocks of `model`.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    from .contmix import BACKENDS
+
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"unknown ContMix backend {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
+    for module in model.modules():
+        if isinstance(module, DynamicConvBlock):
+            module.backend = backend
+    return model
