@@ -309,8 +309,7 @@ class UniRepLKNetPyramid(UniRepLKNetStages):
         self.downsample_layers = model.downsample_layers[: last + 1]
         self.stages = model.stages[: last + 1]
         for i, channels in zip(self.out_indices, self.feature_info.channels(), strict=True):
-            norm = LayerNorm2d(channels).to(model.norm.weight)
-            self.add_module(f"norm{i}", norm)
+            self.add_module(f"norm{i}", LayerNorm2d(channels))
         if self.deploy:
             self.eval()
 

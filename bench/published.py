@@ -65,7 +65,7 @@ def _figures() -> tuple[Figure, ...]:
 
 
 def figures(entry: Entry, metric: str, resolution: str) -> list[Figure]:
-    """Published figures of `metric` (params, macs, top1) for a model at `resolution`, the primary source first.
+    """Published figures of `metric` (params, macs, top1) for a model at `resolution`, primary sources first.
 
     Cost is the architecture's, whatever it was trained on; top-1 is that of the weights that the entry's recipe is for.
     Published cost is of the deploy form.
@@ -76,6 +76,7 @@ def figures(entry: Entry, metric: str, resolution: str) -> list[Figure]:
         for figure in _figures()
         if figure.model in names
         and figure.metric == METRICS[metric]
+        and figure.unit != "count"
         and (metric == "params" or figure.resolution == resolution)
     ]
     return sorted(found, key=lambda f: (f.confidence != "primary", names.index(f.model)))

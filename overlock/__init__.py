@@ -1,6 +1,7 @@
 """OverLoCK for current PyTorch: `import overlock; timm.create_model("overlock_t")`."""
 
 from .dense import OverLoCKPyramid
+from .folding import deploy
 from .model import OverLoCK, set_backend
 from .variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
 
@@ -8,6 +9,7 @@ __all__ = [
     "VARIANTS",
     "OverLoCK",
     "OverLoCKPyramid",
+    "deploy",
     "overlock_b",
     "overlock_s",
     "overlock_t",

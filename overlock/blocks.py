@@ -154,13 +154,12 @@ class DynamicConvBlock(nn.Module):
         y = self.dyconv_proj(self.context_mixing(features, value)) + self.lepe(value)
         return self.proj(self.se_layer(y) * gate)
 
-    def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W), (B, Cc, H, W), (B, Cc, H, W) -> features (B, C, H, W) and context (B, Cc, H, W)."""
+    def forward(self, joint: Tensor, prior: Tensor) -> Tensor:
+        """Features and context in one map (B, C + Cc, H, W), and the prior (B, Cc, H, W) -> (B, C + Cc, H, W)."""
         if self.mixes_prior:
-            context = self.x_scale(context) + self.h_scale(prior)
-        x = self.dwconv1(torch.cat([x, context], dim=1))
+            x, context = joint.split([self.dim, self.ctx_dim], dim=1)
+            joint = torch.cat([x, self.x_scale(context) + self.h_scale(prior)], dim=1)
+        x = self.dwconv1(joint)
         x = self.ls1(x) + self.drop_path(self.mix(x))
         x = self.dwconv2(x)
-        x = self.ls2(x) + self.drop_path(self.mlp(self.norm2(x)))
-        x, context = x.split([self.dim, self.ctx_dim], dim=1)
-        return x, context
+        return self.ls2(x) + self.drop_path(self.mlp(self.norm2(x)))

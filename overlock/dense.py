@@ -14,7 +14,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .layers import LayerNorm2d, LayerScale
-from .model import OverLoCK
+from .model import OverLoCK, refuse_training
 
 FORMS = ("segmentation", "detection")
 
@@ -53,6 +53,13 @@ class OverLoCKPyramid(nn.Module):
             channels.append(c4)
         self.extra_norm = nn.ModuleList(LayerNorm2d(c).to(like) for c in channels)
         self.form = form
+
+    frozen = False
+
+    def train(self, mode: bool = True) -> OverLoCKPyramid:
+        """Raises ValueError for the folded form."""
+        super().train(refuse_training(self, mode))
+        return self
 
     @property
     def net(self) -> OverLoCK:

@@ -8,7 +8,7 @@ Shapes: B batch, Ci channels of stage i, Cc = C4 / 4 channels of the context, H 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import DynamicConvBlock, RepConvBlock
-from .layers import DilatedReparam
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -48,11 +47,28 @@ class FocusDownsample(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, ctx_dim: int) -> None:
         super().__init__()
+        self.dims = (c_in, ctx_dim)
         self.x_proj = downsample(c_in, c_out)
         self.h_proj = downsample(ctx_dim, ctx_dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        return self.x_proj(x), self.h_proj(context)
+    def forward(self, joint: Tensor) -> Tensor:
+        """(B, C3 + Cc, H, W) -> (B, C4 + Cc, H/2, W/2)"""
+        x, context = joint.split(self.dims, dim=1)
+        return torch.cat([self.x_proj(x), self.h_proj(context)], dim=1)
+
+
+def refuse_training(model: nn.Module, mode: bool) -> bool:
+    """`mode`, unless it asks a folded model to train.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if mode and getattr(model, "frozen", False):
+        raise ValueError("a deployed OverLoCK is folded for inference and cannot train: train the model it was made of")
+    return mode
+
+
+Self = TypeVar("Self", bound="OverLoCK")
 
 
 class OverLoCK(nn.Module):
@@ -68,9 +84,13 @@ class OverLoCK(nn.Module):
         deploy: build the released re-parameterised form (large kernels merged, nothing else folded).
         mlp_ratio, sub_mlp_ratio: width of the MLPs of stages 1-4 and of Focus-Net.
 
+    `frozen` is set on what `overlock.deploy` returns.
+
     Input (B, in_chans, H, W), H and W 32 or more. Output logits (B, num_classes); in training mode with the auxiliary
     head `{"main": logits, "aux": logits}` (the released recipe weights the auxiliary loss by 0.4).
     """
+
+    frozen = False
 
     def __init__(
         self,
@@ -145,10 +165,9 @@ class OverLoCK(nn.Module):
         c4 = self.dims[3]
         return nn.Sequential(nn.BatchNorm2d(c4), nn.AdaptiveAvgPool2d(1), self._classifier(c4))
 
-    @property
-    def deployed(self) -> bool:
-        """Whether the large kernels are merged."""
-        return all(m.merged for m in self.modules() if isinstance(m, DilatedReparam))
+    def train(self: Self, mode: bool = True) -> Self:
+        """Raises ValueError for the folded form."""
+        return super().train(refuse_training(self, mode))
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Any:
         if self.grad_checkpointing and torch.is_grad_enabled():
@@ -174,14 +193,14 @@ class OverLoCK(nn.Module):
         """Focus-Net: its two stages' outputs, (B, C3 + Cc, H/16, W/16) and (B, C4 + Cc, H/32, W/32)."""
         prior32 = self.high_level_proj(overview)
         prior16 = F.interpolate(prior32, base.shape[-2:], mode="bilinear", align_corners=False)
-        x, context = base, prior16
+        joint = torch.cat([base, prior16], dim=1)
         for block in self.sub_blocks3:
-            x, context = self.run(block, x, context, prior16)
-        stage3 = torch.cat([x, context], dim=1)
-        x, context = self.patch_embedx(x, context)
+            joint = self.run(block, joint, prior16)
+        stage3 = joint
+        joint = self.patch_embedx(joint)
         for block in self.sub_blocks4:
-            x, context = self.run(block, x, context, prior32)
-        return stage3, torch.cat([x, context], dim=1)
+            joint = self.run(block, joint, prior32)
+        return stage3, joint
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> Focus-Net's output (B, C4 + Cc, H/32, W/32)."""

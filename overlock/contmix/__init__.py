@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from ..plain import is_plain
 from . import reference, tiled
 from .cost import contmix_macs
 from .op import BACKENDS, choose_backend
@@ -24,29 +22,15 @@ __all__ = [
     "contmix_merged",
     "enlarged_size",
     "merge_biases",
-    "plain_operators",
 ]
 
 merge_biases = tiled.merge_biases
 
-_plain = False
-
-
-@contextlib.contextmanager
-def plain_operators() -> Iterator[None]:
-    """Within it, ContMix is spelled out in PyTorch's own operators: for exporters that know no custom ones (ONNX)."""
-    global _plain
-    before, _plain = _plain, True
-    try:
-        yield
-    finally:
-        _plain = before
-
-
 def _same_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast its dtype, else that of the values."""
     device = tensors[2].device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[2].dtype
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else tensors[2].dtype
     return tuple(x.to(dtype) for x in tensors)
 
 
@@ -83,7 +67,7 @@ def contmix(
     """
     _check_shapes(query, key, value, proj_weight, rpb1, rpb2)
     args = _same_dtype(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
-    if _plain:
+    if is_plain():
         return tiled.forward(*args, scale)
     if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in args):
         return reference.contmix(*args, scale)  # differentiated by autograd, step by step
@@ -96,7 +80,7 @@ def contmix_merged(
 ) -> Tensor:
     """`contmix` for inference, its three biases merged beforehand by `merge_biases` for this map's size."""
     args = _same_dtype(query, key, value, proj_weight, bias1, bias2)
-    if _plain:
+    if is_plain():
         return tiled.forward_merged(*args, scale)
     out: Tensor = torch.ops.overlock.contmix_merged(*args, scale)
     return out
@@ -106,7 +90,9 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor
     heads, large = rpb1.shape[0], (rpb2.shape[-1] + 1) // 2
     taps = ((rpb1.shape[-1] + 1) // 2) ** 2 + large**2
     if min(value.shape[-2:]) < large:
-        raise ValueError(f"a {value.shape[-2]}x{value.shape[-1]} map is smaller than the {large}x{large} kernel: enlarge it")
+        raise ValueError(
+            f"a {value.shape[-2]}x{value.shape[-1]} map is smaller than the {large}x{large} kernel: enlarge it"
+        )
     if query.shape[1] % heads or value.shape[1] % (2 * heads) or query.shape[1] != key.shape[1]:
         raise ValueError(
             f"{query.shape[1]} query, {key.shape[1]} key and {value.shape[1]} value channels do not split into {heads} heads"

@@ -96,9 +96,7 @@ class _Half:
         return flat if scatter is None else flat.gather(-1, scatter.expand(*flat.shape[:2], -1, -1))
 
 
-def merge_biases(
-    proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
+def merge_biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The one bias of each (query, tap), of both kernels: (G, M*b, t), queries in this backend's tile order."""
     sizes = [(rpb.shape[-1] + 1) // 2 for rpb in (rpb1, rpb2)]
     own = proj_bias.split([size**2 for size in sizes])

@@ -1,0 +1,132 @@
+"""Parameters and multiply-adds (MACs) of a network, counted on the meta device: no memory, no arithmetic, any size.
+
+MACs are those of convolutions, linear layers, matrix products and ContMix, one image, evaluation mode. Norms,
+activations, pooling, resizing, sums and products by element are left out, as the field does. fvcore's trace gives the
+figure; torch's FlopCounterMode counts again by another way (dispatched operators instead of a trace), and both must
+agree. ContMix is counted as it is defined (`overlock.contmix.contmix_macs`), whichever implementation runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import Handle, get_shape
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.measure.meta import CONVOLUTION, RecordedConvolutions, RememberedShapes, convolution_macs
+from overlock.contmix import contmix_macs
+
+METHOD = "fvcore, checked by torch FlopCounterMode"
+AGREEMENT = 0.01
+"""Largest relative difference between the two counters."""
+
+
+class CostError(ValueError):
+    """The multiply-adds cannot be counted with confidence; the message names what stands in the way."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds of one image."""
+
+    macs: int
+    macs_torch: int  # by the second counter
+    by_operator: dict[str, int]
+    left_out: tuple[str, ...]  # operators seen, fvcore's norms and pools apart, that the convention leaves out
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, each shared one once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, resolution: tuple[int, int], channels: int = 3) -> Cost:
+    """MACs of `model`, which lives on the meta device and is in evaluation mode, for one image of `resolution` (H, W).
+
+    Raises:
+        CostError: for an operator that may multiply and that the counter does not know, or if the counters disagree.
+    """
+    images = torch.empty(1, channels, *resolution, device="meta")
+    analysis = FlopCountAnalysis(model, images).set_op_handle(**_HANDLES)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad(), RememberedShapes():
+        with RecordedConvolutions():
+            by_operator = {name: int(n) for name, n in analysis.by_operator().items()}
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(images)
+    macs, macs_torch = sum(by_operator.values()), counter.get_total_flops() // 2
+    seen = analysis.unsupported_ops()
+    unknown = sorted(name for name in seen if not _known_free(name))
+    if unknown:
+        raise CostError(f"no MAC formula for {', '.join(unknown)}: add one to bench/measure/cost.py")
+    if abs(macs - macs_torch) > AGREEMENT * max(macs, macs_torch):
+        raise CostError(f"the counters disagree: fvcore {macs:,} MACs, torch {macs_torch:,}")
+    return Cost(macs, macs_torch, by_operator, tuple(sorted(seen)))
+
+
+def _contmix(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    query, key, value, _, _, rpb1, rpb2 = (get_shape(v) for v in inputs[:7])
+    return Counter(contmix=sum(contmix_macs(query, key, value, rpb1, rpb2).values()))
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Query times keys and weights times values: (..., N, D), (..., M, D), (..., M, E)."""
+    (*batch, n, d), (*_, m, _), (*_, e) = (get_shape(v) for v in inputs[:3])
+    return Counter(attention=int(torch.Size(batch).numel() * n * m * (d + e)))
+
+
+def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
+    b, n, m = get_shape(inputs[1])
+    return int(b * n * m * get_shape(inputs[2])[-1])
+
+
+_LEFT_OUT = (
+    "aten::batch_norm",
+    "aten::group_norm",
+    "aten::layer_norm",
+    "aten::instance_norm",
+    "aten::upsample_nearest2d",
+    "aten::upsample_bilinear2d",
+    "aten::adaptive_avg_pool2d",
+    "aten::grid_sampler",
+)
+"""What fvcore counts by default and the convention leaves out."""
+
+_HANDLES: dict[str, Handle] = {
+    **dict.fromkeys(_LEFT_OUT, lambda inputs, outputs: Counter()),
+    CONVOLUTION: convolution_macs,
+    "overlock::contmix": _contmix,
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::baddbmm": _baddbmm,
+}
+
+_FREE = frozenset(
+    """
+    adaptive_max_pool1d adaptive_avg_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d max_pool1d max_pool2d
+    amax amin argmax cumsum frobenius_norm linalg_vector_norm logsumexp mean norm std sum var var_mean
+    log_softmax softmax rms_norm
+    upsample_bicubic2d upsample_linear1d upsample_nearest1d upsample_trilinear3d
+    alias as_strided bernoulli_ channel_shuffle clone concat constant_pad_nd diagonal dropout_ expand_as feature_dropout
+    flip gather index index_select masked_fill masked_fill_ meshgrid movedim narrow native_channel_shuffle
+    new_ones numpy_T one_hot pad pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape_as scalar_tensor
+    sort stack swapaxes take_along_dim tensor_split tile topk tril triu unflatten unfold view_as where zero_
+    """.split()
+)
+"""Operators of aten that hold no product of matrices and that PyTorch does not tag as pointwise."""
+
+
+def _known_free(name: str) -> bool:
+    """Whether an operator that the counter has no formula for works by element, reduces, pools, or only moves data."""
+    namespace, _, base = name.partition("::")
+    if namespace != "aten":
+        return False
+    packet = getattr(torch.ops.aten, base, None)
+    if base in _FREE or packet is None:
+        return base in _FREE
+    return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads())

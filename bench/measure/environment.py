@@ -1,0 +1,183 @@
+"""What a measurement ran on, and with what: enough to repeat a figure, or to distrust it."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.paths import REPOSITORY
+
+LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
+ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def available_cpus() -> list[int]:
+    """The logical CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use: of its affinity mask, capped by the container's quota. At least 1."""
+    cores = set()
+    for cpu in available_cpus():
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
+        except OSError:  # no Linux, or hidden: then what the whole machine has
+            return min(psutil.cpu_count(logical=False) or 1, len(available_cpus()))
+    return max(1, min(len(cores), _quota()))
+
+
+def _quota() -> int:
+    """CPUs' worth of time that the control group grants, rounded up; very many where there is no limit."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return 1 << 16
+    return 1 << 16 if limit == "max" else -(-int(limit) // int(period))
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's brand string."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return " ".join(found[1].split())
+    import cpuinfo  # takes a second: only where /proc does not tell
+
+    return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or platform.machine())
+
+
+def allocator() -> dict[str, Any]:
+    """The C library's allocator, or the one that replaces it, with its settings: on a CPU it is part of the machine."""
+    name = " ".join(platform.libc_ver()) or platform.system()
+    try:
+        replaced = re.search(r"/lib(jemalloc|tcmalloc|mimalloc)[^/\n]*", Path("/proc/self/maps").read_text())
+    except OSError:
+        replaced = None
+    return {"name": replaced[1] if replaced else name, "settings": _variables(("MALLOC_", "GLIBC_TUNABLES"))}
+
+
+def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
+
+
+def revision() -> dict[str, Any]:
+    """`commit` and `dirty` of the checkout that this package runs from; empty and None outside of one."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY:
+            return {"commit": "", "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": "", "dirty": None}
+
+
+def collect(device: str, threads: int) -> dict[str, Any]:
+    """Everything about this machine, its libraries and the device to measure on, as plain values."""
+    import torch
+
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = ""
+    versions["torch"] = str(torch.__version__)
+    environment: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cores": physical_cores(),
+        "logical_cpus": len(available_cpus()),
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "libraries": versions,
+        "threads": threads,
+        "allocator": allocator(),
+        "variables": _variables(ENVIRONMENT_VARIABLES + ACCELERATOR_VARIABLES),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": device,
+        "device_name": cpu_name(),
+        "driver": "",
+        "time": now(),
+        **revision(),
+    }
+    if device.startswith("cuda"):
+        environment |= _cuda(device)
+    elif device == "mps":
+        environment["device_name"] = f"{cpu_name()} GPU"
+    environment["machine"] = machine_key(environment)
+    return environment
+
+
+def _cuda(device: str) -> dict[str, Any]:
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device_name": properties.name,
+        "device_memory_bytes": properties.total_memory,
+        "device_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "driver": _cuda_driver(),
+    }
+
+
+def _cuda_driver() -> str:
+    """NVIDIA driver version by nvidia-smi; empty where it cannot be asked."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def machine_key(environment: dict[str, Any]) -> str:
+    """A short name of the hardware: records of one key ran on equal machines. Fit for a folder's name."""
+    gpu = environment["device_name"] if environment["device"].startswith("cuda") else ""
+    parts = [gpu, environment["cpu"], f"{environment['cores']}c"]
+    name = re.sub(r"\((r|tm)\)|\bcpu\b|processor|@.*", " ", " ".join(filter(None, parts[:-1])), flags=re.IGNORECASE)
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{name} {parts[-1]}".lower()).strip("-")
+    memory = round(environment["memory_bytes"] / 2**30)
+    digest = hashlib.sha256(f"{slug}/{memory}/{environment['logical_cpus']}".encode()).hexdigest()
+    return f"{slug}-{digest[:6]}"
+
+
+def describe(environment: dict[str, Any]) -> str:
+    """One line for people: on what it ran."""
+    versions = environment["libraries"]
+    parts = [
+        f"{environment['cpu']}, {environment['cores']} cores, {environment['memory_bytes'] / 2**30:.0f} GiB",
+        environment["os"],
+        f"Python {environment['python']}, torch {versions['torch']}, timm {versions['timm']}",
+    ]
+    if environment["device"].startswith("cuda"):
+        parts.insert(0, f"{environment['device_name']}, driver {environment['driver']}")
+    return "; ".join(parts)

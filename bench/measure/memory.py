@@ -1,0 +1,121 @@
+"""Memory of a steady inference call above the loaded model, in a pass (and a process) of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+import torch
+
+from bench.measure.speed import synchronise
+from bench.measure.subject import Subject
+
+CPU_METHOD = "peak resident set of a steady call above that of the loaded, warmed-up model"
+CUDA_METHOD = "peak allocated of a steady call above the loaded model"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `reserved` is what the caching allocator holds on CUDA; None elsewhere."""
+
+    weights: int
+    peak: int  # of the call, above what is loaded
+    reserved: int | None
+    method: str
+
+
+def measure(subject: Subject) -> Memory:
+    """Peak memory of a call after a first one, which loads kernels and grows the allocator's pools."""
+    tensors = [*subject.model.parameters(), *subject.model.buffers()]
+    weights = sum(t.numel() * t.element_size() for t in tensors)
+    with torch.inference_mode():
+        subject.call(0)
+        synchronise(subject.device)
+        if subject.device.type == "cuda":
+            return _cuda(subject, weights)
+        gc.collect()
+        trimmed = trim()
+        with PeakResident() as resident:
+            subject.call(1)
+            synchronise(subject.device)
+    method = f"{CPU_METHOD} ({resident.method}{', trimmed' if trimmed else ''})"
+    return Memory(weights, resident.peak, None, method)
+
+
+def _cuda(subject: Subject, weights: int) -> Memory:
+    loaded = torch.cuda.memory_allocated(subject.device)
+    torch.cuda.reset_peak_memory_stats(subject.device)
+    subject.call(1)
+    synchronise(subject.device)
+    peak = torch.cuda.max_memory_allocated(subject.device) - loaded
+    return Memory(weights, peak, torch.cuda.max_memory_reserved(subject.device), CUDA_METHOD)
+
+
+def trim() -> bool:
+    """Have glibc give freed memory back, so that the baseline holds none; False where there is no such call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        return True
+    return False
+
+
+class PeakResident:
+    """Within it, how far the resident set of this process rises above where it began, in bytes (`peak`).
+
+    Linux keeps a high-water mark that can be reset; elsewhere the resident set is sampled, and a short peak may be
+    missed. `method` says which.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self.method = ""
+
+    def __enter__(self) -> PeakResident:
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self.method = "high-water mark"
+            self._before = _status("VmRSS")
+        except OSError:
+            self.method = "sampled every millisecond"
+            self._before = self._top = psutil.Process().memory_info().rss
+            self._thread = threading.Thread(target=self._sample, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            top = _status("VmHWM")
+        else:
+            self._stop.set()
+            self._thread.join()
+            top = self._top
+        self.peak = max(0, top - self._before)
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while not self._stop.wait(0.001):
+            self._top = max(self._top, process.memory_info().rss)
+
+
+def _status(field: str) -> int:
+    """A size in /proc/self/status, in bytes."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def _lines(path: str) -> Iterator[str]:
+    with open(path, encoding="ascii") as file:
+        yield from file

@@ -1,0 +1,159 @@
+"""Counting without computing: what lets fvcore's counter run on the meta device, and run quickly.
+
+Two facts of PyTorch's tracer, under fvcore's counter: it leaves `convolution` to the kernels below, and on the meta
+device no kernel below it records one, so that every convolution would be missing from the trace, unseen. And each
+integer argument becomes a node of the trace, which takes longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn.jit_handles import conv_flop_count, get_shape
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CONVOLUTION = "overlock_bench::convolution"
+
+_library = torch.library.Library("overlock_bench", "DEF")
+_library.define("convolution(Tensor input, Tensor weight, Tensor? bias, str settings) -> Tensor")
+
+
+def _convolution_meta(input: Tensor, weight: Tensor, bias: Tensor | None, settings: str) -> Tensor:
+    out: Tensor = torch.ops.aten.convolution.default(input, weight, bias, *json.loads(settings))
+    return out
+
+
+_library.impl("convolution", _convolution_meta, "Meta")
+
+
+def convolution_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """fvcore's handle for the recorded convolution: fvcore's own count, from its shapes."""
+    transposed = json.loads(inputs[3].toIValue())[3]
+    return Counter(conv=conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0]), transposed))
+
+
+class RecordedConvolutions(TorchFunctionMode):
+    """Within it, each convolution is one node of the trace that its shapes and its kind can be read from."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        dims = _CONVOLUTIONS.get(func)
+        if dims is not None:
+            return _convolution(dims, *args, **(kwargs or {}))
+        dims = _TRANSPOSED.get(func)
+        if dims is not None:
+            return _transposed_convolution(dims, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+_CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+_TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
+
+
+def _numbers(value: int | Sequence[int], dims: int) -> list[int]:
+    return [int(value)] * dims if not isinstance(value, Sequence) else [int(v) for v in value]
+
+
+def _record(input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    out: Tensor = torch.ops.overlock_bench.convolution(input, weight, bias, json.dumps(settings))
+    return out
+
+
+def _convolution(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    dilations = _numbers(dilation, dims)
+    if padding == "same":
+        spans = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+        pads = [n for span in reversed(spans) for n in (span // 2, span - span // 2)]  # last dimension first
+        input, padding = F.pad(input, pads), 0
+    elif isinstance(padding, str):
+        padding = 0  # valid
+    settings = (_numbers(stride, dims), _numbers(padding, dims), dilations, False, [0] * dims, int(groups))
+    return _record(input, weight, bias, *settings)
+
+
+def _transposed_convolution(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    numbers = (_numbers(value, dims) for value in (stride, padding, dilation))
+    return _record(input, weight, bias, *numbers, True, _numbers(output_padding, dims), int(groups))
+
+
+class RememberedShapes(TorchDispatchMode):
+    """Within it, the meta kernel of one operator on one set of shapes runs once: networks repeat their blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[Any, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            return func(*args, **kwargs)
+        try:
+            key = _key((func, args, *kwargs.items()))
+            if key in self._known:
+                return _made(self._known[key])
+        except _NotByShape:
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        with contextlib.suppress(_NotByShape):
+            self._known[key] = _description(out)
+        return out
+
+
+class _NotByShape(Exception):
+    """The result depends on more than shapes, or is not made of meta tensors."""
+
+
+def _key(value: Any) -> Any:
+    """A hashable description of a call's arguments, tensors by shape."""
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise _NotByShape
+        return value.dtype, tuple(value.shape), value.stride()
+    if isinstance(value, list | tuple):
+        return tuple([_key(v) for v in value])
+    return type(value), value  # 1, 1.0 and True are equal, and promote differently
+
+
+def _description(out: Any) -> Any:
+    if isinstance(out, Tensor) and out.is_meta:
+        return tuple(out.shape), out.stride(), out.dtype
+    if isinstance(out, list | tuple):
+        return [_description(v) for v in out]
+    raise _NotByShape
+
+
+def _made(description: Any) -> Any:
+    if isinstance(description, list):
+        return tuple(_made(v) for v in description)
+    shape, stride, dtype = description
+    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")

@@ -1,0 +1,190 @@
+"""The model under measurement: built, weighted, cast and laid out as a job asks, with inputs to go with it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.cli import BadInput
+from bench.models import Entry, entry_for_timm, find, unknown
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
+INPUT_BYTES = 64 * 2**20
+"""Inputs rotate over at least this much memory, more than the caches of most machines hold."""
+
+
+def resolve(name: str) -> Entry:
+    """The entry of a short name, alias, or any timm model name.
+
+    Raises:
+        BadInput: for a name that is neither, naming the nearest.
+    """
+    entry = find(name)
+    if entry is not None:
+        return entry
+    import timm
+
+    if name in timm.list_models() or name in timm.list_pretrained():
+        return entry_for_timm(name)
+    raise unknown(name, timm.list_models())
+
+
+def create(entry: Entry, **kwargs: Any) -> nn.Module:
+    """Build a model by timm, with the package imported that registers it."""
+    import timm
+
+    importlib.import_module(entry.family.package)
+    model: nn.Module = timm.create_model(entry.timm_name, pretrained=False, **kwargs)
+    return model.eval()
+
+
+def counted_structure(entry: Entry, form: str) -> nn.Module:
+    """The released structure of a form, on the meta device: what parameters and MACs are counted on."""
+    with torch.device("meta"):
+        return create(entry, **entry.family.structure[form])
+
+
+def describe_structure(entry: Entry, form: str) -> str:
+    """Which structure was counted, as builder keywords; empty where there is but one."""
+    return ", ".join(f"{key}={value}" for key, value in entry.family.structure[form].items())
+
+
+def load(entry: Entry, form: str, weights: Path | None, seed: int) -> nn.Module:
+    """The model that runs in a form, on the CPU in float32: training form first, its weights, then `overlock.deploy`.
+
+    Raises:
+        BadInput: if the checkpoint is unreadable or another model's.
+    """
+    training_form = entry.family.structure.get("train", {})
+    if weights is None:
+        with torch.device("meta"):
+            blank = create(entry, **training_form)
+        model = _materialised(blank, entry, training_form)
+        randomise(model, seed)
+    else:
+        model = create(entry, **training_form)
+        load_weights(model, entry.name, weights)
+    if form == "deploy" and "train" in entry.family.structure:
+        import overlock
+
+        model = overlock.deploy(model)
+    return model.eval().requires_grad_(False)
+
+
+BATCH_NORM_BUFFERS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
+
+
+def _materialised(blank: nn.Module, entry: Entry, kwargs: Any) -> nn.Module:
+    """A model on the CPU without the slow first draw of weights, which `randomise` overwrites anyway.
+
+    A model with other buffers than batch norm's may compute them at construction: it is built in full.
+    """
+    leaves = {name: name.rpartition(".")[2] for name, _ in blank.named_buffers()}
+    if not BATCH_NORM_BUFFERS.keys() >= set(leaves.values()):
+        return create(entry, **kwargs)
+    model = blank.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        buffer.fill_(BATCH_NORM_BUFFERS[leaves[name]])
+    return model
+
+
+def load_weights(model: nn.Module, name: str, path: Path) -> None:
+    """Load a released checkpoint strictly; on the meta device this only checks names and shapes."""
+    from overlock.weights import load_checkpoint
+
+    try:
+        load_checkpoint(model, path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"--weights {name}={path}: {error}") from error
+
+
+def weights_label(weights: Path | None, seed: int) -> str:
+    """SHA-256 of the weights' file, or `random:<seed>`."""
+    if weights is None:
+        return f"random:{seed}"
+    with weights.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int) -> None:
+    """Draw all parameters so that signals keep their size and every branch matters.
+
+    First weights often multiply a branch by 1e-6 or 0: then outputs hardly depend on what runs, and denormal numbers
+    can slow it down. Kernels get the variance of one over their fan-in, norm weights and scales values about 1,
+    everything else values about 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    norm_weights = {id(m.weight) for m in model.modules() if isinstance(m, norms) and m.weight is not None}
+    for parameter in model.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+        deviation = 0.1 if fan_in == 1 else 1 / math.sqrt(fan_in)
+        parameter.normal_(0.0, deviation, generator=generator)
+        if id(parameter) in norm_weights or (parameter.dim() > 1 and fan_in == 1):
+            parameter.add_(1.0)
+
+
+@dataclass
+class Subject:
+    """A model on its device, and the inputs that a measurement cycles through."""
+
+    model: nn.Module
+    images: list[Tensor]
+    device: torch.device
+    layout: str
+
+    def call(self, i: int) -> Any:
+        return self.model(self.images[i % len(self.images)])
+
+    def lay_out(self, layout: str) -> None:
+        """Put weights and inputs into `layout`."""
+        self.layout = layout
+        self.model = self.model.to(memory_format=LAYOUTS[layout])
+        self.images = [x.contiguous(memory_format=LAYOUTS[layout]) for x in self.images]
+
+
+def place(
+    model: nn.Module, device: str, dtype: str, layout: str, batch: int, resolution: tuple[int, int], seed: int
+) -> Subject:
+    """Move a model to its device, dtype (cast, not autocast) and layout, and draw its inputs.
+
+    `tf32` is float32 whose matrix products and convolutions may round to TF32 on CUDA; `float32` never does.
+    """
+    allow_tf32 = dtype == "tf32"
+    torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = allow_tf32
+    model = model.to(device=device, dtype=DTYPES[dtype])
+    generator = torch.Generator().manual_seed(seed + 1)
+    shape = (batch, 3, *resolution)
+    size = math.prod(shape) * DTYPES[dtype].itemsize
+    count = min(16, max(2, -(-INPUT_BYTES // size)))
+    images = [torch.randn(shape, generator=generator).to(device=device, dtype=DTYPES[dtype]) for _ in range(count)]
+    subject = Subject(model, images, torch.device(device), layout)
+    subject.lay_out(layout)
+    return subject
+
+
+def check_outputs(subject: Subject) -> tuple[str, ...]:
+    """Why the outputs cannot be trusted: not finite, or the same for different inputs. Empty if they can."""
+    with torch.inference_mode():
+        first, second = (subject.call(i).float() for i in (0, 1))
+    if not (first.isfinite().all() and second.isfinite().all()):
+        return ("outputs are not finite",)
+    if (first - second).abs().max() <= 1e-3 * first.abs().max():
+        return ("outputs do not depend on the input",)
+    return ()

@@ -1,0 +1,113 @@
+"""The record: one measured figure with everything needed to repeat it, compare it, or distrust it.
+
+Records are long: one row a metric. They are written as JSON beside the environment that they were measured in.
+Importing this imports no torch and no pandas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+VERSION = 1
+"""Version of the fields below; raised when one changes its meaning."""
+
+OUT_OF_MEMORY = "OOM"
+"""How the first reason of a record begins when the measurement ran out of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One figure. `value` is None where it could not be measured; `reasons` then says why.
+
+    `lo` and `hi` bound `value` and `n` counts what it is drawn from, as `method` says. Conditions that do not bear on
+    a metric are None or empty (MACs know no device or dtype).
+    """
+
+    model: str
+    form: str  # train or deploy
+    metric: str
+    value: float | None
+    unit: str
+    resolution: str  # 224, or 256x320 as height x width
+    task: str = "classification"
+    lo: float | None = None
+    hi: float | None = None
+    n: int | None = None
+    method: str = ""  # how it was counted or timed
+    batch: int | None = None
+    dtype: str = ""
+    layout: str = ""
+    compile: str = ""
+    backend: str = ""  # the implementation of ContMix that ran; empty for models without it
+    threads: int | None = None
+    device: str = ""
+    machine: str = ""  # key of the environment
+    python: str = ""
+    torch: str = ""
+    timm: str = ""
+    driver: str = ""
+    weights: str = ""  # SHA-256 of the file, or random:<seed>
+    dataset: str = ""
+    commit: str = ""
+    dirty: bool | None = None
+    valid: bool = True
+    reasons: tuple[str, ...] = ()  # why it is not valid, or has no value
+    notes: tuple[str, ...] = ()  # what a reader should know of a valid figure
+    time: str = ""  # UTC, ISO 8601
+    version: int = VERSION
+
+    @property
+    def out_of_memory(self) -> bool:
+        return bool(self.reasons) and self.reasons[0].startswith(OUT_OF_MEMORY)
+
+    @property
+    def measured(self) -> bool:
+        """Whether it tells something of the model: a value, or that memory did not suffice."""
+        return self.value is not None or self.out_of_memory
+
+    def failed(self, *reasons: str) -> Record:
+        """This record without a value, for these reasons."""
+        return replace(self, value=None, lo=None, hi=None, n=None, valid=False, reasons=reasons)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_FIELDS = {f.name for f in fields(Record)}
+
+
+def from_dict(values: Mapping[str, Any]) -> Record:
+    """A record read back; fields of a later version that are unknown here are left out.
+
+    Raises:
+        ValueError: if a field without a default is missing.
+    """
+    known = {key: value for key, value in values.items() if key in _FIELDS}
+    for key in ("reasons", "notes"):
+        known[key] = tuple(known.get(key) or ())
+    try:
+        return Record(**known)
+    except TypeError as error:
+        raise ValueError(f"not a record: {error}") from error
+
+
+def to_json(environment: Mapping[str, Any], records: Iterable[Record]) -> str:
+    """`{"environment": {...}, "records": [...]}`, one record a line."""
+    lines = ",\n".join("    " + json.dumps(record.to_dict()) for record in records)
+    environment_text = json.dumps(dict(environment), indent=2).replace("\n", "\n  ")
+    return f'{{\n  "environment": {environment_text},\n  "records": [\n{lines}\n  ]\n}}'
+
+
+def from_json(text: str) -> tuple[dict[str, Any], list[Record]]:
+    """Environment and records of `to_json`'s text.
+
+    Raises:
+        ValueError: if the text is not such a file.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict) or not isinstance(data.get("records"), list):
+        raise ValueError('not a file of records: it should be {"environment": {...}, "records": [...]}')
+    return dict(data.get("environment") or {}), [from_dict(values) for values in data["records"]]

@@ -1,0 +1,76 @@
+"""Convolution with what follows it: activation, or addition to a map in place.
+
+On a CPU these run as one kernel of oneDNN, the library behind PyTorch's own convolutions, through the operators that
+TorchInductor calls for the same purpose; a GELU of its own over the widest map costs five times the convolution before
+it. Elsewhere they run as PyTorch's separate operators. `fused_kernels` says which.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .plain import is_plain
+
+_FUSED_NAME = {None: "none", "gelu": "gelu", "silu": "swish"}
+_FUSED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@lru_cache(maxsize=1)
+def _library_has_fused() -> bool:
+    names = ("_convolution_pointwise", "_convolution_pointwise_")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def why_not_fused(x: Tensor) -> str | None:
+    """Why a convolution of `x` runs as separate operators; None where it runs as one kernel."""
+    if is_plain():
+        return "spelled out in plain operators"
+    if x.device.type != "cpu":
+        return f"on {x.device.type}"
+    if x.dtype not in _FUSED_DTYPES:
+        return f"in {x.dtype}"
+    if not _library_has_fused():
+        return "this PyTorch build has no oneDNN"
+    if not torch.backends.mkldnn.enabled:
+        return "oneDNN is switched off"
+    if torch.is_autocast_enabled("cpu"):
+        return "under autocast"
+    if torch.is_grad_enabled() and x.requires_grad:
+        return "a gradient is asked for"
+    return None
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None, stride: int = 1) -> Tensor:
+    """activation(convolution) of a map (B, C, H, W), size kept (or divided by `stride`), depthwise where the weight is.
+
+    Args:
+        weight: (O, C, k, k), or (C, 1, k, k) for a depthwise one.
+        bias: (O,)
+        activation: `gelu` (exact), `silu` or None.
+    """
+    padding, groups = weight.shape[-1] // 2, x.shape[1] // weight.shape[1]
+    if why_not_fused(x) is None:
+        if activation is None:
+            return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], groups, _FUSED_NAME[activation], [], "none"
+        )
+        return out
+    y = F.conv2d(x, weight, bias, stride, padding, 1, groups)
+    if activation == "gelu":
+        return F.gelu(y)
+    return F.silu(y, inplace=True) if activation == "silu" else y
+
+
+def conv_add_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """out += 1x1 convolution of x, in place: (B, O, H, W), (B, C, H, W), (O, C, 1, 1)."""
+    if why_not_fused(x) is None:
+        torch.ops.mkldnn._convolution_pointwise_.binary(
+            out, x, weight, bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None
+        )
+        return out
+    return out.add_(F.conv2d(x, weight, bias))

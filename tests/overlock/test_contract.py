@@ -1,0 +1,145 @@
+"""What the released weights and the published figures fix: names, shapes, parameter counts, multiply-adds."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_tools import GOLDEN, manifest
+from overlock_tools import on_meta
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from overlock import VARIANTS
+from overlock.contmix import contmix_macs
+
+FORMS = {"train": {"deploy": False}, "deploy": {"deploy": True}}
+DENSE = {"seg": "segmentation", "det": "detection"}
+PUBLISHED = Path(__file__).parents[2] / "results" / "published.csv"
+
+# deploy form without the auxiliary head at 224x224, G: all products, and without ContMix's aggregation
+MACS = {
+    "overlock_xt": (2.70, 2.67),
+    "overlock_t": (5.64, 5.59),
+    "overlock_s": (9.89, 9.79),
+    "overlock_b": (17.09, 16.95),
+}
+# released structure: training form with the auxiliary head, deploy form without it
+PARAMETERS = {
+    "overlock_xt": (17_307_272, 16_453_712),
+    "overlock_t": (34_990_472, 33_467_040),
+    "overlock_s": (58_309_772, 56_156_452),
+    "overlock_b": (98_012_968, 94_942_528),
+}
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def parameters(name: str, **kwargs: Any) -> int:
+    return sum(p.numel() for p in on_meta(name, **kwargs).parameters())
+
+
+def published(metric: str) -> list[dict[str, str]]:
+    with PUBLISHED.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] in VARIANTS and row["metric"].startswith(metric)]
+    return [row for row in rows if row["task"] in ("classification", "params")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_state_dict(name: str, form: str) -> None:
+    assert shapes(on_meta(name, **FORMS[form])) == manifest(name if form == "train" else f"{name}.deploy")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_state_dict_without_auxiliary_head(name: str, form: str) -> None:
+    released = manifest(name if form == "train" else f"{name}.deploy")
+    wanted = {key: shape for key, shape in released.items() if not key.startswith("aux_head.")}
+    assert shapes(on_meta(name, aux_head=False, **FORMS[form])) == wanted
+    assert len(wanted) == len(released) - 7
+
+
+@pytest.mark.parametrize("source", sorted(p.stem for p in (GOLDEN / "manifests").glob("overlock_*.[sd]e[gt].json")))
+def test_dense_state_dict(source: str) -> None:
+    name, form = source.split(".")
+    assert shapes(on_meta(name, features_only=True, dense_form=DENSE[form])) == manifest(source)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_dense_state_dict_follows_from_the_classifiers(name: str) -> None:
+    """The dense manifests exist for two variants; the others' follow the same rule."""
+    c1, c2, c3, c4 = VARIANTS[name]["dims"]
+    norms = (c1, c2, c3 + c4 // 4, c4 + c4 // 4, c4)
+    for deploy in (False, True):
+        classifier = manifest(f"{name}.deploy" if deploy else name)
+        shared = {key: shape for key, shape in classifier.items() if not key.startswith(("head.", "aux_head."))}
+        norm = {f"extra_norm.{i}.{p}": (c,) for i, c in enumerate(norms) for p in ("weight", "bias")}
+        width = c4 + c4 // 4
+        added = {
+            "h_proj.0.weight": (width, c4, 1, 1),
+            "h_proj.0.bias": (width,),
+            "h_proj.1.weight": (width, 1, 1, 1),
+            "h_proj.1.bias": (width,),
+        }
+        detection = on_meta(name, features_only=True, dense_form="detection", deploy=deploy)
+        assert shapes(detection) == shared | norm | added
+        segmentation = on_meta(name, features_only=True, deploy=deploy)
+        assert shapes(segmentation) == shared | {k: v for k, v in norm.items() if not k.startswith("extra_norm.4")}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters(name: str) -> None:
+    train, deploy = PARAMETERS[name]
+    assert parameters(name) == train
+    assert parameters(name, deploy=True, aux_head=False) == deploy
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_counted_on_the_released_structure(name: str) -> None:
+    """The exact counts of published.csv, four forms a model, and the number of tensors in a checkpoint."""
+    counted = {row["metric"]: int(row["value"]) for row in published("params_") if row["model"] == name}
+    assert counted == {
+        f"params_{form}_{aux}": parameters(name, aux_head=aux == "with_aux", **FORMS[form])
+        for form in FORMS
+        for aux in ("with_aux", "no_aux")
+    }
+    (tensors,) = (int(r["value"]) for r in _tensor_counts() if r["model"] == name)
+    assert len(on_meta(name).state_dict()) == tensors
+
+
+def _tensor_counts() -> list[dict[str, str]]:
+    return published("state_dict_tensors_train_with_aux")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_published_parameters(name: str) -> None:
+    """Millions as the release prints them: the deploy form without the auxiliary head, rounded to whole millions."""
+    printed = {row["value"] for row in published("params") if row["model"] == name and row["unit"] == "M"}
+    assert printed == {str(round(parameters(name, deploy=True, aux_head=False) / 1e6))}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_multiply_adds(name: str) -> None:
+    model = on_meta(name, deploy=True, aux_head=False).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    macs = counter.get_total_flops() // 2
+    aggregation = 0
+    for stage, side in ((model.sub_blocks3, 14), (model.sub_blocks4, 7)):
+        for block in stage:
+            width = block.dim // 2
+            maps = ((1, width, side, side), (1, width, 7, 7), (1, block.dim, side, side))
+            aggregation += contmix_macs(*maps, block.rpb1.shape, block.rpb2.shape)["aggregation"]
+    whole, without_aggregation = MACS[name]
+    assert round(macs / 1e9, 2) == whole
+    assert round((macs - aggregation) / 1e9, 2) == without_aggregation
+    # no one convention gives all four published figures: they agree within 3 %, and two as rounded
+    printed = {float(row["value"]) for row in published("flops") if row["model"] == name}
+    assert len(printed) == 1
+    assert macs / 1e9 == pytest.approx(*printed, rel=0.04)
