@@ -35,6 +35,8 @@ def run(verb: str, main: Callable[[], int]) -> NoReturn:
     except BadInput as error:
         print(f"bench.{verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         sys.stderr.close()
         code = OK

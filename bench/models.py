@@ -40,7 +40,9 @@ class Family:
 
     name: str
     package: str
-    structure: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({"deploy": {}}))
+    structure: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: MappingProxyType({"deploy": {}}), hash=False
+    )
     squash_from: int | None = None  # from this resolution on, the image is squashed instead of cropped
 
     @property

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from .contmix import contmix_merged, enlarged_size, merge_biases
 from .contmix import contmix as contmix_unmerged
 from .convolution import conv, conv_add_
+from .plain import is_plain
 
 SQUARES_BYTES = 4 << 20  # of squares made at a time for a sum: what fits the cache
+HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4
 CACHED_BYTES = 8 << 20  # merged biases of larger maps are made again: 12 blocks would hold hundreds of megabytes
 
@@ -57,12 +59,22 @@ class FoldedSE(nn.Module):
         return self.up(self.down(x.mean((2, 3), keepdim=True))).sigmoid()
 
 
+def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
+    """The images of (B, C, H, W) a few at a time on a CPU, so that a map of `channels` of them fits `chunk_bytes`."""
+    batch = x.shape[0]
+    if x.device.type != "cpu" or is_plain():
+        return [slice(None)]
+    image_bytes = channels * x.shape[2] * x.shape[3] * x.element_size()
+    count = -(-batch // max(1, chunk_bytes // image_bytes))  # chunks, then made even
+    step = -(-batch // count)
+    return [slice(first, first + step) for first in range(0, batch, step)]
+
+
 def sum_of_squares(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 1, 1); a few images at a time, so that the squares stay in the cache."""
-    images = max(1, SQUARES_BYTES // (x[:1].numel() * x.element_size()))
-    if images >= x.shape[0] or x.device.type != "cpu":
-        return x.square().sum((2, 3), keepdim=True)
-    return torch.cat([part.square().sum((2, 3), keepdim=True) for part in x.split(images)])
+    chunks = _image_chunks(x, x.shape[1], SQUARES_BYTES)
+    sums = [(x[images] * x[images]).sum((2, 3), keepdim=True) for images in chunks]
+    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 class FoldedGRN(Frozen):
@@ -93,7 +105,9 @@ class FoldedMLP(nn.Module):
         self.up, self.dwconv, self.grn, self.down = up, dwconv, grn, down
 
     def forward(self, residual: Tensor, x: Tensor) -> Tensor:
-        return self.down.add_to_(residual, self.grn(self.dwconv(self.up(x))))
+        for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
+            self.down.add_to_(residual[images], self.grn(self.dwconv(self.up(x[images]))))
+        return residual
 
 
 class FoldedRepConvBlock(Frozen):

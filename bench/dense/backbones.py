@@ -21,9 +21,10 @@ TASKS = ("segmentation", "detection")
 class ConvNeXtPyramid(nn.Module):
     """timm's ConvNeXt with `norm0..3`, a LayerNorm on each stage's output; the un-normalised map goes on."""
 
-    def __init__(self, model: ConvNeXt) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        channels = [info["num_chs"] for info in model.feature_info]
+        assert isinstance(model, ConvNeXt)
+        channels = [int(str(info["num_chs"])) for info in model.feature_info]
         self.feature_info = SimpleNamespace(channels=lambda: channels, reduction=lambda: STRIDES)
         self.stem, self.stages = model.stem, model.stages
         for i, c in enumerate(channels):
@@ -68,7 +69,8 @@ def build_backbone(name: str, task: str, form: str = "deploy", **kwargs: Any) ->
 def _four_strides(name: str, timm_name: str) -> list[int]:
     """Indices of a timm model's maps of strides 4, 8, 16, 32."""
     try:
-        reductions = timm.create_model(timm_name, features_only=True).feature_info.reduction()
+        model: Any = timm.create_model(timm_name, features_only=True)
+        reductions = model.feature_info.reduction()
     except (RuntimeError, AttributeError) as error:
         raise BadInput(f"{name} gives no feature maps (features_only): {error}") from error
     if not set(STRIDES) <= set(reductions):

@@ -18,7 +18,7 @@ from fvcore.nn.jit_handles import Handle, get_shape
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.measure.meta import CONVOLUTION, RecordedConvolutions, RememberedShapes, convolution_macs
+from bench.measure.meta import CONVOLUTION, Flat, RecordedConvolutions, RememberedShapes, convolution_macs
 from overlock.contmix import contmix_macs
 
 METHOD = "fvcore, checked by torch FlopCounterMode"
@@ -52,7 +52,7 @@ def count_macs(model: nn.Module, resolution: tuple[int, int], channels: int = 3)
         CostError: for an operator that may multiply and that the counter does not know, or if the counters disagree.
     """
     images = torch.empty(1, channels, *resolution, device="meta")
-    analysis = FlopCountAnalysis(model, images).set_op_handle(**_HANDLES)
+    analysis = FlopCountAnalysis(Flat(model).eval(), images).set_op_handle(**_HANDLES)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad(), RememberedShapes():
         with RecordedConvolutions():
@@ -106,18 +106,19 @@ _HANDLES: dict[str, Handle] = {
     "aten::baddbmm": _baddbmm,
 }
 
-_FREE = frozenset(
-    """
-    adaptive_max_pool1d adaptive_avg_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d max_pool1d max_pool2d
-    amax amin argmax cumsum frobenius_norm linalg_vector_norm logsumexp mean norm std sum var var_mean
-    log_softmax softmax rms_norm
-    upsample_bicubic2d upsample_linear1d upsample_nearest1d upsample_trilinear3d
-    alias as_strided bernoulli_ channel_shuffle clone concat constant_pad_nd diagonal dropout_ expand_as feature_dropout
-    flip gather index index_select masked_fill masked_fill_ meshgrid movedim narrow native_channel_shuffle
-    new_ones numpy_T one_hot pad pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape_as scalar_tensor
-    sort stack swapaxes take_along_dim tensor_split tile topk tril triu unflatten unfold view_as where zero_
-    """.split()
-)
+# fmt: off
+_FREE = frozenset({
+    "adaptive_avg_pool1d", "adaptive_max_pool1d", "adaptive_max_pool2d", "alias", "amax", "amin", "argmax",
+    "as_strided", "avg_pool1d", "avg_pool2d", "bernoulli_", "channel_shuffle", "clone", "concat", "constant_pad_nd",
+    "cumsum", "diagonal", "dropout_", "expand_as", "feature_dropout", "flip", "frobenius_norm", "gather", "index",
+    "index_select", "linalg_vector_norm", "log_softmax", "logsumexp", "masked_fill", "masked_fill_", "max_pool1d",
+    "max_pool2d", "mean", "meshgrid", "movedim", "narrow", "native_channel_shuffle", "new_ones", "norm", "numpy_T",
+    "one_hot", "pad", "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape_as", "rms_norm",
+    "scalar_tensor", "softmax", "sort", "stack", "std", "sum", "swapaxes", "take_along_dim", "tensor_split", "tile",
+    "topk", "tril", "triu", "unflatten", "unfold", "upsample_bicubic2d", "upsample_linear1d", "upsample_nearest1d",
+    "upsample_trilinear3d", "var", "var_mean", "view_as", "where", "zero_",
+})
+# fmt: on
 """Operators of aten that hold no product of matrices and that PyTorch does not tag as pointwise."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -102,6 +102,24 @@ def _transposed_convolution(
 ) -> Tensor:
     numbers = (_numbers(value, dims) for value in (stride, padding, dilation))
     return _record(input, weight, bias, *numbers, True, _numbers(output_padding, dims), int(groups))
+
+
+class Flat(nn.Module):
+    """A model as one module: its trace takes half the time where every module would open a scope of its own.
+
+    Its tensors are registered here, since the tracer must know them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["model"] = model  # not as a submodule
+        for i, parameter in enumerate(model.parameters()):
+            self.register_parameter(f"parameter{i}", parameter)
+        for i, buffer in enumerate(model.buffers()):
+            self.register_buffer(f"buffer{i}", buffer)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.__dict__["model"](images)
 
 
 class RememberedShapes(TorchDispatchMode):

@@ -42,7 +42,6 @@ class Throughput:
     """Images per second, and how it came about."""
 
     images_per_second: Summary
-    cold_seconds: float  # the first call
     steady: bool  # whether the warm-up saw two windows agree
     launch_bound: bool
 
@@ -84,7 +83,6 @@ def time_block(subject: Subject, calls: int, start: int = 0) -> tuple[float, flo
 @torch.inference_mode()
 def throughput(subject: Subject, batch: int, budget: Budget) -> Throughput:
     """Images per second of `subject` with inputs of `batch` images."""
-    cold, _ = time_block(subject, 1)
     seconds, steady = _warm_up(lambda: time_block(subject, 1, 1)[0], budget.warmup)
     calls = max(1, math.ceil(budget.block / seconds))
     rates: list[float] = []
@@ -95,7 +93,7 @@ def throughput(subject: Subject, batch: int, budget: Budget) -> Throughput:
         rates.append(calls * batch / elapsed)
         shares.append(host / elapsed)
     bound = subject.device.type == "cuda" and summarise(shares).median >= LAUNCH_BOUND
-    return Throughput(summarise(rates), cold, steady, bound)
+    return Throughput(summarise(rates), steady, bound)
 
 
 def _warm_up(call: Callable[[], float], seconds: float) -> tuple[float, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.cli import BadInput
 from bench.models import Entry, entry_for_timm, find, unknown
@@ -49,6 +51,7 @@ def create(entry: Entry, **kwargs: Any) -> nn.Module:
     return model.eval()
 
 
+@functools.lru_cache(maxsize=1)
 def counted_structure(entry: Entry, form: str) -> nn.Module:
     """The released structure of a form, on the meta device: what parameters and MACs are counted on."""
     with torch.device("meta"):
@@ -60,8 +63,10 @@ def describe_structure(entry: Entry, form: str) -> str:
     return ", ".join(f"{key}={value}" for key, value in entry.family.structure[form].items())
 
 
-def load(entry: Entry, form: str, weights: Path | None, seed: int) -> nn.Module:
+def load(entry: Entry, form: str, weights: Path | None, seed: int, backend: str = "auto") -> nn.Module:
     """The model that runs in a form, on the CPU in float32: training form first, its weights, then `overlock.deploy`.
+
+    `backend` chooses ContMix's implementation, where the model has it.
 
     Raises:
         BadInput: if the checkpoint is unreadable or another model's.
@@ -75,9 +80,10 @@ def load(entry: Entry, form: str, weights: Path | None, seed: int) -> nn.Module:
     else:
         model = create(entry, **training_form)
         load_weights(model, entry.name, weights)
-    if form == "deploy" and "train" in entry.family.structure:
-        import overlock
+    import overlock
 
+    overlock.set_backend(model, backend)
+    if form == "deploy" and "train" in entry.family.structure:
         model = overlock.deploy(model)
     return model.eval().requires_grad_(False)
 
@@ -137,6 +143,25 @@ def randomise(model: nn.Module, seed: int) -> None:
         parameter.normal_(0.0, deviation, generator=generator)
         if id(parameter) in norm_weights or (parameter.dim() > 1 and fan_in == 1):
             parameter.add_(1.0)
+
+
+class BackendsSeen(TorchDispatchMode):
+    """Within it, notes which implementations of ContMix run (`names`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.namespace == "overlock":
+            from overlock.contmix import choose_backend
+
+            names = [argument.name for argument in func._schema.arguments]
+            asked = args[names.index("backend")] if "backend" in names else "tiled"
+            self.names.add(choose_backend(asked, *args[:3]))
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass

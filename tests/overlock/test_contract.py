@@ -14,19 +14,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from overlock import VARIANTS
-from overlock.contmix import contmix_macs
 
 FORMS = {"train": {"deploy": False}, "deploy": {"deploy": True}}
 DENSE = {"seg": "segmentation", "det": "detection"}
 PUBLISHED = Path(__file__).parents[2] / "results" / "published.csv"
 
-# deploy form without the auxiliary head at 224x224, G: all products, and without ContMix's aggregation
-MACS = {
-    "overlock_xt": (2.70, 2.67),
-    "overlock_t": (5.64, 5.59),
-    "overlock_s": (9.89, 9.79),
-    "overlock_b": (17.09, 16.95),
-}
+# deploy form without the auxiliary head at 224x224, G, ContMix's products included
+MACS = {"overlock_xt": 2.70, "overlock_t": 5.64, "overlock_s": 9.89, "overlock_b": 17.09}
 # released structure: training form with the auxiliary head, deploy form without it
 PARAMETERS = {
     "overlock_xt": (17_307_272, 16_453_712),
@@ -109,12 +103,8 @@ def test_counted_on_the_released_structure(name: str) -> None:
         for form in FORMS
         for aux in ("with_aux", "no_aux")
     }
-    (tensors,) = (int(r["value"]) for r in _tensor_counts() if r["model"] == name)
-    assert len(on_meta(name).state_dict()) == tensors
-
-
-def _tensor_counts() -> list[dict[str, str]]:
-    return published("state_dict_tensors_train_with_aux")
+    (tensors,) = (row["value"] for row in published("state_dict_tensors_train_with_aux") if row["model"] == name)
+    assert len(on_meta(name).state_dict()) == int(tensors)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -129,17 +119,8 @@ def test_multiply_adds(name: str) -> None:
     model = on_meta(name, deploy=True, aux_head=False).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.empty(1, 3, 224, 224, device="meta"))
-    macs = counter.get_total_flops() // 2
-    aggregation = 0
-    for stage, side in ((model.sub_blocks3, 14), (model.sub_blocks4, 7)):
-        for block in stage:
-            width = block.dim // 2
-            maps = ((1, width, side, side), (1, width, 7, 7), (1, block.dim, side, side))
-            aggregation += contmix_macs(*maps, block.rpb1.shape, block.rpb2.shape)["aggregation"]
-    whole, without_aggregation = MACS[name]
-    assert round(macs / 1e9, 2) == whole
-    assert round((macs - aggregation) / 1e9, 2) == without_aggregation
-    # no one convention gives all four published figures: they agree within 3 %, and two as rounded
-    printed = {float(row["value"]) for row in published("flops") if row["model"] == name}
-    assert len(printed) == 1
-    assert macs / 1e9 == pytest.approx(*printed, rel=0.04)
+    macs = counter.get_total_flops() / 2e9
+    assert round(macs, 2) == MACS[name]
+    # no one way of counting gives all four published figures: this one is nearest to them, 2 to 4 % above
+    (printed,) = {float(row["value"]) for row in published("flops") if row["model"] == name}
+    assert printed < macs < 1.04 * printed

@@ -1,0 +1,26 @@
+"""`python -m bench.ade20k`: mean IoU of UperNet on ADE20K's validation set, with each method's own test protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import cli
+from bench.dense import verb
+
+
+def parser() -> cli.Parser:
+    p = verb.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", ["upernet"])
+    p.add_argument("--multi-scale", action="store_true", help="six scales, each mirrored too; probabilities averaged")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    verb.check(args, ["torchvision"])
+    from bench.dense.ade20k_verb import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    cli.run("ade20k", main)

@@ -1,0 +1,25 @@
+"""`python -m bench.coco`: box and mask AP of Mask R-CNN and Cascade Mask R-CNN on COCO's validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import cli
+from bench.dense import verb
+
+
+def parser() -> cli.Parser:
+    about = "Box and mask AP on COCO 2017 val. 'cascade' is the 4conv1fc one, of most published figures."
+    return verb.parser("coco", about, ["maskrcnn", "cascade", "cascade_2fc"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    verb.check(args, ["torchvision", "pycocotools"])
+    from bench.dense.coco_verb import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    cli.run("coco", main)

@@ -1,0 +1,143 @@
+"""What `bench.coco` and `bench.ade20k` share: arguments, models with their weights, records, and printing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.cli import BadInput, Parser, check_writable, device, positive
+
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+RANDOM = "random"
+
+
+def parser(verb: str, about: str, heads: Sequence[str]) -> Parser:
+    """The arguments that both verbs take."""
+    p = Parser(prog=f"python -m bench.{verb}", description=about)
+    p.add_argument("--models", nargs="+", required=True, metavar="NAME", help="short names or timm names")
+    p.add_argument("--weights", nargs="+", required=True, metavar="PATH",
+                   help=f"a released whole checkpoint for each model, in their order, or '{RANDOM}'")  # fmt: skip
+    p.add_argument("--data", type=Path, required=True, metavar="PATH", help="the data set's folder")
+    p.add_argument("--head", choices=heads, default=heads[0])
+    p.add_argument("--form", choices=("deploy", "train"), default="deploy", help="merged for inference, or as released")
+    p.add_argument("--device", type=device, default="auto")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of autocast")
+    p.add_argument("--threads", type=positive, help="CPU threads; torch's choice by default")
+    p.add_argument("--workers", type=int, default=2, help="processes that read images, per process")
+    p.add_argument("--results", type=Path, default=Path(f"{verb}-results"), metavar="DIR",
+                   help="per-image results, a folder a model; a stopped run goes on from them")  # fmt: skip
+    p.add_argument("--resamples", type=positive, default=200, help="of the paired comparison's interval")
+    p.add_argument("--format", choices=FORMATS, default="table")
+    p.add_argument("--output", type=Path, metavar="FILE")
+    return p
+
+
+def check(args: argparse.Namespace, packages: Iterable[str]) -> None:
+    """Everything that can be seen to be wrong before a model is built.
+
+    Raises:
+        BadInput: naming it.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
+    if len(args.weights) != len(args.models):
+        raise BadInput(
+            f"{len(args.models)} models but {len(args.weights)} --weights: give one file (or {RANDOM}) for each model"
+        )
+    if len(set(args.models)) != len(args.models):
+        raise BadInput("--models names a model twice")
+    for weights in args.weights:
+        if weights != RANDOM and not Path(weights).is_file():
+            raise BadInput(f"no weights at {weights}: give --weights a file, or '{RANDOM}'")
+    if args.workers < 0:
+        raise BadInput("--workers is below 0")
+    if args.output is not None:
+        check_writable(args.output)
+
+
+def place_device(name: str, rank: int) -> str:
+    """The torch device of `auto`, `cpu`, `cuda`, ...: with torchrun each process takes a GPU of its own."""
+    import os
+
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise BadInput("no CUDA device here: give --device cpu")
+        if name == "cuda":
+            name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+        elif int(name.split(":")[1]) >= torch.cuda.device_count():
+            raise BadInput(f"no device {name}: this machine has {torch.cuda.device_count()}")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise BadInput("no MPS device here: give --device cpu")
+    return name
+
+
+def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[Any, str]:
+    """A dense model, ready to run, and the label of its weights (their SHA-256, or `random:0`)."""
+    import torch
+
+    from bench.dense.build import build_dense
+    from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
+    from bench.measure.subject import weights_label
+
+    path = None if weights == RANDOM else Path(weights)
+    torch.manual_seed(0)
+    model = build_dense(name, head, "train")
+    if path is not None:
+        load_dense(model, read_checkpoint(path), str(path))
+    if form == "deploy":
+        model = deploy_dense(model)
+    return model.eval().to(on), weights_label(path, 0)
+
+
+def reasons(run: Any, expected: int) -> tuple[str, ...]:
+    """Why a figure is not that of the real set: images missing or unreadable."""
+    found = []
+    if run.unreadable:
+        first = list(run.unreadable.values())[:3]
+        found.append(f"{len(run.unreadable)} unreadable images: {'; '.join(first)}")
+    if len(run.rows) != expected:
+        found.append(f"{len(run.rows)} images where the real set has {expected}")
+    return tuple(found)
+
+
+def render(records: Sequence[Any], differences: Sequence[str], environment: dict[str, Any], style: str) -> str:
+    """One table, a row a model and a column a metric; below it what makes figures invalid, and the comparisons."""
+    import pandas as pd
+    from tabulate import tabulate
+
+    from bench.measure.environment import describe
+    from bench.records import to_json
+
+    if style == "json":
+        content = json.loads(to_json(environment, records))
+        return json.dumps(content | {"comparisons": list(differences)}, indent=1)
+    rows: dict[str, dict[str, Any]] = {}
+    for record in records:
+        row = rows.setdefault(record.model, {"model": record.model, "form": record.form, "method": record.method})
+        row[record.metric] = record.value
+        row |= {"images": record.n, "valid": "yes" if record.valid else "no", "weights": record.weights[:12]}
+    frame = pd.DataFrame(rows.values())
+    if style == "csv":
+        return frame.to_csv(index=False).rstrip()
+    kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
+    table = str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=kind, floatfmt=".2f"))
+    if style == "latex":
+        return table
+    invalid = dict.fromkeys(f"{r.model} is not valid: {reason}" for r in records for reason in r.reasons)
+    return "\n".join([table, "", *invalid, *differences, describe(environment)])
+
+
+def write(text: str, output: Path | None) -> None:
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,62 @@
+"""What must hold before anything is measured, as far as torch is needed to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cli import BadInput
+from bench.measure.environment import collect
+from bench.measure.job import Settings
+from bench.measure.subject import create, load_weights, resolve
+
+
+def check(request: dict[str, Any]) -> dict[str, Any]:
+    """Check `{"models": [...], "settings": {...}}`; returns the device chosen and the environment.
+
+    Raises:
+        BadInput: for an unknown model or backend, a device that is not there, or another model's checkpoint.
+    """
+    settings = Settings(**request["settings"])
+    device = choose_device(settings.device)
+    if settings.dtype == "tf32" and not device.startswith("cuda"):
+        raise BadInput(f"--dtype tf32 needs a CUDA device, and this runs on {device}: give float32")
+    entries = {name: resolve(name) for name in request["models"]}
+    check_backend(settings.backend)
+    for name, path in settings.weights.items():
+        entry = entries[name]
+        with torch.device("meta"):
+            blank = create(entry, **entry.family.structure.get("train", {}))
+        load_weights(blank, name, Path(path))
+    return {"device": device, "environment": collect(device, settings.threads)}
+
+
+def choose_device(asked: str) -> str:
+    """`auto` -> CUDA if there is any, else the CPU.
+
+    Raises:
+        BadInput: if the device asked for is not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "auto":
+        return "cuda" if count else "cpu"
+    if asked.startswith("cuda"):
+        if not count:
+            build = "" if torch.version.cuda else f", and this PyTorch ({torch.__version__}) is built without it"
+            raise BadInput(f"--device {asked}: there is no CUDA device here{build}; give --device cpu")
+        index = int(asked.partition(":")[2] or 0)
+        if index >= count:
+            raise BadInput(f"--device {asked}: there are {count} CUDA devices, numbered from 0")
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise BadInput("--device mps: there is no MPS device here; give --device cpu")
+    return asked
+
+
+def check_backend(name: str) -> None:
+    """Raises BadInput if there is no ContMix implementation of that name."""
+    from overlock.contmix import BACKENDS
+
+    if name != "auto" and name not in BACKENDS:
+        raise BadInput(f"--backend {name}: ContMix has {', '.join(BACKENDS)}; or give auto")

@@ -1,0 +1,99 @@
+"""Parameters and MACs against the published configurations' counts, and each part's share."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+
+from bench.dense.build import build_dense, task_of
+from bench.dense.cost import SIZES, DenseCost, dense_cost
+
+# parameters in millions, MACs in 10^9, of the released configurations in deploy form: detection at 800x1280 with 1000
+# boxes and 100 masks a stage, UperNet at 512x2048
+COUNTED = {
+    ("moganet_s", "cascade"): (82.83, 750.19),
+    ("moganet_b", "cascade"): (101.22, 851.65),
+    ("moganet_s", "cascade_2fc"): (77.92, 405.40),
+    ("moganet_s", "maskrcnn"): (44.99, 271.62),
+    ("moganet_s", "upernet"): (55.31, 946.39),
+    ("moganet_b", "upernet"): (73.71, 1050.41),
+    ("unireplknet_t", "cascade"): (88.45, 749.23),
+    ("unireplknet_t", "upernet"): (61.76, 946.38),
+    ("convnext_t", "cascade"): (85.93, 740.69),
+    ("convnext_t", "maskrcnn"): (48.10, 262.11),
+    ("convnext_t", "upernet"): (60.24, 938.68),
+    ("overlock_t", "cascade"): (90.17, 760.48),
+    ("overlock_s", "cascade"): (112.88, 845.30),
+    ("overlock_b", "cascade"): (151.72, 989.75),
+    ("overlock_t", "maskrcnn"): (52.33, 281.90),
+    ("overlock_s", "maskrcnn"): (75.04, 366.72),
+    ("overlock_b", "maskrcnn"): (113.89, 511.17),
+    ("overlock_t", "upernet"): (63.31, 957.22),
+    ("overlock_s", "upernet"): (86.18, 1044.15),
+    ("overlock_b", "upernet"): (125.66, 1192.82),
+}
+
+
+@functools.cache
+def cost_of(name: str, head: str, form: str = "deploy") -> DenseCost:
+    with torch.device("meta"):
+        model = build_dense(name, head, form)
+    return dense_cost(model, SIZES[task_of(head)])
+
+
+UNEXPLAINED = pytest.mark.xfail(
+    strict=True, reason="OverLoCK's counted MACs are 0.2 to 1.9 % above ours without ContMix's products: not explained"
+)
+
+
+@pytest.mark.parametrize(("name", "head"), COUNTED)
+def test_parameters_of_the_released_configurations(name: str, head: str) -> None:
+    assert round(cost_of(name, head).params / 1e6, 2) == COUNTED[name, head][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [pytest.param(*row, marks=UNEXPLAINED if row[0].startswith("overlock") else ()) for row in COUNTED],
+)
+def test_macs_of_the_released_configurations(name: str, head: str) -> None:
+    """Within 0.2 %, bias additions counted: MACs alone leave three MogaNet rows 0.23 to 0.34 % below."""
+    assert cost_of(name, head).published_macs == pytest.approx(COUNTED[name, head][1] * 1e9, rel=0.002)
+
+
+@pytest.mark.parametrize(("name", "head"), [row for row in COUNTED if row[0].startswith("overlock")])
+def test_overlock_counts_lie_between_ours_without_and_with_contmix(name: str, head: str) -> None:
+    """All that is known of these rows; it does not say what they count."""
+    cost = cost_of(name, head)
+    assert cost.published_macs < COUNTED[name, head][1] * 1e9 < cost.published_macs + cost.contmix_macs
+
+
+def test_roi_heads_are_the_same_for_every_backbone() -> None:
+    roi = {cost_of(name, "cascade").parts[2] for name in ("convnext_t", "moganet_s")}
+    assert len(roi) == 1
+    cost = cost_of("convnext_t", "cascade")
+    assert [part.name for part in cost.parts] == ["backbone", "neck + RPN", "RoI heads"]
+    assert cost.parts[2].macs / cost.macs == pytest.approx(0.74, abs=0.005)
+    two_fc = cost_of("convnext_t", "cascade_2fc")
+    assert two_fc.parts[2].macs / two_fc.macs == pytest.approx(0.51, abs=0.005)
+
+
+def test_fc_layers_by_hand() -> None:
+    (roi,) = [part for part in cost_of("convnext_t", "maskrcnn").parts if part.name == "RoI heads"]
+    boxes = 1000 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    masks = 100 * (4 * 196 * 9 * 256 * 256 + 196 * 4 * 256 * 256 + 784 * 256 * 80)
+    assert roi.macs == boxes + masks
+
+
+def test_auxiliary_head_counts_in_parameters_only() -> None:
+    (auxiliary,) = [part for part in cost_of("convnext_t", "upernet").parts if part.name == "auxiliary"]
+    assert auxiliary.params == 384 * 256 * 9 + 2 * 256 + 256 * 150 + 150
+    assert auxiliary.macs == 0
+
+
+def test_training_form_costs_more_where_there_is_one() -> None:
+    assert cost_of("unireplknet_t", "upernet", "train").params > cost_of("unireplknet_t", "upernet").params
+    assert cost_of("moganet_s", "upernet", "train") == cost_of("moganet_s", "upernet")

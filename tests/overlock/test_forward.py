@@ -1,0 +1,98 @@
+"""Every variant at any size, in every precision and memory layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_tools import image, relative_error
+from overlock_tools import SMALLEST, built, tiny
+
+from overlock import VARIANTS
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_any_size(name: str) -> None:
+    model = built(name)
+    for size in ((32, 32), (72, 72), (160, 192)):
+        with torch.inference_mode():
+            logits = model(image(0, (1, 3, *size), torch.float32))
+        assert logits.shape == (1, 1000)
+        assert logits.isfinite().all()
+        assert logits.std() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(224, 224), (640, 384)])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_large_sizes(name: str, size: tuple[int, int]) -> None:
+    with torch.inference_mode():
+        logits = built(name)(image(0, (1, 3, *size), torch.float32))
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(h, w) for h in (32, 40, 63) for w in (33, 64, 95)])
+def test_odd_sizes(size: tuple[int, int]) -> None:
+    model = tiny().eval()
+    with torch.inference_mode():
+        features = model.forward_features(image(0, (1, 3, *size), torch.float32))
+        assert features.shape[2:] == tuple(-(-n // 32) for n in size)
+        assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_training_step_in_mixed_precision(name: str) -> None:
+    """The smallest that trains: two images of 32x32, as BN needs two values a channel."""
+    model = built(name).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(image(3, (2, 3, 32, 32), torch.float32))
+    labels = torch.tensor([1, 2])
+    loss = F.cross_entropy(out["main"].float(), labels) + 0.4 * F.cross_entropy(out["aux"].float(), labels)
+    loss.backward()
+    assert loss.isfinite()
+    missing = {key for key, p in model.named_parameters() if p.grad is None}
+    assert not missing
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 47)])
+def test_mixed_precision_gradients_are_near(size: tuple[int, int]) -> None:
+    x = image(3, (4, 3, *size), torch.float32)
+    gradients = []
+    for enabled in (False, True):
+        model = tiny(drop_path_rate=0.0).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = model(x)
+        F.cross_entropy(out["main"].float(), torch.arange(4)).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert F.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.9
+
+
+def test_bfloat16() -> None:
+    model, x = built(SMALLEST), image(4, (1, 3, 96, 64), torch.float32)
+    with torch.inference_mode():
+        wanted = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert relative_error(model(x), wanted) < 0.05  # a bfloat16 step is 1/256
+        assert relative_error(model.bfloat16()(x.bfloat16()), wanted) < 0.1
+
+
+@pytest.mark.parametrize("size", [(33, 47), (160, 192)])
+def test_memory_layout(size: tuple[int, int]) -> None:
+    model, x = built(SMALLEST).double(), image(1, (2, 3, *size))
+    with torch.inference_mode():
+        wanted = model(x)
+        wide = torch.zeros(2, 6, size[0], 2 * size[1], dtype=torch.float64)
+        strided = wide[:, ::2, :, ::2].copy_(x)
+        assert relative_error(model(strided), wanted) < 1e-12
+        model.to(memory_format=torch.channels_last)
+        assert relative_error(model(x.to(memory_format=torch.channels_last)), wanted) < 1e-12
+
+
+def test_images_of_a_batch_do_not_mix() -> None:
+    model, x = built(SMALLEST).double(), image(2, (3, 3, 64, 80))
+    with torch.inference_mode():
+        together = model(x)
+        for i in range(3):
+            assert relative_error(model(x[i : i + 1]), together[i : i + 1]) < 1e-12
