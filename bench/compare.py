@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.measure.job import UNITS, Settings
 from bench.models import FORMS, MODELS, Entry, entry_for_timm, find
 
 if TYPE_CHECKING:
     from bench.measure.campaign import Campaign
 
-METRICS = ("params", "macs", "throughput", "memory")
+METRICS = tuple(UNITS)
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
@@ -63,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from bench.measure.campaign import Campaign
     from bench.measure.environment import physical_cores
-    from bench.measure.job import Settings
 
     settings = Settings(
         device=args.device,

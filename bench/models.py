@@ -19,7 +19,7 @@ FORMS = ("train", "deploy")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the released weights are evaluated on ImageNet."""
+    """How released weights are evaluated on ImageNet."""
 
     resolution: int = 224
     crop_pct: float = 0.875
@@ -67,10 +67,11 @@ class Entry:
             return self.family.forms
         return (asked,)
 
-    def recipe_at(self, resolution: int) -> Recipe | None:
-        """The recipe at another resolution: the crop stays, or the whole image is squashed where the family does so."""
+    def recipe_at(self, resolution: int | None = None) -> Recipe | None:
+        """The recipe at a resolution, by default its own: the whole image is squashed where the family does so."""
         if self.recipe is None:
             return None
+        resolution = resolution or self.recipe.resolution
         values = {**vars(self.recipe), "resolution": resolution}
         if self.family.squash_from is not None and resolution >= self.family.squash_from:
             values |= {"crop_pct": 1.0, "crop_mode": "squash"}
@@ -102,7 +103,7 @@ def _entries() -> Iterable[Entry]:
         name, alias = f"unireplknet_{size}", SIZE_NAMES.get(size)
         pretrained_22k = f"{name}.in22k_ft_in1k"
         if size in ("b", "l", "xl"):  # released for 384 only, after ImageNet-22K
-            recipe, published = Recipe(384, 1.0, "squash"), (pretrained_22k, name)
+            recipe, published = Recipe(384), (pretrained_22k, name)
         else:
             recipe, published = Recipe(), (name, pretrained_22k)
         yield Entry(name, UNIREPLKNET, name, recipe, (f"unireplknet_{alias}",) if alias else (), published)

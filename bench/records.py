@@ -38,7 +38,7 @@ class Record:
     n: int | None = None
     method: str = ""  # how it was counted or timed
     batch: int | None = None
-    dtype: str = ""
+    dtype: str = ""  # that weights and inputs are cast to; tf32 is float32 that may round to TF32
     layout: str = ""
     compile: str = ""
     backend: str = ""  # the implementation of ContMix that ran; empty for models without it

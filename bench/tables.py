@@ -13,7 +13,6 @@ from bench.models import Entry
 from bench.published import distinct, figures
 from bench.records import OUT_OF_MEMORY, Record
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
 Key = tuple[str, str, str]  # model, form, resolution
 
 
@@ -162,13 +161,15 @@ def shared_conditions(frame: pd.DataFrame) -> str:
 
 
 def render(frame: pd.DataFrame, style: str) -> str:
-    """The table as text, in one of `FORMATS` but json."""
+    """The table as text: table (plain), markdown, latex or csv."""
     if style == "csv":
         return frame.to_csv(index=False).rstrip("\n")
     headings, rows = for_people(frame)
     tablefmt = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
     words = ("model", "size", "form", "dtype", "layout", "backend", "device")
     align = ["left" if heading in words else "right" for heading in headings]
+    if style == "table":
+        headings = [heading.replace(" ", "\n", 1) for heading in headings]
     return tabulate(rows, headings, tablefmt=tablefmt, colalign=align, disable_numparse=True)
 
 

@@ -84,7 +84,7 @@ def _large(reparam: DilatedReparam, bn: nn.BatchNorm2d) -> FoldedConv:
 
 def _se(se: SE) -> FoldedSE:
     down, up = se.proj[1], se.proj[3]
-    return FoldedSE(FoldedConv(down.weight, down.bias, "gelu"), FoldedConv(up.weight, up.bias))
+    return FoldedSE(FoldedConv(down.weight, down.bias), FoldedConv(up.weight, up.bias))
 
 
 def _mlp(up: nn.Conv2d, dwconv: ResDWConv, grn: GRN, down: nn.Conv2d, shift: Tensor | None) -> FoldedMLP:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .contmix import contmix_merged, enlarged_size, merge_biases
 from .contmix import contmix as contmix_unmerged
-from .convolution import conv, conv_add_
+from .convolution import conv, conv_add_, conv_of_vector
 from .plain import is_plain
 
 SQUARES_BYTES = 4 << 20  # of squares made at a time for a sum: what fits the cache
@@ -42,6 +42,8 @@ class FoldedConv(Frozen):
         self.activation, self.stride = activation, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == self.weight.shape[2:] == (1, 1) and self.activation is None:
+            return conv_of_vector(x, self.weight, self.bias)
         return conv(x, self.weight, self.bias, self.activation, self.stride)
 
     def add_to_(self, out: Tensor, x: Tensor) -> Tensor:
@@ -56,7 +58,8 @@ class FoldedSE(nn.Module):
         self.down, self.up = down, up
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x.mean((2, 3), keepdim=True))).sigmoid()
+        hidden = F.gelu(conv_of_vector(x.mean((2, 3), keepdim=True), self.down.weight, self.down.bias))
+        return conv_of_vector(hidden, self.up.weight, self.up.bias).sigmoid_()
 
 
 def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:

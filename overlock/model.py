@@ -242,21 +242,20 @@ class OverLoCK(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        blocks: Any = [
-            (r"^(?:patch_embed|blocks)(\d)(?:\.|$)", None),
-            (r"^(?:high_level_proj|sub_blocks3)", (5,)),
-            (r"^(?:patch_embedx|sub_blocks4)", (6,)),
-        ]
-        if not coarse:
-            blocks = [
-                (r"^patch_embed([2-4])", (0,)),
-                (r"^blocks(\d)\.(\d+)", None),
-                (r"^high_level_proj", (5, 0)),
-                (r"^sub_blocks3\.(\d+)", (5,)),
-                (r"^patch_embedx", (6, 0)),
-                (r"^sub_blocks4\.(\d+)", (6,)),
-            ]
-        return {"stem": r"^patch_embed1", "blocks": blocks}
+        """timm's groups for layer-wise learning rates: by this dictionary's order, then by the numbers captured."""
+        if coarse:
+            return {
+                "stem": r"^patch_embed1",
+                "stages": r"^(?:patch_embed|blocks)(\d)",
+                "focus3": r"^(?:high_level_proj|sub_blocks3)",
+                "focus4": r"^(?:patch_embedx|sub_blocks4)",
+            }
+        return {
+            "stem": r"^patch_embed1",
+            "stages": [(r"^patch_embed(\d)", (0,)), (r"^blocks(\d)\.(\d+)", None)],
+            "focus3": [(r"^high_level_proj", (0,)), (r"^sub_blocks3\.(\d+)", None)],
+            "focus4": [(r"^patch_embedx", (0,)), (r"^sub_blocks4\.(\d+)", None)],
+        }
 
 
 def init_weights(module: nn.Module) -> None:

@@ -31,7 +31,7 @@ def read_image(path: Path) -> Image:
     """
     try:
         with PIL.open(path) as file:
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
     except (OSError, UnidentifiedImageError, PIL.DecompressionBombError, SyntaxError) as error:
         raise UnreadableImage(f"{path.name}: {error}") from error
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import overlock
+from baselines.unireplknet import UniRepLKNetPyramid
 from bench.cli import BadInput
 from bench.dense.backbones import ConvNeXtPyramid
 from bench.dense.layers import ConvModule
-from overlock.layers import DilatedReparam
+from overlock import OverLoCKPyramid
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,8 +36,7 @@ CONVNEXT_NAMES = (
 
 def numpy_scalars() -> list[Any]:
     """What a pickled numpy scalar refers to, under the names of numpy 1 and 2."""
-    multiarray = getattr(np, "_core", None) or np.core
-    scalar: Any = multiarray.multiarray.scalar
+    scalar: Any = np.float64(0).__reduce__()[0]
     types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}
     return [np.dtype, *types, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 
@@ -98,11 +99,9 @@ def _convnext_name(key: str) -> str:
 def deploy_dense(model: Model) -> Model:
     """A new model for inference with the same outputs: branches merged, BN folded; the given one is left as it is."""
     merged: Any = copy.deepcopy(model).eval()
-    if hasattr(merged.backbone, "to_deploy"):
-        merged.backbone = merged.backbone.to_deploy()
+    if isinstance(merged.backbone, OverLoCKPyramid | UniRepLKNetPyramid):
+        merged.backbone = overlock.deploy(merged.backbone)
     for module in merged.modules():
-        if isinstance(module, DilatedReparam):
-            module.merge()
-        elif isinstance(module, ConvModule) and module.bn is not None:
+        if isinstance(module, ConvModule) and module.bn is not None:
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), None
     return merged

@@ -81,7 +81,8 @@ class Campaign:
         processes = max(1, min(physical_cores(), len(models), len(jobs) // JOBS_A_COUNTER))
         batches = [list(itertools.chain(*models[i::processes])) for i in range(processes)]
         self.begun("checking models and device")
-        for message in run(batches, 1, {"models": [e.name for e in self.entries], "settings": asdict(self.settings)}):
+        check = {"models": [entry.name for entry in self.entries], "settings": asdict(self.settings)}
+        for message in run(batches, self.settings.threads, check):
             if isinstance(message, Record):
                 self._records.append(message)
             elif isinstance(message, Job):

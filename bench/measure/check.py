@@ -10,7 +10,7 @@ import torch
 from bench.cli import BadInput
 from bench.measure.environment import collect
 from bench.measure.job import Settings
-from bench.measure.subject import create, load_weights, resolve
+from bench.measure.subject import create_on_meta, load_weights, resolve
 
 
 def check(request: dict[str, Any]) -> dict[str, Any]:
@@ -27,9 +27,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     check_backend(settings.backend)
     for name, path in settings.weights.items():
         entry = entries[name]
-        with torch.device("meta"):
-            blank = create(entry, **entry.family.structure.get("train", {}))
-        load_weights(blank, name, Path(path))
+        load_weights(create_on_meta(entry, **entry.family.structure.get("train", {})), name, Path(path))
     return {"device": device, "environment": collect(device, settings.threads)}
 
 

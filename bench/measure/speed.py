@@ -18,8 +18,8 @@ METHOD = "median of blocks of back-to-back calls; lo and hi are the 20th and 80t
 WINDOW_AGREEMENT = 0.02
 """Warm-up ends when two successive windows of calls take the same time to this fraction."""
 
-LAUNCH_BOUND = 0.95
-"""A CUDA block whose calls take the host this share of the device's time is bound by launching, not by the device."""
+LAUNCH_BOUND = 0.9
+"""A model is bound by launching if handing over one call takes the host this share of a call's time in a block."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,18 @@ def throughput(subject: Subject, batch: int, budget: Budget) -> Throughput:
     seconds, steady = _warm_up(lambda: time_block(subject, 1, 1)[0], budget.warmup)
     calls = max(1, math.ceil(budget.block / seconds))
     rates: list[float] = []
-    shares: list[float] = []
     end = time.perf_counter() + budget.measure
     while len(rates) < budget.min_blocks or (len(rates) < budget.max_blocks and time.perf_counter() < end):
-        elapsed, host = time_block(subject, calls, calls * len(rates))
+        elapsed, _ = time_block(subject, calls, calls * len(rates))
         rates.append(calls * batch / elapsed)
-        shares.append(host / elapsed)
-    bound = subject.device.type == "cuda" and summarise(shares).median >= LAUNCH_BOUND
-    return Throughput(summarise(rates), steady, bound)
+    rate = summarise(rates)
+    bound = subject.device.type == "cuda" and _hand_over(subject) >= LAUNCH_BOUND * batch / rate.median
+    return Throughput(rate, steady, bound)
+
+
+def _hand_over(subject: Subject) -> float:
+    """Seconds that the host needs to hand one call to an idle device; in a block it may wait for room in the queue."""
+    return summarise([time_block(subject, 1, i)[1] for i in range(5)]).median
 
 
 def _warm_up(call: Callable[[], float], seconds: float) -> tuple[float, bool]:

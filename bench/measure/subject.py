@@ -7,13 +7,14 @@ import hashlib
 import importlib
 import logging
 import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
 from bench.models import Entry, entry_for_timm, find, unknown
@@ -51,11 +52,22 @@ def create(entry: Entry, **kwargs: Any) -> nn.Module:
     return model.eval()
 
 
+def create_on_meta(entry: Entry, **kwargs: Any) -> nn.Module:
+    """`create` on the meta device: shapes only, at once and without memory."""
+    import torch._dynamo  # meta kernels import it when first run, which fails within a device's context (torch 2.8)
+
+    try:
+        with torch.device("meta"):
+            return create(entry, **kwargs)
+    except RuntimeError:  # some models, and older timm's, read numbers off tensors while they are built
+        log.info("%s does not build on the meta device: built on the CPU first", entry.name)
+        return create(entry, **kwargs).to("meta")
+
+
 @functools.lru_cache(maxsize=1)
 def counted_structure(entry: Entry, form: str) -> nn.Module:
     """The released structure of a form, on the meta device: what parameters and MACs are counted on."""
-    with torch.device("meta"):
-        return create(entry, **entry.family.structure[form])
+    return create_on_meta(entry, **entry.family.structure[form])
 
 
 def describe_structure(entry: Entry, form: str) -> str:
@@ -73,9 +85,7 @@ def load(entry: Entry, form: str, weights: Path | None, seed: int, backend: str 
     """
     training_form = entry.family.structure.get("train", {})
     if weights is None:
-        with torch.device("meta"):
-            blank = create(entry, **training_form)
-        model = _materialised(blank, entry, training_form)
+        model = _materialised(create_on_meta(entry, **training_form), entry, training_form)
         randomise(model, seed)
     else:
         model = create(entry, **training_form)
@@ -111,8 +121,9 @@ def load_weights(model: nn.Module, name: str, path: Path) -> None:
 
     try:
         load_checkpoint(model, path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"--weights {name}={path}: {error}") from error
+    except Exception as error:  # whatever a broken or foreign file makes the reader raise, the file is at fault
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise BadInput(f"--weights {name}={path}: {textwrap.shorten(text, 400)}") from error
 
 
 def weights_label(weights: Path | None, seed: int) -> str:
@@ -145,22 +156,22 @@ def randomise(model: nn.Module, seed: int) -> None:
             parameter.add_(1.0)
 
 
-class BackendsSeen(TorchDispatchMode):
+class BackendsSeen(TorchFunctionMode):
     """Within it, notes which implementations of ContMix run (`names`)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func.namespace == "overlock":
-            from overlock.contmix import choose_backend
+        from overlock.contmix import choose_backend
 
-            names = [argument.name for argument in func._schema.arguments]
-            asked = args[names.index("backend")] if "backend" in names else "tiled"
-            self.names.add(choose_backend(asked, *args[:3]))
+        if func is torch.ops.overlock.contmix:
+            self.names.add(choose_backend(args[-1], *args[:3]))
+        elif func is torch.ops.overlock.contmix_merged:
+            self.names.add("tiled")
         return func(*args, **(kwargs or {}))
 
 

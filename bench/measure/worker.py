@@ -6,6 +6,7 @@ to what was its stdout: `checked`, `record`, `done` (of a job) or `bad_input`. I
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -60,6 +61,7 @@ def measure(job: Job) -> Iterator[Record]:
     from bench.measure.environment import now
     from bench.measure.speed import is_out_of_memory
 
+    gc.freeze()  # what the imports made stays: the collector need not look through it while we count or time
     templates = [replace(record, time=now()) for record in job.records()]
     try:
         yield from _MEASURES[job.kind](job, templates)

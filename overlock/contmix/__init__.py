@@ -26,11 +26,12 @@ __all__ = [
 
 merge_biases = tiled.merge_biases
 
+
 def _same_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast its dtype, else that of the values."""
-    device = tensors[2].device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else tensors[2].dtype
+    """Under autocast its dtype, else that of the values; float64 stays, as with PyTorch's own operators."""
+    device, dtype = tensors[2].device.type, tensors[2].dtype
+    if dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
     return tuple(x.to(dtype) for x in tensors)
 
 
@@ -65,7 +66,7 @@ def contmix(
         ValueError: if shapes don't fit each other, the map is smaller than K (see `enlarged_size`), or the backend
             cannot run here.
     """
-    _check_shapes(query, key, value, proj_weight, rpb1, rpb2)
+    _check_shapes(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
     args = _same_dtype(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
     if is_plain():
         return tiled.forward(*args, scale)
@@ -86,7 +87,9 @@ def contmix_merged(
     return out
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, rpb1: Tensor, rpb2: Tensor) -> None:
+def _check_shapes(
+    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor
+) -> None:
     heads, large = rpb1.shape[0], (rpb2.shape[-1] + 1) // 2
     taps = ((rpb1.shape[-1] + 1) // 2) ** 2 + large**2
     if min(value.shape[-2:]) < large:
@@ -100,4 +103,13 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor
     if tuple(proj_weight.shape) != (taps, key.shape[2] * key.shape[3]):
         raise ValueError(
             f"the projection is {tuple(proj_weight.shape)}, the kernels and regions need {(taps, key.shape[2] * key.shape[3])}"
+        )
+    if value.shape[0] == 0:
+        raise ValueError("an empty batch: ContMix needs at least one image")
+    if query.shape[0] != value.shape[0] or key.shape[0] != value.shape[0] or query.shape[2:] != value.shape[2:]:
+        shapes = ", ".join(f"{n} {tuple(x.shape)}" for n, x in (("query", query), ("key", key), ("value", value)))
+        raise ValueError(f"query and key must have the values' batch, and query their map: {shapes}")
+    if rpb2.shape[0] != heads or proj_bias.shape[0] != taps:
+        raise ValueError(
+            f"proj_bias has {proj_bias.shape[0]} of {taps} taps, rpb1 and rpb2 have {heads} and {rpb2.shape[0]} heads"
         )

@@ -71,12 +71,14 @@ def runs(backend: str, inputs: list[Tensor]) -> None:
         pytest.skip(reason)
 
 
-def errors(case: Case, dtype: torch.dtype, change: Callable[[Tensor], Tensor], backend: str) -> dict[str, float]:
-    inputs = [change(x).requires_grad_() for x in case.inputs(dtype)]
+def errors(
+    case: Case, dtype: torch.dtype, change: Callable[[Tensor], Tensor], backend: str, device: str = "cpu"
+) -> dict[str, float]:
+    inputs = [change(x.to(device)).requires_grad_() for x in case.inputs(dtype)]
     runs(backend, inputs)
     out = contmix(*inputs, SCALE, backend)
     assert out.dtype == dtype
-    gradients = torch.autograd.grad(out, inputs, change(case.output_gradient(dtype)))
+    gradients = torch.autograd.grad(out, inputs, change(case.output_gradient(dtype).to(device)))
     assert all(g.dtype == dtype for g in gradients)
     wanted = truth(case, dtype)
     return {key: relative_rms(got, wanted[key]) for key, got in zip(wanted, (out, *gradients), strict=True)}
@@ -114,9 +116,9 @@ def test_the_definition_written_out(case: Case) -> None:
     assert relative_rms(reference.contmix(*case.inputs(), SCALE), written_out(case)) < 1e-14
 
 
-# tolerances: relative root mean square, against float64, of the output, of the worst gradient, and of the worst gradient
+# tolerances: relative root mean square against float64 of the output, of the worst gradient, and of the worst gradient
 # of the definition itself, which sums the bias tables' in the low precision
-@pytest.mark.parametrize(
+every_dtype = pytest.mark.parametrize(
     ("dtype", "forward", "backward", "by_definition"),
     [
         (torch.float64, 2e-15, 1e-14, 1e-14),
@@ -126,6 +128,9 @@ def test_the_definition_written_out(case: Case) -> None:
     ],
     ids=["float64", "float32", "bfloat16", "float16"],
 )
+
+
+@every_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -139,6 +144,26 @@ def test_backend(
     by_definition: float,
 ) -> None:
     found = errors(case, dtype, LAYOUTS[layout], backend)
+    assert found.pop("output") < forward
+    assert max(found.values()) < (by_definition if backend == "reference" else backward), found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend_on_cuda(
+    backend: str,
+    case: Case,
+    layout: str,
+    dtype: torch.dtype,
+    forward: float,
+    backward: float,
+    by_definition: float,
+) -> None:
+    found = errors(case, dtype, LAYOUTS[layout], backend, "cuda")
     assert found.pop("output") < forward
     assert max(found.values()) < (by_definition if backend == "reference" else backward), found
 
@@ -190,6 +215,13 @@ def test_autocast(backend: str) -> None:
         assert x.grad is not None
         assert x.grad.dtype == torch.float32
         assert relative_rms(x.grad, wanted[key]) < 8e-2, key
+
+
+def test_autocast_leaves_float64_as_it_is() -> None:
+    """As PyTorch's own operators do: a float64 model runs under autocast."""
+    inputs = CASES[2].inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert contmix(*inputs, SCALE).dtype == torch.float64
 
 
 def test_parameters_take_the_dtype_of_the_values() -> None:

@@ -21,6 +21,7 @@ from overlock.contmix import BACKENDS, contmix, contmix_macs, contmix_merged, me
 
 ALL = [*BACKENDS, "auto"]
 SMALL = Case(6, 5, 5, small=3, regions=2, batch=1)
+TINY = Case(4, 3, 3, small=1, regions=2, query_channels=1, value_channels=1)
 CASES = [
     Case(9, 8, 7),
     Case(13, 14, 13, batch=1),
@@ -62,7 +63,9 @@ def test_merged_operator_is_registered_right(case: Case) -> None:
     opcheck(torch.ops.overlock.contmix_merged.default, (*maps, *biases, SCALE))
 
 
-@pytest.mark.parametrize("case", [SMALL, Case(4, 3, 3, small=1, regions=2, query_channels=1, value_channels=1)], ids=str)
+@pytest.mark.parametrize(
+    "case", [SMALL, Case(4, 3, 3, small=1, regions=2, query_channels=1, value_channels=1)], ids=str
+)
 @pytest.mark.parametrize("backend", ALL)
 def test_gradients_against_differences(backend: str, case: Case) -> None:
     inputs = case.inputs(requires_grad=True)

@@ -89,7 +89,7 @@ def test_released_deploy_form(name: str) -> None:
     """Large kernels merged: the same outputs, and a state dict that `deploy=True` loads."""
     model, deployed = built(name), on_meta(name, deploy=True).eval()
     for dtype, bound in BOUNDS.items():
-        model, x = model.to(dtype), image(5, (1, 3, 64, 96), dtype)
+        model, x = model.to(dtype), image(5, (1, 3, 32, 64), dtype)
         merged = {key: value for key, value in model.state_dict().items() if "dil_" not in key and "origin" not in key}
         for key, layer in model.named_modules():
             if isinstance(layer, DilatedReparam):

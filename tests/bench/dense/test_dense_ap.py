@@ -25,7 +25,7 @@ SIZE = (120, 160)
 Objects = dict[str, list[tuple[int, tuple[int, int, int, int]]]]
 OBJECTS: Objects = {
     "a.png": [(1, (10, 20, 50, 40)), (90, (80, 60, 40, 40))],
-    "b.png": [(1, (30, 30, 100, 80))],
+    "b.png": [(1, (30, 30, 110, 90))],
     "c.png": [(44, (5, 5, 20, 20)), (44, (100, 10, 30, 90))],
     "d.png": [],  # no object
 }

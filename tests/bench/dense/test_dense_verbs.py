@@ -130,7 +130,8 @@ def test_coco_prints_a_table_and_compares(coco: Path, tmp_path: Path) -> None:
 
 def test_help_needs_no_torch() -> None:
     for verb in ("coco", "ade20k"):
-        code = f"import sys; sys.argv=['x', '--help']; import bench.{verb} as v\ntry: v.main()\nfinally: print('torch' in sys.modules)"
+        call = f"import bench.{verb} as v\ntry: v.main()\nfinally: print('torch' in sys.modules)"
+        code = f"import sys; sys.argv=['x', '--help']; {call}"
         assert run([sys.executable, "-c", code]).stdout.endswith("False\n")
 
 

@@ -1,0 +1,269 @@
+"""`python -m bench.compare` as a user runs it: real processes, small models at small sizes."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import timm
+import torch
+
+import baselines  # noqa: F401 (registers the models)
+from bench.models import MODELS
+
+COMMAND = [sys.executable, "-m", "bench.compare"]
+SMALL = ["--resolutions", "32", "--threads", "1", "--quick"]
+
+
+def run(*args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=240, check=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One run with every default metric, from a working directory of no account."""
+    folder = tmp_path_factory.mktemp("compare")
+    output = folder / "records.json"
+    done = run("--models", "MogaNet-XT", "resnet18", *SMALL, "--batch-size", "2", "--sources", "--output", str(output))
+    return done, output
+
+
+def test_prints_one_table(measured: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, _ = measured
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("moganet_xt  ")]
+    assert row[:2] == ["moganet_xt", "32"]
+    assert {"2.96", "2.97"} < set(row), "parameters counted and published"
+    assert sum(line.startswith("resnet18  ") for line in lines) == 1
+    assert any(line.startswith("Measured on ") and "batch 2" in line for line in lines)
+    assert any("MogaNet" in line and "README" in line for line in lines), "sources were asked for"
+
+
+def test_no_progress_bar_without_a_terminal(measured: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, output = measured
+    assert done.stderr.splitlines() == [
+        "moganet_xt, resnet18 at 32: params, macs, throughput, memory",
+        f"wrote {output}",
+    ]
+
+
+def test_records_carry_their_conditions(measured: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    _, output = measured
+    data = json.loads(output.read_text())
+    assert data["environment"]["libraries"]["torch"] == torch.__version__
+    records = {(r["model"], r["metric"]): r for r in data["records"]}
+    assert {m for m, _ in records} == {"moganet_xt", "resnet18"}
+    assert {metric for _, metric in records} == {"params", "macs", "throughput", "memory", "memory_weights"}
+    assert records["moganet_xt", "params"]["value"] == 2_956_066
+    assert records["resnet18", "memory_weights"]["value"] >= 4 * records["resnet18", "params"]["value"]
+    for (_, metric), record in records.items():
+        assert record["valid"], record["reasons"]
+        assert record["value"] > 0
+        assert record["machine"] == data["environment"]["machine"]
+        if metric in ("throughput", "memory"):
+            assert (record["batch"], record["dtype"], record["threads"], record["device"]) == (2, "float32", 1, "cpu")
+            assert record["layout"] in ("channels_last", "channels_first")
+            assert record["weights"] == "random:0"
+    for model in ("moganet_xt", "resnet18"):  # each pass has its own process, and the same layout
+        assert records[model, "memory"]["layout"] == records[model, "throughput"]["layout"]
+
+
+def test_both_forms_of_overlock_run_what_is_asked() -> None:
+    done = run(
+        *("--models", "overlock_xt", "--form", "both", *SMALL, "--batch-size", "1", "--format", "json"),
+        *("--metrics", "throughput", "params", "--backend", "reference", "--dtype", "bfloat16"),
+    )
+    records = json.loads(done.stdout)["records"]
+    assert [(r["form"], r["metric"]) for r in records] == [
+        *(("train", metric) for metric in ("params", "throughput")),
+        *(("deploy", metric) for metric in ("params", "throughput")),
+    ]
+    assert [r["value"] for r in records if r["metric"] == "params"] == [17_307_272, 16_453_712]
+    assert all("aux_head" in r["notes"][0] for r in records if r["metric"] == "params")
+    speeds = [r for r in records if r["metric"] == "throughput"]
+    assert all(r["valid"] for r in speeds), [r["reasons"] for r in speeds]
+    assert {(r["backend"], r["dtype"]) for r in speeds} == {("reference", "bfloat16")}
+
+
+def test_counting_runs_in_several_processes_and_keeps_the_order() -> None:
+    names = [name for name in MODELS if name.startswith(("moganet", "convnext"))]
+    sizes = ["32", "64x32"]
+    done = run("--models", *names, "--resolutions", *sizes, "--metrics", "params", "macs", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["model"], row["resolution"]) for row in rows] == [(name, size) for size in sizes for name in names]
+    assert all(float(row["macs"]) > 0 and row["valid"] == "True" for row in rows)
+
+
+def test_out_of_memory_is_a_result() -> None:
+    done = run("--models", "moganet_xt", *SMALL, "--metrics", "throughput", "--batch-size", "1000000000")
+    assert done.returncode == 0, done.stderr
+    assert "OOM" in done.stdout
+    assert "OOM: " in done.stdout
+
+
+def test_a_refused_resolution_costs_only_its_row() -> None:
+    done = run("--models", "vit_tiny_patch16_224", "resnet18", *SMALL, "--metrics", "throughput", "--format", "csv")
+    vit, resnet = csv.DictReader(io.StringIO(done.stdout))
+    assert (done.returncode, vit["throughput_status"], resnet["throughput_status"]) == (0, "failed", "")
+    assert "224" in vit["reasons"]
+
+
+def test_nothing_measured_is_an_error() -> None:
+    done = run("--models", "vit_tiny_patch16_224", *SMALL, "--metrics", "throughput")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("bench.compare: error: nothing could be measured")
+
+
+BAD = {
+    "unknown model": (["--models", "overlok_t", "--metrics", "params"], "overlock_t"),
+    "small resolution": (["--models", "overlock_t", "--resolutions", "31"], "32"),
+    "no resolution": (["--models", "overlock_t", "--resolutions", "big"], "256x320"),
+    "unknown metric": (["--models", "overlock_t", "--metrics", "speed"], "throughput"),
+    "batch of 0": (["--models", "overlock_t", "--batch-size", "0"], "1 or more"),
+    "unwritable output": (["--models", "overlock_t", "--output", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
+    "baseline elsewhere": (["--models", "overlock_t", "--baseline", "convnext_b"], "convnext_b"),
+    "unknown backend": (["--models", "overlock_t", "--metrics", "params", "--backend", "quick"], "reference"),
+    "tf32 on a CPU": (["--models", "overlock_t", "--device", "cpu", "--dtype", "tf32"], "float32"),
+    "weights of none": (["--models", "overlock_t", "--weights", "overlock_t=/nowhere.pth"], "/nowhere.pth"),
+    "weights of another": (["--models", "overlock_t", "--weights", "overlock_s=/nowhere.pth"], "overlock_s"),
+    "no model": ([], "--models"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case: str) -> None:
+    args, mend = BAD[case]
+    check_refusal(run(*args), mend)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none() -> None:
+    check_refusal(run("--models", "overlock_t", "--device", "cuda", "--metrics", "params"), "--device cpu")
+
+
+def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
+    path = tmp_path / "moganet_xt.pth"
+    torch.save(timm.create_model("moganet_xt").state_dict(), path)
+    check_refusal(run("--models", "moganet_t", "--metrics", "throughput", "--weights", f"moganet_t={path}"), str(path))
+
+
+def test_a_checkpoint_is_loaded_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "moganet_xt.pth"
+    torch.save(timm.create_model("moganet_xt").state_dict(), path)
+    done = run(
+        *("--models", "moganet_xt", *SMALL, "--metrics", "memory", "--weights", f"moganet_xt={path}"),
+        *("--format", "json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(len(record["weights"]) == 64 for record in json.loads(done.stdout)["records"])
+
+
+def check_refusal(done: subprocess.CompletedProcess[str], mend: str) -> None:
+    errors = [line for line in done.stderr.splitlines() if line.startswith("bench.compare: error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1
+    assert mend in errors[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_output_that_exists_is_kept_when_the_input_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text("kept")
+    run("--models", "nothing_like_it", "--output", str(path))
+    assert path.read_text() == "kept"
+    fresh = tmp_path / "fresh.json"
+    run("--models", "nothing_like_it", "--output", str(fresh))
+    assert not fresh.exists()
+
+
+def test_help_is_quick_by_not_importing_torch() -> None:
+    code = "import sys, bench.compare\ntry: bench.compare.main(['--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "moganet_xl" in done.stdout
+
+
+class Terminal:
+    """The command with a terminal as its stderr."""
+
+    def __init__(self, *args: str) -> None:
+        self.own, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+        self.process = subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=theirs, text=True)
+        os.close(theirs)
+        self.shown = ""
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Read what it shows until `condition` holds."""
+        end = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < end, f"not seen in time: {self.shown[-500:]}"
+            assert self.process.poll() is None, f"ended too soon: {self.shown[-500:]}"
+            if select.select([self.own], [], [], 0.2)[0]:
+                self.shown += os.read(self.own, 4096).decode(errors="replace")
+
+    def finish(self) -> str:
+        """Its stdout, once it has ended."""
+        assert self.process.stdout is not None
+        out = self.process.stdout.read()
+        self.process.wait(60)
+        return out
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """Two models' throughput, the first one's blocks made long by a large batch."""
+    args = ["--models", "moganet_xt", "resnet18", *SMALL, "--metrics", "params", "throughput", "--batch-size", "16"]
+    running = Terminal(*args)
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+    os.close(running.own)
+
+
+def worker_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [p for p in psutil.Process(process.pid).children() if "bench.measure.worker" in " ".join(p.cmdline())]
+
+
+def test_a_killed_worker_costs_only_its_row(terminal: Terminal) -> None:
+    terminal.until(lambda: "moganet_xt deploy 32: throughput" in terminal.shown and bool(worker_of(terminal.process)))
+    (worker,) = worker_of(terminal.process)
+    worker.kill()
+    out = terminal.finish()
+    assert terminal.process.returncode == 0
+    assert "job/s" in terminal.shown or "s/job" in terminal.shown or "?job" in terminal.shown, "no progress bar"
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("moganet_xt  ")]
+    assert "failed" in row
+    assert "killed by SIGKILL" in out
+    (other,) = [line for line in out.splitlines() if line.startswith("resnet18  ")]
+    assert "failed" not in other
+
+
+def test_ctrl_c_keeps_what_is_done(terminal: Terminal) -> None:
+    terminal.until(lambda: "resnet18 deploy 32: throughput" in terminal.shown)
+    workers = worker_of(terminal.process)
+    terminal.process.send_signal(signal.SIGINT)
+    out = terminal.finish()
+    assert terminal.process.returncode == 130
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("moganet_xt  ")]
+    assert float(row[4]) > 0 if len(row) > 4 else False, row
+    assert "Traceback" not in terminal.shown
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
