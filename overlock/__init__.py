@@ -3,6 +3,7 @@
 from .dense import OverLoCKPyramid
 from .folding import deploy
 from .model import OverLoCK, set_backend
+from .onnx import export_onnx
 from .variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "OverLoCK",
     "OverLoCKPyramid",
     "deploy",
+    "export_onnx",
     "overlock_b",
     "overlock_s",
     "overlock_t",

@@ -168,7 +168,7 @@ class FoldedContMix(Frozen):
         self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_biases": {}}
+        return {**self.__dict__, "_biases": {}}
 
     def _apply(self, *args: object, **kwargs: object) -> nn.Module:
         self._biases.clear()
@@ -196,7 +196,7 @@ class FoldedContMix(Frozen):
             features, value = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (features, value))
         x, context = features.split(self.dims, dim=1)
         query, key = self.query(x), self.key(F.adaptive_avg_pool2d(context, self.regions))
-        if self.backend in ("auto", "tiled"):
+        if self.backend in ("auto", "tiled") and not is_plain():
             biases = self.biases(*value.shape[-2:])
             mixed = contmix_merged(query, key, value, self.proj_weight, *biases, self.scale)
         else:

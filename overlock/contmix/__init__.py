@@ -69,7 +69,7 @@ def contmix(
     _check_shapes(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
     args = _same_dtype(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
     if is_plain():
-        return tiled.forward(*args, scale)
+        return reference.contmix(*args, scale)
     if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in args):
         return reference.contmix(*args, scale)  # differentiated by autograd, step by step
     out: Tensor = torch.ops.overlock.contmix(*args, scale, backend)

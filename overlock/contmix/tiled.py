@@ -9,21 +9,22 @@ Three steps take the place of the definition's (docs/contmix.md):
 Heads are taken a chunk at a time, so that what is made per query and tap stays in the cache, and the backward makes it
 again instead of keeping it: beyond its inputs and outputs it holds one chunk (`CHUNK_BYTES`, or one head's share).
 
-Shapes: B batch, G heads, N tokens, M tiles, b queries a tile, r keys a tile's region, t taps of one kernel, c channels.
+Shapes: B batch, G heads (B*G rows), N tokens, M tiles, b queries a tile, r keys a tile's region, t taps of one kernel, c channels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .tiles import Plan, plan
+from .tiles import Grid, plan
 
 TILE = 8  # queries a side of a tile
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 2 << 20  # of weights by region at a time on a CPU: what its second-level caches hold
+DEVICE_CHUNK_BYTES = 256 << 20  # elsewhere
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
@@ -31,69 +32,93 @@ def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     return None
 
 
-def _chunks(batch: int, heads: int, head_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of images and heads: whole images where one fits into a chunk, else some heads of one image."""
-    images = CHUNK_BYTES // (head_bytes * heads)
-    if images:
-        for first in range(0, batch, images):
-            yield slice(first, first + images), slice(None)
-        return
-    group = max(1, CHUNK_BYTES // head_bytes)
-    for image in range(batch):
-        for first in range(0, heads, group):
-            yield slice(image, image + 1), slice(first, first + group)
+def _chunks(batch: int, heads: int, row_bytes: int, device: torch.device) -> list[slice]:
+    """Slices of the B*G rows, all of one length but the last: whole images, or an even share of one image's heads."""
+    rows = max(1, (CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES) // row_bytes)
+    if rows >= heads:
+        chunks = -(-batch // (rows // heads))
+        step = -(-batch // chunks) * heads
+    else:
+        step = max(n for n in range(1, rows + 1) if heads % n == 0)
+    return [slice(first, min(first + step, batch * heads)) for first in range(0, batch * heads, step)]
 
 
 def _tokens(x: Tensor, *channels: int) -> Tensor:
-    """(B, C, H, W) -> (B, N, *channels); a view where x is channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], x.shape[2] * x.shape[3], *channels)
+    """(B, C, H, W) -> (B, H, W, *channels); a view where x is channels_last."""
+    return x.permute(0, 2, 3, 1).unflatten(3, channels)
 
 
-def _head_bytes(p: Plan, element_size: int) -> int:
-    return p.tiles * p.tile_queries * p.region_keys * element_size
+def _cut(x: Tensor, grid: Grid) -> Tensor:
+    """(B, H, W, G, c) -> (B*G, M, size, c), the grid's blocks."""
+    blocks = x.unfold(1, grid.sizes[0], grid.steps[0]).unfold(2, grid.sizes[1], grid.steps[1])
+    batch, heads, channels = x.shape[0], x.shape[3], x.shape[4]
+    blocks = blocks.permute(0, 3, 1, 2, 5, 6, 4)
+    return blocks.reshape(batch * heads, math.prod(grid.counts), math.prod(grid.sizes), channels)
+
+
+def _gather(x: Tensor, index: Tensor, tiles: int) -> Tensor:
+    """(B, H, W, G, c) -> (B*G, M, size, c), by token."""
+    taken = x.flatten(1, 2).index_select(1, index)
+    return taken.transpose(1, 2).reshape(-1, tiles, index.numel() // tiles, x.shape[-1])
 
 
 class _Half:
     """One of the two kernels: its plan, its tiled queries and its regions' values."""
 
-    def __init__(self, q: Tensor, projected: Tensor, v: Tensor, height: int, width: int, kernel_size: int) -> None:
+    def __init__(self, q: Tensor, projected: Tensor, v: Tensor, kernel_size: int) -> None:
+        self.batch, height, width, self.heads, _ = v.shape
         self.plan = plan(height, width, kernel_size, TILE, q.device)
-        self.projected = projected  # B, G, t, c
-        self.q = self._tiled(q)  # B, G, M*b, c
-        v = v if self.plan.keys is None else v.index_select(1, self.plan.keys)
-        self.v = v.transpose(1, 2).contiguous().unflatten(2, (self.plan.tiles, -1))  # B, G, M, r, c
-        self.scattered: Tensor | None = None
+        self.projected = projected  # B*G, t, c
+        self.q = self.tiled(q).flatten(1, 2)  # B*G, M*b, c
+        grid = self.plan.key_grid
+        self.v = _gather(v, self.plan.keys, self.plan.tiles) if grid is None else _cut(v, grid)  # B*G, M, r, c
+        row_bytes = self.plan.tiles * self.plan.tile_queries * self.plan.region_keys * v.element_size()
+        self.chunks = _chunks(self.batch, self.heads, row_bytes, v.device)
+        rows, taps = self.chunks[0].stop, projected.shape[1]
+        self.logits = self.q.new_empty(rows, self.q.shape[1], taps)
+        if self.plan.scatter is not None:
+            # every chunk writes the same places: what lies between them stays zero
+            self.scattered = self.q.new_zeros(rows, self.q.shape[1], self.plan.region_keys)
 
-    def _tiled(self, x: Tensor) -> Tensor:
-        x = x if self.plan.queries is None else x.index_select(1, self.plan.queries)
-        return x.transpose(1, 2).contiguous()
+    def tiled(self, x: Tensor) -> Tensor:
+        """(B, H, W, G, c) -> (B*G, M, b, c)"""
+        grid = self.plan.query_grid
+        return _gather(x, self.plan.queries, self.plan.tiles) if grid is None else _cut(x, grid)
 
-    def untiled(self, x: Tensor) -> Tensor:
-        """(B, G, M*b, c) -> (B, N, G, c)"""
-        x = x.transpose(1, 2)
-        return x if self.plan.home is None else x.index_select(1, self.plan.home)
+    def put(self, out: Tensor, x: Tensor) -> None:
+        """Write tiled (B*G, M, b, c) to out (B, H, W, G, c), a view of the result."""
+        grid = self.plan.query_grid
+        if grid is None:
+            taken = x.flatten(1, 2).index_select(1, self.plan.home)
+            out.copy_(taken.unflatten(0, (-1, self.heads)).permute(0, 2, 1, 3).view_as(out))
+            return
+        (down, across), (high, wide) = grid.counts, grid.sizes
+        x = x.view(self.batch, self.heads, down, across, high, wide, -1).permute(0, 2, 4, 3, 5, 1, 6)
+        out.unflatten(2, (across, wide)).unflatten(1, (down, high)).copy_(x)
 
-    def weights(self, images: slice, heads: slice, bias: Tensor) -> Tensor:
-        """Softmax weights (B', G', M*b, t) of a chunk."""
-        logits = self.q[images, heads] @ self.projected[images, heads].transpose(-1, -2)
-        logits += bias[heads]
+    def weights(self, rows: slice, bias: Tensor) -> Tensor:
+        """Softmax weights (n, M*b, t) of a chunk of rows; overwritten by the next chunk's."""
+        logits = self.logits[: rows.stop - rows.start]
+        torch.bmm(self.q[rows], self.projected[rows].transpose(1, 2), out=logits)
+        if len(logits) >= self.heads:
+            logits.unflatten(0, (-1, self.heads)).add_(bias)
+        else:
+            first = rows.start % self.heads
+            logits.add_(bias[first : first + len(logits)])
         return torch.softmax(logits, dim=-1, out=logits)
 
     def by_region(self, weights: Tensor) -> Tensor:
-        """(B', G', M*b, t) -> (B', G', M, b, r): each tap's weight at its key's place in the region."""
+        """(n, M*b, t) -> (n*M, b, r): each tap's weight at its key's place in the region."""
         p = self.plan
         if p.scatter is not None:
-            if self.scattered is None or self.scattered.shape[:2] != weights.shape[:2]:
-                self.scattered = weights.new_zeros(*weights.shape[:3], p.region_keys)
-            # every chunk writes the same places: what lies between stays zero
-            weights = self.scattered.scatter_(-1, p.scatter.expand_as(weights), weights)
-        return weights.unflatten(2, (p.tiles, p.tile_queries))
+            weights = self.scattered[: len(weights)].scatter_(-1, p.scatter.expand_as(weights), weights)
+        return weights.view(-1, p.tile_queries, p.region_keys)
 
     def by_tap(self, regions: Tensor) -> Tensor:
-        """(B', G', M, b, r) -> (B', G', M*b, t): the reverse."""
-        flat = regions.flatten(2, 3)
-        scatter = self.plan.scatter
-        return flat if scatter is None else flat.gather(-1, scatter.expand(*flat.shape[:2], -1, -1))
+        """(n*M, b, r) -> (n, M*b, t): the reverse."""
+        p = self.plan
+        flat = regions.view(-1, p.tiles * p.tile_queries, p.region_keys)
+        return flat if p.scatter is None else flat.gather(-1, p.scatter.expand(len(flat), -1, -1))
 
 
 def merge_biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -108,15 +133,14 @@ def merge_biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, wid
 
 
 def _halves(
-    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, heads: int, sizes: tuple[int, int], scale: float
+    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, heads: int, sizes: Sequence[int], scale: float
 ) -> tuple[list[_Half], Tensor]:
-    batch, _, height, width = value.shape
-    q = _tokens(query, heads, -1)
-    k = key.reshape(batch, heads, q.shape[-1], -1).transpose(-1, -2)  # B, G, R, c
-    projected = proj_weight @ (k * scale)  # B, G, t + t', c
+    q = _tokens(query, heads, query.shape[1] // heads)
+    k = key.reshape(key.shape[0] * heads, q.shape[-1], -1).transpose(1, 2)  # B*G, R, c
+    projected = torch.matmul(proj_weight, k * scale)  # B*G, t + t', c
     v = _tokens(value, 2, heads, value.shape[1] // 2 // heads)
-    parts = projected.split([size**2 for size in sizes], dim=2)
-    return [_Half(q, parts[i], v[:, :, i], height, width, sizes[i]) for i in (0, 1)], k
+    parts = projected.split([size**2 for size in sizes], dim=1)
+    return [_Half(q, parts[i], v[:, :, :, i], sizes[i]) for i in (0, 1)], k
 
 
 def forward_merged(
@@ -133,14 +157,17 @@ def forward_merged(
     heads = bias1.shape[0]
     sizes = math.isqrt(bias1.shape[-1]), math.isqrt(bias2.shape[-1])
     halves, _ = _halves(query, key, value, proj_weight, heads, sizes, scale)
-    out = value.new_empty(batch, height * width, 2, heads, channels // 2 // heads)
+    out = value.new_empty(batch, height, width, 2, heads, channels // 2 // heads)
     for i, (half, bias) in enumerate(zip(halves, (bias1, bias2), strict=True)):
-        mixed = value.new_empty(*half.q.shape[:3], half.v.shape[-1])
-        by_tile = mixed.unflatten(2, (half.plan.tiles, half.plan.tile_queries))
-        for images, some in _chunks(batch, heads, _head_bytes(half.plan, value.element_size())):
-            by_tile[images, some] = half.by_region(half.weights(images, some, bias)) @ half.v[images, some]
-        out[:, :, i] = half.untiled(mixed)
-    return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        mixed = value.new_empty(batch * heads, half.plan.tiles, half.plan.tile_queries, half.v.shape[-1])
+        for rows in half.chunks:
+            torch.bmm(
+                half.by_region(half.weights(rows, bias)),
+                half.v[rows].flatten(0, 1),
+                out=mixed[rows].flatten(0, 1),
+            )
+        half.put(out[:, :, :, i], mixed)
+    return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def forward(
@@ -177,43 +204,41 @@ def backward(
     halves, k = _halves(query, key, value, proj_weight, heads, sizes, scale)
     wide = torch.promote_types(value.dtype, torch.float32)  # sums over the batch
     grad_tokens = _tokens(grad, 2, heads, channels // 2 // heads)
-    d_q = 0.0
+    d_q = value.new_zeros(2, batch, height, width, heads, halves[0].q.shape[-1])
     d_v = value.new_zeros(batch, height * width, 2, heads, channels // 2 // heads)
     d_projected, d_proj_bias, d_rpb = [], [], []
-    for i, (half, rpb) in enumerate(zip(halves, (rpb1, rpb2), strict=True)):
+    for i, (half, bias, rpb) in enumerate(zip(halves, biases, (rpb1, rpb2), strict=True)):
         p = half.plan
-        bias = biases[i]
-        d_out = half._tiled(grad_tokens[:, :, i])  # B, G, M*b, c
+        d_out = half.tiled(grad_tokens[:, :, :, i])  # B*G, M, b, c
         if p.owned is not None:
-            d_out = d_out * p.owned.to(d_out.dtype)
-        d_out = d_out.unflatten(2, (p.tiles, p.tile_queries))
+            d_out = d_out * p.owned.to(d_out.dtype).view(p.tiles, p.tile_queries, 1)
         d_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device)
         d_q_tiled, d_pk, d_v_region = (torch.empty_like(x) for x in (half.q, half.projected, half.v))
-        for images, some in _chunks(batch, heads, _head_bytes(p, value.element_size())):
-            weights = half.weights(images, some, bias)
-            d_v_region[images, some] = half.by_region(weights).transpose(-1, -2) @ d_out[images, some]
-            d_weights = half.by_tap(d_out[images, some] @ half.v[images, some].transpose(-1, -2))
+        for rows in half.chunks:
+            weights = half.weights(rows, bias)
+            d_rows, v_rows = d_out[rows].flatten(0, 1), half.v[rows].flatten(0, 1)
+            d_v_region[rows] = torch.bmm(half.by_region(weights).transpose(1, 2), d_rows).view_as(half.v[rows])
+            d_weights = half.by_tap(torch.bmm(d_rows, v_rows.transpose(1, 2)))
             d_logits = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_q_tiled[images, some] = d_logits @ half.projected[images, some]
-            d_pk[images, some] = d_logits.transpose(-1, -2) @ half.q[images, some]
-            d_bias[some] += d_logits.sum(0, dtype=wide)
-        d_q = d_q + half.untiled(d_q_tiled)
-        by_token = d_v_region.flatten(2, 3).transpose(1, 2)
-        if p.keys is None:
-            d_v[:, :, i] = by_token
-        else:
-            d_v[:, :, i].index_add_(1, p.keys, by_token)
+            d_q_tiled[rows] = torch.bmm(d_logits, half.projected[rows])
+            d_pk[rows] = torch.bmm(d_logits.transpose(1, 2), half.q[rows])
+            first = rows.start % heads
+            d_bias[first : first + len(d_logits)] += d_logits.unflatten(0, (-1, min(heads, len(d_logits)))).sum(
+                0, dtype=wide
+            )
+        half.put(d_q[i], d_q_tiled.unflatten(1, (p.tiles, -1)))
+        by_token = d_v_region.view(batch, heads, p.tiles * p.region_keys, -1).transpose(1, 2)
+        d_v[:, :, i].index_add_(1, p.keys, by_token)
         d_projected.append(d_pk)
         d_proj_bias.append(d_bias.sum((0, 1)))
         table = torch.zeros(heads, rpb[0].numel(), dtype=wide, device=rpb.device)
         d_rpb.append(table.index_add_(1, p.bias_index.flatten(), d_bias.flatten(1)).view_as(rpb).to(rpb.dtype))
-    d_pk = torch.cat(d_projected, dim=2)  # B, G, T, c
-    assert isinstance(d_q, Tensor)
+    d_pk = torch.cat(d_projected, dim=1)  # B*G, T, c
     return (
-        d_q.reshape(batch, height, width, -1).permute(0, 3, 1, 2),
-        (proj_weight.t() @ d_pk).mul_(scale).transpose(-1, -2).reshape(key.shape),
+        d_q.sum(0).flatten(3).permute(0, 3, 1, 2),
+        (proj_weight.t() @ d_pk).mul_(scale).transpose(1, 2).reshape(key.shape),
         d_v.reshape(batch, height, width, channels).permute(0, 3, 1, 2),
-        torch.einsum("bgtc,bgrc->tr", d_pk, k) * scale,
+        torch.einsum("ntc,nrc->tr", d_pk, k) * scale,
         torch.cat(d_proj_bias).to(proj_bias.dtype),
         d_rpb[0],
         d_rpb[1],

@@ -18,6 +18,15 @@ from .reference import window_indices, window_starts
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Blocks of an H x W map that stand at equal steps: read as a view, not by index."""
+
+    counts: tuple[int, int]  # tiles down, across
+    sizes: tuple[int, int]  # positions of one tile
+    steps: tuple[int, int]  # from one tile to the next
+
+
+@dataclass(frozen=True)
 class Axis:
     """Tiles along one axis."""
 
@@ -34,9 +43,11 @@ class Plan:
     tiles: int
     tile_queries: int
     region_keys: int
-    queries: Tensor | None  # (M*b,) token of each tiled query; None where tiles are the map's own order
-    home: Tensor | None  # (N,) tiled position of each token; None likewise
-    keys: Tensor | None  # (M*r,) token of each key of each region; None where one region is the whole map
+    queries: Tensor  # (M*b,) token of each tiled query
+    home: Tensor  # (N,) tiled position of each token
+    keys: Tensor  # (M*r,) token of each key of each region
+    query_grid: Grid | None  # the tiles as a grid; None where the last ones overlap
+    key_grid: Grid | None  # the regions as a grid; None where their steps differ
     scatter: Tensor | None  # (M*b, t) column of each tap in its region; None where taps and keys are in one order
     owned: Tensor | None  # (M*b, 1) 1 for the copy of a query that counts, 0 for the others; None if no copies
     bias_index: Tensor  # (M*b, t) where in a flattened (2k-1, 2k-1) table each tap's bias stands
@@ -61,8 +72,18 @@ def _tile_axis(size: int, kernel_size: int, tile: int) -> Axis:
     return Axis(queries, region_first[:, None] + torch.arange(reach), starts[queries] - region_first[:, None], home)
 
 
-def _identity(index: Tensor, size: int) -> bool:
-    return index.numel() == size and bool((index == torch.arange(size)).all())
+def _step(first: Tensor) -> int | None:
+    """The one distance between neighbours of (tiles,) first positions; None where they differ."""
+    steps = first.diff().unique().tolist() or [1]
+    return int(steps[0]) if len(steps) == 1 and steps[0] > 0 else None
+
+
+def _grid(rows: Tensor, cols: Tensor) -> Grid | None:
+    """Blocks of positions (tiles, size) along both axes as a grid, where they are one."""
+    down, across = _step(rows[:, 0]), _step(cols[:, 0])
+    if down is None or across is None:
+        return None
+    return Grid((rows.shape[0], cols.shape[0]), (rows.shape[1], cols.shape[1]), (down, across))
 
 
 @lru_cache(maxsize=64)
@@ -99,15 +120,17 @@ def plan(height: int, width: int, kernel_size: int, tile: int, device: torch.dev
     dense = keys.shape[1] == kernel_size**2
     (_, row_bias), (_, col_bias) = window_indices(height, kernel_size), window_indices(width, kernel_size)
     bias = row_bias[:, None, :, None] * (2 * kernel_size - 1) + col_bias[None, :, None, :]
-    in_order = _identity(queries, tokens)
+    overlap = queries.numel() != tokens
     return Plan(
         tiles=keys.shape[0],
         tile_queries=per_tile,
         region_keys=keys.shape[1],
-        queries=None if in_order else queries.to(device),
-        home=None if in_order else home.to(device),
-        keys=None if _identity(keys.flatten(), tokens) else keys.flatten().to(device),
+        queries=queries.to(device),
+        home=home.to(device),
+        keys=keys.flatten().to(device),
+        query_grid=None if overlap else _grid(rows.queries, cols.queries),
+        key_grid=_grid(rows.regions, cols.regions),
         scatter=None if dense else columns.to(device),
-        owned=None if queries.numel() == tokens else owned.to(device),
+        owned=owned.to(device) if overlap else None,
         bias_index=bias.reshape(tokens, -1)[queries].to(device),
     )

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import timm
 import torch
+from processes import all_end, workers_of
 
 import baselines  # noqa: F401 (registers the models)
 from bench.models import MODELS
@@ -239,13 +239,11 @@ def terminal() -> Iterator[Terminal]:
     os.close(running.own)
 
 
-def worker_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(process.pid).children() if "bench.measure.worker" in " ".join(p.cmdline())]
-
-
 def test_a_killed_worker_costs_only_its_row(terminal: Terminal) -> None:
-    terminal.until(lambda: "moganet_xt deploy 32: throughput" in terminal.shown and bool(worker_of(terminal.process)))
-    (worker,) = worker_of(terminal.process)
+    terminal.until(
+        lambda: "moganet_xt deploy 32: throughput" in terminal.shown and bool(workers_of(terminal.process.pid))
+    )
+    (worker,) = workers_of(terminal.process.pid)
     worker.kill()
     out = terminal.finish()
     assert terminal.process.returncode == 0
@@ -259,11 +257,11 @@ def test_a_killed_worker_costs_only_its_row(terminal: Terminal) -> None:
 
 def test_ctrl_c_keeps_what_is_done(terminal: Terminal) -> None:
     terminal.until(lambda: "resnet18 deploy 32: throughput" in terminal.shown)
-    workers = worker_of(terminal.process)
+    workers = workers_of(terminal.process.pid)
     terminal.process.send_signal(signal.SIGINT)
     out = terminal.finish()
     assert terminal.process.returncode == 130
     (row,) = [line.split() for line in out.splitlines() if line.startswith("moganet_xt  ")]
     assert float(row[4]) > 0 if len(row) > 4 else False, row
     assert "Traceback" not in terminal.shown
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    assert all_end(workers)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
 import psutil
 import pytest
+from processes import all_end, workers_of
 
 from bench.cli import BadInput
 from bench.measure.job import COST, Job, Settings
@@ -23,10 +25,6 @@ def cost_job(model: str) -> Job:
     )
 
 
-def workers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "bench.measure.worker" in " ".join(p.cmdline())]
-
-
 def test_a_fresh_process_takes_the_jobs_of_a_killed_one() -> None:
     jobs = [cost_job(model) for model in MODELS]
     done: list[Job] = []
@@ -37,7 +35,7 @@ def test_a_fresh_process_takes_the_jobs_of_a_killed_one() -> None:
         elif isinstance(message, Job):
             done.append(message)
             if len(done) == 1:
-                (worker,) = workers()
+                (worker,) = workers_of()
                 worker.kill()
     assert done == jobs
     assert sorted((r.model, r.metric) for r in records) == sorted((m, k) for m in MODELS for k in ("params", "macs"))
@@ -49,10 +47,10 @@ def test_a_fresh_process_takes_the_jobs_of_a_killed_one() -> None:
 def test_stopping_early_leaves_no_process() -> None:
     running = run([[cost_job("moganet_l")], [cost_job("moganet_xl")]], 1)
     next(running)
-    left = workers()
+    left = workers_of()
     assert left
     running.close()  # type: ignore[attr-defined]
-    assert not any(worker.is_running() for worker in left)
+    assert all_end(left)
 
 
 def test_bad_input_that_a_worker_finds_is_raised() -> None:
@@ -81,12 +79,14 @@ list(run([[job]], 1))
 def test_a_worker_ends_with_its_parent() -> None:
     """Also when the parent is killed, and while the worker has nothing to write that would fail."""
     parent = psutil.Popen([sys.executable, "-c", LONG])
-    while not (children := parent.children()):
+    while not (workers := workers_of(parent.pid)):
         assert parent.poll() is None
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    _, alive = psutil.wait_procs(children, timeout=15)
-    for worker in alive:
-        worker.kill()
-    assert not alive
+    try:
+        assert all_end(workers)
+    finally:
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()

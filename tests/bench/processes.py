@@ -1,0 +1,31 @@
+"""Processes that tests watch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import psutil
+
+
+def workers_of(pid: int | None = None) -> list[psutil.Process]:
+    """The measuring processes that a process (this one by default) has started."""
+    children = psutil.Process(pid).children()
+    return [child for child in children if "bench.measure.worker" in " ".join(child.cmdline())]
+
+
+def all_end(processes: Sequence[psutil.Process], seconds: float = 15) -> bool:
+    """Whether all of them end within `seconds`; one that nobody has reaped has ended."""
+    end = time.monotonic() + seconds
+    while not all(map(_ended, processes)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,112 @@
+"""ONNX: the exported files against the models, in onnxruntime, at batches that the export did not see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from golden_tools import fill, image, relative_error
+from overlock_tools import SMALLEST, built, tiny
+from torch import nn
+
+import baselines  # noqa: F401 - registers UniRepLKNet
+import overlock
+from overlock import OverLoCKPyramid, deploy, export_onnx
+from overlock.plain import is_plain
+
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+BATCHES = (1, 2, 5)
+
+
+def session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def check(model: nn.Module, path: Path, size: tuple[int, int]) -> None:
+    """Export `model`, and run the file beside it."""
+    assert export_onnx(model, path, size) == path
+    assert not is_plain()
+    exported = session(path)
+    for batch in BATCHES:
+        x = image(batch, (batch, 3, *size), torch.float32)
+        with torch.inference_mode():
+            wanted = model(x)
+        got = [torch.from_numpy(y) for y in exported.run(None, {"image": np.asarray(x)})]
+        wanted = wanted if isinstance(wanted, list) else [wanted]
+        for a, b in zip(got, wanted, strict=True):
+            assert relative_error(a, b) < 1e-5
+            if batch > 1:  # what the images share is checked by the line above, what sets them apart by this one
+                assert relative_error(a[1] - a[0], b[1] - b[0]) < 1e-4
+
+
+def form(model: nn.Module, name: str) -> nn.Module:
+    return deploy(model) if name == "deploy" else model.eval()
+
+
+# 33x47: maps smaller than the kernels, odd, regions of unequal size
+@pytest.mark.parametrize(("name", "size"), [("deploy", (33, 47)), ("train", (64, 224))])
+def test_small_network(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    model, path = form(tiny(), name), tmp_path / "model.onnx"
+    check(model, path, size)
+    graph = onnx.load(path).graph
+    assert [x.name for x in graph.input] == ["image"]
+    assert [y.name for y in graph.output] == ["logits"]
+    shape = [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
+    assert shape == ["batch", 3, *size]
+    assert {node.domain for node in graph.node} == {""}
+
+
+def test_pyramid(tmp_path: Path) -> None:
+    model = deploy(fill(OverLoCKPyramid(tiny(), out_indices=(1, 3), form="detection")).eval())
+    check(model, tmp_path / "model.onnx", (64, 96))
+    assert [y.name for y in session(tmp_path / "model.onnx").get_outputs()] == ["feature1", "feature3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "deploy"])
+@pytest.mark.parametrize("size", [(224, 224), (96, 64)])
+def test_registered_overlock(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    check(form(built(SMALLEST), name), tmp_path / "model.onnx", size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in overlock.VARIANTS if name != SMALLEST])
+def test_larger_variants(tmp_path: Path, name: str) -> None:
+    check(deploy(built(name)), tmp_path / "model.onnx", (64, 64))
+
+
+@pytest.mark.parametrize("size", [(64, 64), pytest.param((224, 224), marks=pytest.mark.slow)])
+def test_unireplknet(tmp_path: Path, size: tuple[int, int]) -> None:
+    check(deploy(fill(timm.create_model("unireplknet_a"))), tmp_path / "model.onnx", size)
+
+
+def test_an_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, x = deploy(tiny()), image(0, (2, 3, 64, 224), torch.float32)
+    with torch.inference_mode():
+        wanted = model(x)
+    other = deploy(tiny())
+    for some in (model, other):  # with a map's biases cached, and without
+        export_onnx(some, tmp_path / "model.onnx", (64, 224))
+        with torch.inference_mode():
+            assert torch.equal(some(x), wanted)
+
+
+def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="in training mode"):
+        export_onnx(tiny().train(), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="31x64 is below 32x32 pixels"):
+        export_onnx(tiny().eval(), tmp_path / "model.onnx", (31, 64))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="needs onnx and onnxscript: pip install onnx onnxscript"):
+        export_onnx(tiny().eval(), tmp_path / "model.onnx")
+    assert not [*tmp_path.iterdir()]
