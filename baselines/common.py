@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import timm
+import torch
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
+
+from baselines.released import baseline_release
+from overlock.released import released_state
+from overlock.weights import SOURCES, weights_overlay
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -48,12 +54,12 @@ def released_state_dict(name: str) -> dict[str, Tensor]:
     """Released state dict, training form, of the registered model `name`: what `pretrained=True` loads.
 
     Raises:
-        RuntimeError: always, since none is fetched from here: the message says where the files are.
+        overlock.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
+        ValueError: if the file holds other weights.
     """
-    raise RuntimeError(
-        f"{name}: pretrained=True fetches no weights. The released files are listed in results/weights.csv: "
-        f"download one and give its state dict to load_state_dict, or build with pretrained=False for random weights"
-    )
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return released_state(model, baseline_release(name))
 
 
 def build(cls: type[nn.Module], name: str, pretrained: bool, feature_cfg: dict[str, Any], **kwargs: Any) -> nn.Module:
@@ -62,9 +68,11 @@ def build(cls: type[nn.Module], name: str, pretrained: bool, feature_cfg: dict[s
     Raises:
         RuntimeError: if `pretrained` and there are no weights to load: never random weights instead.
     """
-    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
-    if pretrained and not any(overlay.get(source) for source in ("state_dict", "file", "url", "hf_hub_id")):
-        overlay["state_dict"] = released_state_dict(name)
+    named = kwargs.get("pretrained_cfg_overlay") or {}
+    if pretrained and kwargs.get("deploy") and not any(named.get(source) for source in SOURCES):
+        trained: Any = build(cls, name, True, feature_cfg, **{**kwargs, "deploy": False})  # the form that is released
+        return trained.to_deploy()
+    overlay = weights_overlay(kwargs.pop("pretrained_cfg_overlay", None), pretrained, lambda: released_state_dict(name))
     model = build_model_with_cfg(
         cls, name, pretrained, pretrained_cfg_overlay=overlay, feature_cfg=feature_cfg, **kwargs
     )

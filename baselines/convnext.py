@@ -14,6 +14,9 @@ import timm
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 from torch import nn
 
+from baselines import common
+from overlock.weights import weights_overlay
+
 TAG = "fb_in1k"
 VARIANTS: dict[str, str] = {
     "convnext_t": f"convnext_tiny.{TAG}",
@@ -45,8 +48,11 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         asked = kwargs.pop("pretrained_cfg", None)  # timm passes the tag of `<name>.<tag>` here
         if asked and asked != TAG:
             raise ValueError(f"{name} is pinned to {VARIANTS[name]}: use timm's own name for other weights than {TAG}")
-        overlay = RECIPE | (kwargs.pop("pretrained_cfg_overlay", None) or {})
+        given = RECIPE | (kwargs.pop("pretrained_cfg_overlay", None) or {})
+        overlay = weights_overlay(given, pretrained, lambda: common.released_state_dict(name))
         model: nn.Module = timm.create_model(VARIANTS[name], pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+        cfg: Any = model.pretrained_cfg
+        cfg["state_dict"] = None  # loaded by now: don't hold a second copy of the weights
         return model
 
     entrypoint.__name__ = entrypoint.__qualname__ = name

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .depthwise import fast_size
 from .plain import is_plain
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish"}
@@ -29,6 +30,8 @@ def why_not_fused(x: Tensor) -> str | None:
     """Why a convolution of `x` runs as separate operators; None where it runs as one kernel."""
     if is_plain():
         return "spelled out in plain operators"
+    if torch.compiler.is_compiling():
+        return "traced, for a compiler to fuse"
     if x.device.type != "cpu":
         return f"on {x.device.type}"
     if x.dtype not in _FUSED_DTYPES:
@@ -44,17 +47,6 @@ def why_not_fused(x: Tensor) -> str | None:
     return None
 
 
-def _fast_size(x: Tensor, weight: Tensor) -> int:
-    """Kernel size at which a depthwise convolution of `x` runs fastest, its kernel in a frame of zeros.
-
-    On channels_last float32 maps oneDNN has a kernel for 15x15 and more that does 115 to 145 GMAC/s on two AVX-512
-    cores where the one for 9x9 to 13x13 does 40 to 70 (docs/contmix.md): 13x13 runs in half the time as 15x15.
-    """
-    k = weight.shape[-1]
-    wider = 9 <= k < 15 and x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
-    return 15 if wider and why_not_fused(x) is None else k
-
-
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None, stride: int = 1) -> Tensor:
     """activation(convolution) of a map (B, C, H, W), size kept (or divided by `stride`), depthwise where the weight is.
 
@@ -64,7 +56,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
         activation: `gelu` (exact), `silu` or None.
     """
     groups = x.shape[1] // weight.shape[1]
-    if groups > 1 and (size := _fast_size(x, weight)) != weight.shape[-1]:
+    if groups > 1 and why_not_fused(x) is None and (size := fast_size(x, weight.shape[-1])) != weight.shape[-1]:
         weight = F.pad(weight, [(size - weight.shape[-1]) // 2] * 4)
     padding = weight.shape[-1] // 2
     if activation is not None and why_not_fused(x) is None:

@@ -169,8 +169,9 @@ def _sequence(layers: nn.Sequential) -> nn.Sequential:
                 folded.then_bn(modules.pop(0))  # type: ignore[arg-type]
             if modules and isinstance(modules[0], nn.GELU | nn.SiLU):
                 activation = "gelu" if isinstance(modules.pop(0), nn.GELU) else "silu"
-            layer = folded.done(layer.weight, activation, layer.stride[0])
-        out.append(layer)
+            out.append(folded.done(layer.weight, activation, layer.stride[0]))
+        else:
+            out.append(copy.deepcopy(layer))
     return nn.Sequential(*out)
 
 

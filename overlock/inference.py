@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contmix import contmix_merged, enlarged_size, merge_biases
 from .contmix import contmix as contmix_unmerged
+from .contmix import contmix_merged, enlarged_size, merge_biases
 from .convolution import conv, conv_add_, conv_of_vector
+from .layers import channel_dot
 from .plain import is_plain
 
-SQUARES_BYTES = 4 << 20  # of squares made at a time for a sum: what fits the cache
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4
 CACHED_BYTES = 8 << 20  # merged biases of larger maps are made again: 12 blocks would hold hundreds of megabytes
@@ -65,19 +65,12 @@ class FoldedSE(nn.Module):
 def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
     """The images of (B, C, H, W) a few at a time on a CPU, so that a map of `channels` of them fits `chunk_bytes`."""
     batch = x.shape[0]
-    if x.device.type != "cpu" or is_plain():
+    if x.device.type != "cpu" or is_plain() or torch.compiler.is_compiling():  # traced: for any batch
         return [slice(None)]
     image_bytes = channels * x.shape[2] * x.shape[3] * x.element_size()
     count = -(-batch // max(1, chunk_bytes // image_bytes))  # chunks, then made even
     step = -(-batch // count)
     return [slice(first, first + step) for first in range(0, batch, step)]
-
-
-def sum_of_squares(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 1, 1); a few images at a time, so that the squares stay in the cache."""
-    chunks = _image_chunks(x, x.shape[1], SQUARES_BYTES)
-    sums = [(x[images] * x[images]).sum((2, 3), keepdim=True) for images in chunks]
-    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 class FoldedGRN(Frozen):
@@ -91,7 +84,7 @@ class FoldedGRN(Frozen):
         self.hold(gamma=gamma, beta=beta)
 
     def scale(self, x: Tensor) -> Tensor:
-        norm = sum_of_squares(x).sqrt_()
+        norm = channel_dot(x, x).sqrt_()
         return (norm * self.gamma).div_(norm.mean(dim=1, keepdim=True) + 1e-6).add_(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,7 +189,8 @@ class FoldedContMix(Frozen):
             features, value = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (features, value))
         x, context = features.split(self.dims, dim=1)
         query, key = self.query(x), self.key(F.adaptive_avg_pool2d(context, self.regions))
-        if self.backend in ("auto", "tiled") and not is_plain():
+        traced = is_plain() or torch.compiler.is_compiling()  # a tracer must not see the cache
+        if self.backend in ("auto", "tiled") and not traced:
             biases = self.biases(*value.shape[-2:])
             mixed = contmix_merged(query, key, value, self.proj_weight, *biases, self.scale)
         else:

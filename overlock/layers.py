@@ -6,10 +6,16 @@ Shapes: B batch, C channels, H W map. All maps are (B, C, H, W); any memory layo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .depthwise import dilate_kernel, parallel_convs
+from .plain import is_plain
+
+DOT_BYTES = 4 << 20  # of products made at a time for a sum: what fits the caches
 
 Branch = tuple[int, int]  # (kernel size, dilation) of one parallel branch
 
@@ -28,7 +34,8 @@ BRANCHES: dict[int, tuple[Branch, ...]] = {
 
 def fuse_conv_bn(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that equals convolution then `bn` in evaluation mode."""
-    assert bn.running_mean is not None and bn.running_var is not None
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     scale = bn.weight / (bn.running_var + bn.eps).sqrt()
     shift = bn.bias - bn.running_mean * scale
     if bias is not None:
@@ -36,25 +43,21 @@ def fuse_conv_bn(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tup
     return weight * scale.view(-1, 1, 1, 1), shift
 
 
-def dilate_kernel(weight: Tensor, dilation: int, kernel_size: int) -> Tensor:
-    """Spread a depthwise kernel (C, 1, k, k) over its dilation grid and centre it in (C, 1, K, K)."""
-    channels, _, k, _ = weight.shape
-    span = dilation * (k - 1) + 1
-    start = (kernel_size - span) // 2
-    assert start >= 0, f"a {k}x{k} kernel of dilation {dilation} does not fit into {kernel_size}x{kernel_size}"
-    out = weight.new_zeros(channels, 1, kernel_size, kernel_size)
-    out[:, :, start : start + span : dilation, start : start + span : dilation] = weight
-    return out
-
-
 class ResDWConv(nn.Conv2d):
     """x + depthwise kxk(x), with bias: a positional encoding and a local mix in one (paper, section 3.3)."""
 
+    identity: Tensor
+
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        identity = torch.zeros(1, 1, kernel_size, kernel_size)
+        identity[..., kernel_size // 2, kernel_size // 2] = 1
+        self.register_buffer("identity", identity, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+        if x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
+            return x + super().forward(x)  # 1 + weight would lose the weight's low bits
+        return self._conv_forward(x, self.weight + self.identity, self.bias)
 
 
 class DilatedReparam(nn.Module):
@@ -97,13 +100,14 @@ class DilatedReparam(nn.Module):
         return not hasattr(self, "origin_bn")
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.lk_origin(x)
         if self.merged:
-            return y
-        y = self.origin_bn(y)
-        for k, r in self.branches:
-            y = y + getattr(self, f"dil_bn_k{k}_{r}")(getattr(self, f"dil_conv_k{k}_{r}")(x))
-        return y
+            return self.lk_origin(x)
+        convs = [self.lk_origin, *(getattr(self, f"dil_conv_k{k}_{r}") for k, r in self.branches)]
+        norms = [self.origin_bn, *(getattr(self, f"dil_bn_k{k}_{r}") for k, r in self.branches)]
+        first, *others = (norm(y) for norm, y in zip(norms, parallel_convs(x, convs), strict=True))
+        for y in others:
+            first = first + y
+        return first
 
     def merged_kernel(self) -> tuple[Tensor, Tensor]:
         """(weight (C, 1, K, K), bias (C)) of the one convolution with the same output in evaluation mode."""
@@ -166,9 +170,40 @@ class SE(nn.Module):
 
 
 def global_response(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """GRN's scale (B, C, 1, 1): each channel's L2 norm over H, W over the mean of these norms (ConvNeXt V2, eq. 1-2)."""
-    norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+    """GRN's scale (B, C, 1, 1): each channel's L2 norm over H, W, over the mean of these (ConvNeXt V2, eq. 1-2)."""
+    norm = _channel_norm(x)
     return norm / (norm.mean(dim=1, keepdim=True) + eps)
+
+
+def _channel_norm(x: Tensor) -> Tensor:
+    """(B, C, 1, 1); the root of a sum of squares: `vector_norm` takes ten times as long on a channels_last map."""
+    return _ChannelNorm.apply(x)  # type: ignore[no-any-return]
+
+
+def channel_dot(x: Tensor, y: Tensor) -> Tensor:
+    """sum over H and W of x * y: (B, C, H, W) twice -> (B, C, 1, 1). On a CPU a few images at a time."""
+    if x.device.type != "cpu" or is_plain() or torch.compiler.is_compiling():  # traced: for any batch
+        return (x * y).sum((2, 3), keepdim=True)
+    images = max(1, DOT_BYTES // max(1, x[:1].numel() * x.element_size()))
+    if images >= x.shape[0]:
+        return (x * y).sum((2, 3), keepdim=True)
+    parts = zip(x.split(images), y.split(images), strict=True)
+    return torch.cat([(a * b).sum((2, 3), keepdim=True) for a, b in parts])
+
+
+class _ChannelNorm(torch.autograd.Function):
+    """L2 norm over H and W; its gradient at an all-zero channel is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = channel_dot(x, x).sqrt_()
+        ctx.save_for_backward(x, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, norm = ctx.saved_tensors
+        return x * torch.where(norm == 0, 0, grad / norm)
 
 
 class GRN(nn.Module):
@@ -180,7 +215,31 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
+        if torch.compiler.is_compiling() or is_plain():
+            return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
+        return _GRN.apply(x, self.gamma, self.beta)  # type: ignore[no-any-return]
+
+
+class _GRN(torch.autograd.Function):
+    """GRN with a backward of three passes over the map, where the operators' own take nine."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        norm = channel_dot(x, x).sqrt_()
+        mean = norm.mean(dim=1, keepdim=True) + 1e-6
+        ctx.save_for_backward(x, gamma, norm, mean)
+        return torch.addcmul(beta, x, gamma * (norm / mean) + 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, gamma, norm, mean = ctx.saved_tensors
+        scale = norm / mean
+        d_factor = channel_dot(grad, x)  # of gamma * scale + 1
+        d_scale = d_factor * gamma
+        d_norm = (d_scale - (d_scale * scale).mean(dim=1, keepdim=True)) / mean
+        grad_x = (grad * (gamma * scale + 1)).addcmul_(x, torch.where(norm == 0, 0, d_norm / norm))
+        d_gamma = (d_factor * scale).sum(0, keepdim=True)
+        return grad_x, d_gamma, grad.sum((0, 2, 3), keepdim=True)
 
 
 class LayerScale(nn.Module):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import nn
+from torch import Tensor, nn
 
 from .dense import OverLoCKPyramid
 from .model import OverLoCK
+from .released import overlock_release, released_state
+from .weights import weights_overlay
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "overlock_xt": {
@@ -71,7 +74,25 @@ def _build(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         "out_indices": (0, 1, 2, 3),
         "feature_cls": lambda model, **cfg: OverLoCKPyramid(model, form=form, **cfg),
     }
-    return build_model_with_cfg(OverLoCK, name, pretrained, feature_cfg=features, **{**VARIANTS[name], **kwargs})
+    form_kwargs = {key: kwargs[key] for key in ("aux_head", "deploy") if key in kwargs}
+
+    def released() -> dict[str, Tensor]:
+        with torch.device("meta"):
+            whole = OverLoCK(**VARIANTS[name], **form_kwargs)
+        return released_state(whole, overlock_release(name, bool(kwargs.get("deploy"))))
+
+    overlay = weights_overlay(kwargs.pop("pretrained_cfg_overlay", None), pretrained, released)
+    model = build_model_with_cfg(
+        OverLoCK,
+        name,
+        pretrained,
+        pretrained_cfg_overlay=overlay,
+        feature_cfg=features,
+        **{**VARIANTS[name], **kwargs},
+    )
+    cfg: Any = model.pretrained_cfg
+    cfg["state_dict"] = None  # loaded by now: don't hold a second copy of the weights
+    return model
 
 
 @register_model

@@ -121,9 +121,8 @@ def load_weights(model: nn.Module, name: str, path: Path) -> None:
 
     try:
         load_checkpoint(model, path)
-    except Exception as error:  # whatever a broken or foreign file makes the reader raise, the file is at fault
-        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise BadInput(f"--weights {name}={path}: {textwrap.shorten(text, 400)}") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--weights {name}={path}: {textwrap.shorten(str(error), 400)}") from error
 
 
 def weights_label(weights: Path | None, seed: int) -> str:

@@ -98,11 +98,13 @@ def _check_shapes(
         )
     if query.shape[1] % heads or value.shape[1] % (2 * heads) or query.shape[1] != key.shape[1]:
         raise ValueError(
-            f"{query.shape[1]} query, {key.shape[1]} key and {value.shape[1]} value channels do not split into {heads} heads"
+            f"{query.shape[1]} query, {key.shape[1]} key and {value.shape[1]} value channels "
+            f"do not split into {heads} heads"
         )
     if tuple(proj_weight.shape) != (taps, key.shape[2] * key.shape[3]):
         raise ValueError(
-            f"the projection is {tuple(proj_weight.shape)}, the kernels and regions need {(taps, key.shape[2] * key.shape[3])}"
+            f"the projection is {tuple(proj_weight.shape)}, "
+            f"the kernels and regions need {(taps, key.shape[2] * key.shape[3])}"
         )
     if value.shape[0] == 0:
         raise ValueError("an empty batch: ContMix needs at least one image")

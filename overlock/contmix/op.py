@@ -1,7 +1,7 @@
-"""`torch.ops.overlock.contmix` and `contmix_merged`: ContMix as operators that compile, export, differentiate and count.
+"""ContMix as `torch.ops.overlock.contmix` and `contmix_merged`: operators that compile, export, differentiate and count.
 
-The operators carry their backend's name as an argument. Their multiply-adds are those of the defined operator, whichever
-backend runs (`cost.py`).
+The operators carry their backend's name as an argument. Their multiply-adds are those of the defined operator,
+whichever backend runs (`cost.py`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,9 +172,11 @@ def test_drop_path_rates(name: str) -> None:
     assert rates == pytest.approx([0.3 * i / last for i in range(1, last + 1)])  # the first block drops nothing
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_pretrained_never_gives_random_weights(name: str) -> None:
-    with pytest.raises(RuntimeError, match=rf"{name}.*results/weights\.csv"):
+@pytest.mark.parametrize("name", baselines.MODELS)
+def test_pretrained_never_gives_random_weights(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("OVERLOCK_OFFLINE", "1")
+    with pytest.raises(RuntimeError, match=rf"{name}: its weights are not at .*curl .* https://"):
         timm.create_model(name, pretrained=True)
 
 

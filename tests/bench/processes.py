@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -10,8 +11,12 @@ import psutil
 
 def workers_of(pid: int | None = None) -> list[psutil.Process]:
     """The measuring processes that a process (this one by default) has started."""
-    children = psutil.Process(pid).children()
-    return [child for child in children if "bench.measure.worker" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "bench.measure.worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def all_end(processes: Sequence[psutil.Process], seconds: float = 15) -> bool:

@@ -240,10 +240,9 @@ def terminal() -> Iterator[Terminal]:
 
 
 def test_a_killed_worker_costs_only_its_row(terminal: Terminal) -> None:
-    terminal.until(
-        lambda: "moganet_xt deploy 32: throughput" in terminal.shown and bool(workers_of(terminal.process.pid))
-    )
-    (worker,) = workers_of(terminal.process.pid)
+    pid = terminal.process.pid
+    terminal.until(lambda: "moganet_xt deploy 32: throughput" in terminal.shown and len(workers_of(pid)) > 0)
+    (worker,) = workers_of(pid)
     worker.kill()
     out = terminal.finish()
     assert terminal.process.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,6 +224,8 @@ def test_another_number_of_input_channels() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_pretrained_never_gives_random_weights(name: str) -> None:
-    with pytest.raises(RuntimeError, match=name):
+def test_pretrained_never_gives_random_weights(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("OVERLOCK_OFFLINE", "1")
+    with pytest.raises(RuntimeError, match=rf"{name}: its weights are not at .*curl .* https://"):
         timm.create_model(name, pretrained=True)

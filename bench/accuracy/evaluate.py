@@ -1,0 +1,246 @@
+"""Several models over one pass of the images: decoded once, transformed once for those that share a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.accuracy import predictions as pred
+from bench.accuracy.data import ImageSet
+from bench.accuracy.loader import Batch, batches
+from bench.accuracy.predictions import Predictions, Rows, Store
+from bench.accuracy.recipes import Recipe
+from bench.cli import BadInput, resolution_name
+from bench.dense.journal import Workers
+from bench.measure.subject import DTYPES, LAYOUTS
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How networks run. `dtype` is what weights and inputs are cast to, or `amp-<dtype>` for autocast.
+
+    `tf32` is float32 whose matrix products and convolutions may round to TF32 on CUDA; `float32` never does.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    layout: str = "channels_first"
+    compile: bool = False
+    batch: int = 64
+    workers: int = 2
+
+    @property
+    def cast(self) -> torch.dtype:
+        return torch.float32 if self.dtype.startswith("amp-") else DTYPES[self.dtype]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if not self.dtype.startswith("amp-"):
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype.removeprefix("amp-")])
+
+    def apply(self) -> None:
+        """Set what holds for the whole process."""
+        torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = self.dtype == "tf32"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a figure may depend on; not how many processes decode."""
+        return {
+            "device": self.device.partition(":")[0],
+            "dtype": self.dtype,
+            "layout": self.layout,
+            "compile": self.compile,
+            "batch": self.batch,
+        }
+
+
+class Classifier:
+    """A network ready to predict from uint8 images.
+
+    Args:
+        model: in evaluation mode; is moved and cast in place.
+        recipe: how its images are made; the normalisation is done here.
+        subset: class indices that predictions are confined to.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, conditions: Conditions, subset: tuple[int, ...] | None = None
+    ) -> None:
+        self.conditions, self.recipe, self.subset = conditions, recipe, subset
+        model = model.eval().requires_grad_(False).to(conditions.device, conditions.cast)
+        self.model = model.to(memory_format=LAYOUTS[conditions.layout])
+        if conditions.compile:
+            self.model = torch.compile(self.model)
+        # the operations, and their order, are those of timm's prefetching loader
+        self.mean, self.std = (
+            torch.tensor([255 * v for v in values], device=conditions.device).view(1, 3, 1, 1)
+            for values in (recipe.mean, recipe.std)
+        )
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) uint8 and (B,) labels, on the device -> best classes (B, 5), label's rank (B,), finite (B,)."""
+        x = images.float().sub_(self.mean).div_(self.std)
+        x = x.to(self.conditions.cast).contiguous(memory_format=LAYOUTS[self.conditions.layout])
+        with self.conditions.autocast():
+            logits: Tensor = self.model(x)
+        logits = logits.float()
+        finite = logits.isfinite().all(dim=1)
+        if self.subset is not None:
+            kept = torch.full_like(logits[0], -torch.inf)
+            kept[list(self.subset)] = 0
+            logits = logits + kept
+        order = logits.argsort(dim=1, descending=True, stable=True)
+        rank = (order == labels[:, None]).int().argmax(dim=1)
+        return order[:, :TOP], rank, finite
+
+    def check(self, labels: Sequence[int]) -> None:
+        """Run one blank image.
+
+        Raises:
+            BadInput: if the network has too few classes for the labels, or other outputs than logits.
+        """
+        blank = torch.zeros((1, 3, *self.recipe.geometry.size), dtype=torch.uint8, device=self.conditions.device)
+        with torch.inference_mode(), self.conditions.autocast():
+            logits = self.model(blank.to(self.conditions.cast).contiguous(memory_format=LAYOUTS[self.conditions.layout]))
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise BadInput("the model gives no logits (images, classes): it cannot be evaluated here")
+        if max(labels) >= logits.shape[1]:
+            raise BadInput(f"labels go up to {max(labels)}, and the model has {logits.shape[1]} classes")
+
+
+@dataclass
+class Run:
+    """One model in one form at one resolution: what computes it, and where its predictions are kept."""
+
+    classifier: Classifier
+    store: Store
+
+
+def header(
+    model: str, form: str, recipe: Recipe, weights: str, images: ImageSet, conditions: Conditions, **more: Any
+) -> dict[str, Any]:
+    """What a run's predictions are of: everything that they may depend on."""
+    import timm
+
+    return {
+        "model": model,
+        "form": form,
+        "resolution": resolution_name(recipe.geometry.size),
+        "recipe": recipe.to_dict(),
+        "weights": weights,
+        "dataset": images.dataset,
+        "images": len(images),
+        "manifest": images.digest,
+        "classes": len(images.subset) if images.subset else None,
+        **conditions.to_dict(),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        **more,
+    }
+
+
+def evaluate(
+    images: ImageSet,
+    runs: Sequence[Run],
+    conditions: Conditions,
+    workers: Workers,
+    tick: Callable[[int], None] = lambda images: None,
+) -> tuple[list[Predictions], dict[int, str]]:
+    """Evaluate what is still missing of `runs`; returns each one's predictions, and why images cannot be read.
+
+    Every process of `workers` gets all predictions. `tick` is told of images done, those of earlier runs included.
+    A reason is known only for images that were met in this call.
+
+    Raises:
+        BadInput: if results cannot be written, or a process that decodes dies; what was counted is kept.
+    """
+    missing = _missing(runs, workers)
+    mine = workers.share(sorted(missing))
+    geometries = list(dict.fromkeys(run.classifier.recipe.geometry for run in runs))
+    number_of = {geometry: g for g, geometry in enumerate(geometries)}
+    wanted = {
+        k: tuple(sorted({number_of[runs[r].classifier.recipe.geometry] for r in missing[k]})) for k in mine
+    }  # fmt: skip
+    tick(len(images) - len(missing) * conditions.batch if missing else len(images))
+    unreadable: dict[int, str] = {}
+    cuda = conditions.device.startswith("cuda")
+    waiting: list[tuple[Run, Batch, tuple[Tensor, Tensor, Tensor]]] = []
+    loaded = batches(images.source, conditions.batch, geometries, wanted, conditions.workers, pin_memory=cuda)
+    for batch in _alive(loaded):
+        unreadable |= batch.unreadable
+        on_device = {g: x.to(conditions.device, non_blocking=True) for g, x in batch.images.items()}
+        labels = torch.tensor([images.labels[i] for i in batch.rows], dtype=torch.long).to(conditions.device)
+        launched = []
+        for r in missing[batch.number]:
+            run = runs[r]
+            x = on_device[number_of[run.classifier.recipe.geometry]]
+            launched.append((run, batch, run.classifier(x, labels) if batch.rows else _nothing()))
+        _keep(waiting, images)  # the batch before, while a GPU works on this one
+        waiting = launched
+        tick(len(batch.rows) + len(batch.unreadable))
+    _keep(waiting, images)
+    return [_finish(run.store, workers) for run in runs], _merge(workers.gather(unreadable))
+
+
+def _missing(runs: Sequence[Run], workers: Workers) -> dict[int, list[int]]:
+    """Batch number -> the runs that no process has it of; the same in every process."""
+    missing: dict[int, list[int]] = {}
+    for r, run in enumerate(runs):
+        done: set[int] = set().union(*workers.gather(run.store.done))
+        for number in range(run.store.batches):
+            if number not in done:
+                missing.setdefault(number, []).append(r)
+    return missing
+
+
+def _alive(loaded: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise BadInput(
+            f"a process that decodes images died ({str(error).splitlines()[0]}): what was counted is kept: run again, "
+            "with fewer --workers if memory is short"
+        ) from error
+
+
+def _nothing() -> tuple[Tensor, Tensor, Tensor]:
+    return torch.zeros((0, TOP), dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
+
+
+def _keep(waiting: Sequence[tuple[Run, Batch, tuple[Tensor, Tensor, Tensor]]], images: ImageSet) -> None:
+    for run, batch, outputs in waiting:
+        top, rank, finite = (x.cpu().numpy() for x in outputs)
+        every = sorted([*batch.rows, *batch.unreadable])
+        rows: Rows = np.zeros(len(every), pred.ROW)
+        rows["image"], rows["label"] = every, [images.labels[i] for i in every]
+        rows["rank"], rows["top5"], rows["status"] = pred.NO_CLASS, pred.NO_CLASS, pred.UNREADABLE
+        at = np.searchsorted(every, batch.rows)
+        rows["top5"][at, : top.shape[1]], rows["rank"][at] = top, rank
+        rows["status"][at] = np.where(finite, pred.EVALUATED, pred.NOT_FINITE)
+        spoiled = at[~finite]
+        rows["rank"][spoiled], rows["top5"][spoiled] = pred.NO_CLASS, pred.NO_CLASS
+        run.store.add(batch.number, rows)
+
+
+def _finish(store: Store, workers: Workers) -> Predictions:
+    finished = store.finish(_merge(workers.gather(store.rows if store.finished is None else {})), workers.rank == 0)
+    return finished
+
+
+def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
+    merged: dict[int, Any] = {}
+    for part in parts:
+        merged |= part
+    return merged

@@ -1,0 +1,115 @@
+"""Intervals of an accuracy, and of the difference of two on the same images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from bench.accuracy.predictions import EVALUATED, Predictions
+from bench.cli import BadInput
+
+Z = NormalDist().inv_cdf(0.975)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share by Wilson (1927), as fractions."""
+    assert 0 <= successes <= n
+    assert n > 0
+    share, z2 = successes / n, Z * Z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p of McNemar's test: that images only one model gets right fall to either with equal chance."""
+    n = only_first + only_second
+    term, tail = 1, 1
+    for k in range(min(only_first, only_second)):
+        term = term * (n - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * _ratio(tail, n))
+
+
+def _ratio(numerator: int, log2_denominator: int) -> float:
+    """numerator / 2**log2_denominator, also where both are beyond a float."""
+    excess = max(0, numerator.bit_length() - 64)
+    return math.ldexp(float(numerator >> excess), excess - log2_denominator)
+
+
+def difference(only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two paired shares (first less second), as fractions (Agresti and Min, 2005)."""
+    b, c, m = only_first + 0.5, only_second + 0.5, n + 2
+    centre = (b - c) / m
+    half = Z * math.sqrt(max(0.0, (b + c) - (b - c) ** 2 / m)) / m
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models' top-1 on the `n` images that both evaluated.
+
+    `delta`, `lo` and `hi` are percentage points, first less second; `agree` the share of equal predictions.
+    """
+
+    first: str
+    second: str
+    n: int
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    delta: float
+    lo: float
+    hi: float
+    p: float
+    agree: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.first} - {self.second}: {self.delta:+.3f} points of top-1 [{self.lo:+.3f}, {self.hi:+.3f}], McNemar "
+            f"p = {self.p:.2g} (exact); right: both {self.both}, only the first {self.only_first}, only the second "
+            f"{self.only_second}, neither {self.neither}; same prediction on {100 * self.agree:.3f} % of {self.n}"
+        )
+
+
+def compare(first: Predictions, second: Predictions) -> Comparison:
+    """The paired comparison of two runs on the same images.
+
+    Raises:
+        BadInput: if they are of different images.
+    """
+    names = (label(first), label(second))
+    if first.header["manifest"] != second.header["manifest"]:
+        raise BadInput(f"{names[0]} and {names[1]} were evaluated on different images: they cannot be paired")
+    both_read = first.evaluated & second.evaluated
+    a, b = first.correct(1)[both_read], second.correct(1)[both_read]
+    n = int(both_read.sum())
+    if n == 0:
+        raise BadInput(f"{names[0]} and {names[1]} have no image in common")
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    lo, hi = difference(only_first, only_second, n)
+    x, y = first.rows[both_read], second.rows[both_read]
+    finite = (x["status"] == EVALUATED) & (y["status"] == EVALUATED)
+    return Comparison(
+        first=names[0],
+        second=names[1],
+        n=n,
+        both=int((a & b).sum()),
+        only_first=only_first,
+        only_second=only_second,
+        neither=int((~a & ~b).sum()),
+        delta=100 * (only_first - only_second) / n,
+        lo=100 * lo,
+        hi=100 * hi,
+        p=mcnemar(only_first, only_second),
+        agree=float(np.mean((x["top5"][:, 0] == y["top5"][:, 0]) & finite)),
+    )
+
+
+def label(predictions: Predictions) -> str:
+    """Model, form and resolution, as one word each."""
+    return " ".join(str(predictions.header[name]) for name in ("model", "form", "resolution"))
