@@ -133,6 +133,7 @@ class DynamicConvBlock(nn.Module):
         if size is not None:
             features, value = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (features, value))
         x, context = features.split([self.dim, self.ctx_dim], dim=1)
+        assert self.weight_proj.bias is not None
         mixed = contmix(
             self.weight_query(x),
             self.weight_key(context),

@@ -40,7 +40,7 @@ class OverLoCKPyramid(nn.Module):
         taken, _ = feature_take_indices(4, out_indices if isinstance(out_indices, int) else list(out_indices))
         self.out_indices = tuple(sorted(set(taken)))
         self.feature_info = FeatureInfo(model.feature_info, self.out_indices)
-        model.head, model.aux_head = nn.Identity(), None
+        model.head, model.aux_head = nn.Sequential(), None
         self._net = [model]  # in a list: its modules are registered below, under the released names
         for name, module in model.named_children():
             if name != "head":

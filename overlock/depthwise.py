@@ -16,6 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from .plain import own_backward, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
 
@@ -116,16 +119,13 @@ class _ParallelConvs(torch.autograd.Function):
             elif correlation is not None and k >= FFT_FROM:
                 grad_weights.append(correlation.weight_grad(grad, k, r))
             else:
-                grad_weights.append(
-                    torch.nn.grad.conv2d_weight(x, weight.shape, grad, 1, _padding(weight, r), r, weight.shape[0])
-                )
+                grad_weights.append(conv2d_weight(x, weight.shape, grad, 1, _padding(weight, r), r, weight.shape[0]))
         return grad_x, None, *grad_weights
 
 
 def parallel_convs(x: Tensor, convs: Sequence[nn.Conv2d]) -> Sequence[Tensor]:
     """Each of `convs` on x (B, C, H, W): depthwise ones of stride 1, without bias, that keep the map's size."""
-    trains = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    if not trains or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or under_autocast("cpu") or not own_backward():
         return [conv(x) for conv in convs]
     outputs: tuple[Tensor, ...] = _ParallelConvs.apply(
         x, [conv.dilation[0] for conv in convs], *(conv.weight for conv in convs)

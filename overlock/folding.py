@@ -8,7 +8,7 @@ once. What cannot be folded exactly (LayerScale's factor on a residual, GRN's an
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from .inference import (
     FoldedRepConvBlock,
     FoldedSE,
 )
-from .layers import GRN, SE, DilatedReparam, LayerScale, ResDWConv
+from .layers import GRN, DilatedReparam, LayerScale, ResDWConv
 from .model import FocusDownsample, OverLoCK
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -82,7 +82,7 @@ def _large(reparam: DilatedReparam, bn: nn.BatchNorm2d) -> FoldedConv:
     return _Linear(weight, bias).then_bn(bn).done(like)
 
 
-def _se(se: SE) -> FoldedSE:
+def _se(se: Any) -> FoldedSE:
     down, up = se.proj[1], se.proj[3]
     return FoldedSE(FoldedConv(down.weight, down.bias), FoldedConv(up.weight, up.bias))
 
@@ -100,7 +100,7 @@ def _factor(ls: LayerScale) -> Tensor:
     return ls.weight.view(1, -1, 1, 1)
 
 
-def _rep_conv_block(block: RepConvBlock) -> FoldedRepConvBlock:
+def _rep_conv_block(block: Any) -> FoldedRepConvBlock:
     norm, large, bn, se, up, _, dwconv, grn, down = block.proj
     ls = block.ls if isinstance(block.ls, LayerScale) else None
     return FoldedRepConvBlock(
@@ -113,7 +113,7 @@ def _rep_conv_block(block: RepConvBlock) -> FoldedRepConvBlock:
     )
 
 
-def _dynamic_conv_block(block: DynamicConvBlock) -> FoldedDynamicConvBlock:
+def _dynamic_conv_block(block: Any) -> FoldedDynamicConvBlock:
     depthwise, bn, _, point, grn = block.fusion
     like = point.weight
     contmix = FoldedContMix(
@@ -206,7 +206,7 @@ def _with_children(module: Model, children: dict[str, nn.Module | None]) -> Mode
     new = copy.copy(module)
     new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
     new._modules = children
-    new.frozen = True
+    new.__dict__["frozen"] = True
     for parameter in new.parameters():
         parameter.requires_grad_(False)
     new.training = False
@@ -247,9 +247,9 @@ def deploy(model: Model) -> Model:
     if getattr(model, "frozen", False):
         return copy.deepcopy(model)
     if isinstance(model, OverLoCK):
-        return _fold_network(model)
+        return cast(Model, _fold_network(model))
     if isinstance(model, OverLoCKPyramid):
-        return _fold_pyramid(model)
+        return cast(Model, _fold_pyramid(model))
     to_deploy = getattr(model, "to_deploy", None)
     if to_deploy is not None:
         return to_deploy()

@@ -165,11 +165,11 @@ class FoldedContMix(Frozen):
 
     def _apply(self, *args: object, **kwargs: object) -> nn.Module:
         self._biases.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[arg-type]
+        return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         self._biases.clear()
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **kwargs)
 
     def biases(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         known = self._biases.get((height, width))
@@ -202,6 +202,20 @@ class FoldedContMix(Frozen):
 class FoldedDynamicConvBlock(Frozen):
     """`DynamicConvBlock`, folded."""
 
+    dwconv1: FoldedConv
+    norm1: nn.LayerNorm
+    fusion_dw: FoldedConv
+    fusion_point: FoldedConv
+    fusion_grn: FoldedGRN
+    gate: FoldedConv
+    lepe: FoldedConv
+    contmix: FoldedContMix
+    dyconv_proj: FoldedConv
+    se: FoldedSE
+    proj: FoldedConv
+    dwconv2: FoldedConv
+    norm2: nn.LayerNorm
+    mlp: FoldedMLP
     context_scale: Tensor | None
     prior_scale: Tensor | None
     prior_shift: Tensor | None
@@ -218,6 +232,8 @@ class FoldedDynamicConvBlock(Frozen):
     def forward(self, joint: Tensor, prior: Tensor) -> Tensor:
         """(B, C + Cc, H, W), overwritten, and (B, Cc, H, W) -> (B, C + Cc, H, W)"""
         if self.context_scale is not None:
+            assert self.prior_scale is not None
+            assert self.prior_shift is not None
             context = joint[:, self.dim :]
             context.mul_(self.context_scale).add_(torch.addcmul(self.prior_shift, prior, self.prior_scale))
         x = self.dwconv1(joint)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import dilate_kernel, parallel_convs
-from .plain import is_plain
+from .plain import is_plain, own_backward, under_autocast
 
 DOT_BYTES = 4 << 20  # of products made at a time for a sum: what fits the caches
 
@@ -46,18 +46,14 @@ def fuse_conv_bn(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tup
 class ResDWConv(nn.Conv2d):
     """x + depthwise kxk(x), with bias: a positional encoding and a local mix in one (paper, section 3.3)."""
 
-    identity: Tensor
-
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-        identity = torch.zeros(1, 1, kernel_size, kernel_size)
-        identity[..., kernel_size // 2, kernel_size // 2] = 1
-        self.register_buffer("identity", identity, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
+        if x.dtype.itemsize < 4 or under_autocast(x.device.type):
             return x + super().forward(x)  # 1 + weight would lose the weight's low bits
-        return self._conv_forward(x, self.weight + self.identity, self.bias)
+        identity = F.pad(self.weight.new_ones(1, 1, 1, 1), [self.kernel_size[0] // 2] * 4)
+        return self._conv_forward(x, self.weight + identity, self.bias)
 
 
 class DilatedReparam(nn.Module):
@@ -130,7 +126,12 @@ class DilatedReparam(nn.Module):
         weight, bias = self.merged_kernel()
         conv = self.lk_origin
         lk = nn.Conv2d(
-            conv.in_channels, conv.out_channels, self.kernel_size, padding=conv.padding, groups=conv.groups, bias=True
+            conv.in_channels,
+            conv.out_channels,
+            self.kernel_size,
+            padding=self.kernel_size // 2,
+            groups=conv.groups,
+            bias=True,
         )
         lk = lk.to(device=weight.device, dtype=weight.dtype)
         lk.weight.copy_(weight)
@@ -177,7 +178,13 @@ def global_response(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 def _channel_norm(x: Tensor) -> Tensor:
     """(B, C, 1, 1); the root of a sum of squares: `vector_norm` takes ten times as long on a channels_last map."""
-    return _ChannelNorm.apply(x)  # type: ignore[no-any-return]
+    if own_backward():
+        return _ChannelNorm.apply(x)
+    squares = channel_dot(x, x)
+    if not torch.is_grad_enabled():
+        return squares.sqrt()
+    zero = squares == 0  # keeps the root's gradient finite there
+    return (squares + zero).sqrt() * ~zero
 
 
 def channel_dot(x: Tensor, y: Tensor) -> Tensor:
@@ -215,9 +222,9 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or is_plain():
-            return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
-        return _GRN.apply(x, self.gamma, self.beta)  # type: ignore[no-any-return]
+        if own_backward():
+            return _GRN.apply(x, self.gamma, self.beta)
+        return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
 
 
 class _GRN(torch.autograd.Function):

@@ -231,7 +231,7 @@ class OverLoCK(nn.Module):
         if global_pool not in (None, "avg"):
             raise ValueError(f"OverLoCK's head pools by average between its two layers: global_pool={global_pool!r}")
         self.num_classes = num_classes
-        like = self.head[0].weight
+        like = self.high_level_proj.weight
         self.head[-1] = self._classifier(HEAD_WIDTH).to(like).apply(init_weights)
         if self.aux_head is not None:
             self.aux_head[-1] = self._classifier(self.dims[3]).to(like).apply(init_weights)

@@ -1,9 +1,11 @@
-"""One switch: spell everything out in PyTorch's public operators, for exporters that know no others (ONNX)."""
+"""What decides how an operator runs: the switch to PyTorch's public operators alone, for exporters, and autocast."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+
+import torch
 
 _plain = False
 
@@ -21,3 +23,13 @@ def plain_operators() -> Iterator[None]:
 
 def is_plain() -> bool:
     return _plain
+
+
+def under_autocast(device_type: str) -> bool:
+    """Whether autocast is on for this kind of device (the meta device has none)."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def own_backward() -> bool:
+    """Whether to bring our own backward: gradients are recorded, by eager autograd and not by a tracer or compiler."""
+    return torch.is_grad_enabled() and not (_plain or torch.compiler.is_compiling() or torch.jit.is_tracing())

@@ -71,7 +71,9 @@ def open_images(path: Path, dataset: str = "imagenet", labels: Path | None = Non
     else:
         folders = [PurePosixPath(name).parent.name for name in source.names]
         if not all(folders):
-            raise BadInput(f"--data {path}: images without a class folder ({source.names[folders.index('')]}): give --labels")
+            raise BadInput(
+                f"--data {path}: images without a class folder ({source.names[folders.index('')]}): give --labels"
+            )
         found = lab.of_folders(folders, dataset)
     if min(found) < 0:
         raise BadInput(f"--data {path}: {source.names[found.index(min(found))]} has no label (the test split has none)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from bench.accuracy.predictions import Predictions, Rows, Store
 from bench.accuracy.recipes import Recipe
 from bench.cli import BadInput, resolution_name
 from bench.dense.journal import Workers
-from bench.measure.subject import DTYPES, LAYOUTS
+from bench.measure.subject import DTYPES, LAYOUTS, BackendsSeen
 
 TOP = 5
 
@@ -77,9 +76,8 @@ class Classifier:
     ) -> None:
         self.conditions, self.recipe, self.subset = conditions, recipe, subset
         model = model.eval().requires_grad_(False).to(conditions.device, conditions.cast)
-        self.model = model.to(memory_format=LAYOUTS[conditions.layout])
-        if conditions.compile:
-            self.model = torch.compile(self.model)
+        self._plain = model.to(memory_format=LAYOUTS[conditions.layout])
+        self.model: Callable[[Tensor], Any] = torch.compile(self._plain) if conditions.compile else self._plain
         # the operations, and their order, are those of timm's prefetching loader
         self.mean, self.std = (
             torch.tensor([255 * v for v in values], device=conditions.device).view(1, 3, 1, 1)
@@ -103,19 +101,21 @@ class Classifier:
         rank = (order == labels[:, None]).int().argmax(dim=1)
         return order[:, :TOP], rank, finite
 
-    def check(self, labels: Sequence[int]) -> None:
-        """Run one blank image.
+    def check(self, labels: Sequence[int]) -> str:
+        """Run one blank image; returns which implementations of ContMix did.
 
         Raises:
             BadInput: if the network has too few classes for the labels, or other outputs than logits.
         """
         blank = torch.zeros((1, 3, *self.recipe.geometry.size), dtype=torch.uint8, device=self.conditions.device)
-        with torch.inference_mode(), self.conditions.autocast():
-            logits = self.model(blank.to(self.conditions.cast).contiguous(memory_format=LAYOUTS[self.conditions.layout]))
+        x = blank.to(self.conditions.cast).contiguous(memory_format=LAYOUTS[self.conditions.layout])
+        with torch.inference_mode(), self.conditions.autocast(), BackendsSeen() as seen:
+            logits = self._plain(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise BadInput("the model gives no logits (images, classes): it cannot be evaluated here")
         if max(labels) >= logits.shape[1]:
             raise BadInput(f"labels go up to {max(labels)}, and the model has {logits.shape[1]} classes")
+        return "+".join(sorted(seen.names))
 
 
 @dataclass
@@ -155,10 +155,12 @@ def evaluate(
     conditions: Conditions,
     workers: Workers,
     tick: Callable[[int], None] = lambda images: None,
+    load: Callable[..., Iterator[Batch]] = batches,
 ) -> tuple[list[Predictions], dict[int, str]]:
     """Evaluate what is still missing of `runs`; returns each one's predictions, and why images cannot be read.
 
-    Every process of `workers` gets all predictions. `tick` is told of images done, those of earlier runs included.
+    Every process of `workers` gets all predictions. `tick` is told of images done, those of earlier runs included; `load` gives the
+    batches that are wanted, as `loader.batches` does.
     A reason is known only for images that were met in this call.
 
     Raises:
@@ -168,14 +170,12 @@ def evaluate(
     mine = workers.share(sorted(missing))
     geometries = list(dict.fromkeys(run.classifier.recipe.geometry for run in runs))
     number_of = {geometry: g for g, geometry in enumerate(geometries)}
-    wanted = {
-        k: tuple(sorted({number_of[runs[r].classifier.recipe.geometry] for r in missing[k]})) for k in mine
-    }  # fmt: skip
-    tick(len(images) - len(missing) * conditions.batch if missing else len(images))
+    wanted = {k: tuple(sorted({number_of[runs[r].classifier.recipe.geometry] for r in missing[k]})) for k in mine}
+    tick(max(0, len(images) - len(missing) * conditions.batch))
     unreadable: dict[int, str] = {}
     cuda = conditions.device.startswith("cuda")
     waiting: list[tuple[Run, Batch, tuple[Tensor, Tensor, Tensor]]] = []
-    loaded = batches(images.source, conditions.batch, geometries, wanted, conditions.workers, pin_memory=cuda)
+    loaded = load(images.source, conditions.batch, geometries, wanted, conditions.workers, pin_memory=cuda)
     for batch in _alive(loaded):
         unreadable |= batch.unreadable
         on_device = {g: x.to(conditions.device, non_blocking=True) for g, x in batch.images.items()}
@@ -187,7 +187,7 @@ def evaluate(
             launched.append((run, batch, run.classifier(x, labels) if batch.rows else _nothing()))
         _keep(waiting, images)  # the batch before, while a GPU works on this one
         waiting = launched
-        tick(len(batch.rows) + len(batch.unreadable))
+        tick((len(batch.rows) + len(batch.unreadable)) * workers.size)
     _keep(waiting, images)
     return [_finish(run.store, workers) for run in runs], _merge(workers.gather(unreadable))
 
@@ -235,8 +235,9 @@ def _keep(waiting: Sequence[tuple[Run, Batch, tuple[Tensor, Tensor, Tensor]]], i
 
 
 def _finish(store: Store, workers: Workers) -> Predictions:
-    finished = store.finish(_merge(workers.gather(store.rows if store.finished is None else {})), workers.rank == 0)
-    return finished
+    parts = workers.gather((store.finished, store.rows))
+    store.finished = next((finished for finished, _ in parts if finished is not None), None)
+    return store.finish(_merge([rows for _, rows in parts]), workers.rank == 0)
 
 
 def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:

@@ -41,7 +41,7 @@ def _ratio(numerator: int, log2_denominator: int) -> float:
 
 
 def difference(only_first: int, only_second: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired shares (first less second), as fractions (Agresti and Min, 2005)."""
+    """95 % interval of the difference of two paired shares (first less second), fractions (Agresti and Min, 2005)."""
     b, c, m = only_first + 0.5, only_second + 0.5, n + 2
     centre = (b - c) / m
     half = Z * math.sqrt(max(0.0, (b + c) - (b - c) ** 2 / m)) / m
@@ -70,8 +70,8 @@ class Comparison:
 
     def __str__(self) -> str:
         return (
-            f"{self.first} - {self.second}: {self.delta:+.3f} points of top-1 [{self.lo:+.3f}, {self.hi:+.3f}], McNemar "
-            f"p = {self.p:.2g} (exact); right: both {self.both}, only the first {self.only_first}, only the second "
+            f"{self.first} - {self.second}: {self.delta:+.3f} points of top-1 [{self.lo:+.3f}, {self.hi:+.3f}], "
+            f"McNemar p = {self.p:.2g} (exact); right: both {self.both}, only the first {self.only_first}, only second "
             f"{self.only_second}, neither {self.neither}; same prediction on {100 * self.agree:.3f} % of {self.n}"
         )
 

@@ -100,7 +100,9 @@ class Store:
                 self._take(self._whole(part.read_bytes()))
             self._size = sum(len(rows) for rows in self._own.values()) * ROW.itemsize
         except Timeout as error:
-            raise BadInput(f"another run is writing to {folder}: wait for it, or give --results another folder") from error
+            raise BadInput(
+                f"another run is writing to {folder}: wait for it, or give --results another folder"
+            ) from error
         except OSError as error:
             raise self._cannot(error) from error
 
@@ -162,8 +164,8 @@ class Store:
 
     def _cannot(self, error: OSError) -> BadInput:
         return BadInput(
-            f"cannot write results to {self.folder}: {error.strerror or error}; what was counted is kept: make room and "
-            "run again, or give --results another folder"
+            f"cannot write results to {self.folder}: {error.strerror or error}; what was counted is kept: make room "
+            "and run again, or give --results another folder"
         )
 
     def finish(self, rows: Mapping[int, Rows], write: bool = True) -> Predictions:
@@ -177,14 +179,14 @@ class Store:
 
     def _write(self, predictions: Predictions) -> None:
         content = io.BytesIO()
-        arrays = {name: predictions.rows[name] for name in ("label", "rank", "top5", "status")}
+        arrays: Any = {name: predictions.rows[name] for name in ("label", "rank", "top5", "status")}
         np.savez_compressed(content, header=np.array(json.dumps(dict(self.header), sort_keys=True)), **arrays)
         partial = self.result.with_name(f"predictions.{os.getpid()}.part")
         try:
             partial.write_bytes(content.getvalue())
             partial.replace(self.result)
-            for part in self.folder.glob("part-*.bin"):
-                part.unlink()
+            for part in (*self.folder.glob("part-*.bin"), *self.folder.glob("predictions.*.part")):
+                part.unlink(missing_ok=True)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise self._cannot(error) from error

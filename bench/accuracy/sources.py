@@ -1,4 +1,4 @@
-"""Where encoded images come from: a folder, a tar, Parquet or Arrow files. Each gives bytes by index, in any process."""
+"""Where encoded images come from: a folder, a tar, Parquet or Arrow files; each gives bytes by index, anywhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
 class Source(Protocol):
-    """Encoded images: names relative to the source (with `/`), their sizes, and labels where the files hold them."""
+    """Encoded images: their names (with `/`), sizes, and labels where the files hold them."""
 
-    names: Sequence[str]
-    sizes: Sequence[int]  # bytes; -1 where only reading the image would tell
-    labels: Sequence[int] | None
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """In bytes; -1 where only reading the image would tell."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[int] | None: ...
 
     def read(self, i: int) -> bytes: ...
 
@@ -32,7 +39,7 @@ def is_image(name: str) -> bool:
 class Folder:
     """All image files below a folder, links followed, in timm's order."""
 
-    labels = None
+    labels: Sequence[int] | None = None
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,7 +58,7 @@ class Folder:
 class Tar:
     """The image files in an uncompressed tar, read at their places."""
 
-    labels = None
+    labels: Sequence[int] | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,6 +90,9 @@ class Columns:
         for f, path in enumerate(self.files):
             for g in range(self._groups(path)):
                 table = self._read(path, g, names_only=True)
+                absent = [name for name in ("image", "label") if name not in table.schema.names]
+                if absent:
+                    raise BadInput(f"--data {path}: there is no column {absent[0]!r} in it")
                 paths = [row if isinstance(row, str) else (row or {}).get("path") for row in table["image"].to_pylist()]
                 for r, (name, label) in enumerate(zip(paths, table["label"].to_pylist(), strict=True)):
                     self.names.append(name or f"{path.name}/{g}-{r}")
@@ -161,7 +171,9 @@ def open_source(path: Path) -> Source:
     else:
         source = Tar(path)
     if not source.names:
-        raise BadInput(f"--data {path}: no images there ({', '.join(EXTENSIONS)}, .parquet, .arrow, or a .tar of images)")
+        raise BadInput(
+            f"--data {path}: no images there ({', '.join(EXTENSIONS)}, .parquet, .arrow, or a .tar of images)"
+        )
     return source
 
 

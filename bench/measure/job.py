@@ -13,6 +13,9 @@ COST, THROUGHPUT, MEMORY = "cost", "throughput", "memory"
 UNITS = {"params": "count", "macs": "MACs", "throughput": "images/s", "memory": "bytes"}
 """Metrics that can be asked for, and their units."""
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Environment of a process that measures memory, where the user does not set it: see `bench.measure.memory`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

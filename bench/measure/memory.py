@@ -1,10 +1,17 @@
-"""Memory of a steady inference call above the loaded model, in a pass (and a process) of its own."""
+"""Memory of a steady inference call above the loaded model, in a pass (and a process) of its own.
+
+On a CPU the peak depends on what the allocator keeps of freed blocks: glibc decides that anew in each process, and the
+same model's peak spreads by a third and more. The process of this pass has glibc map every larger block by itself, so
+that a freed one is gone at once (`job.ALLOCATOR`): then the peak is that of the tensors that live together, and repeats
+to about a percent.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +21,12 @@ from types import TracebackType
 import psutil
 import torch
 
+from bench.measure.job import ALLOCATOR
 from bench.measure.speed import synchronise
+from bench.measure.statistics import Summary, summarise
 from bench.measure.subject import Subject
+
+CALLS = 3
 
 CPU_METHOD = "peak resident set of a steady call above that of the loaded, warmed-up model"
 CUDA_METHOD = "peak allocated of a steady call above the loaded model"
@@ -26,13 +37,13 @@ class Memory:
     """Bytes. `reserved` is what the caching allocator holds on CUDA; None elsewhere."""
 
     weights: int
-    peak: int  # of the call, above what is loaded
+    peak: Summary  # of a call, above what is loaded
     reserved: int | None
     method: str
 
 
 def measure(subject: Subject) -> Memory:
-    """Peak memory of a call after a first one, which loads kernels and grows the allocator's pools."""
+    """Peak memory of calls after a first one, which loads kernels and grows the allocator's pools."""
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     with torch.inference_mode():
@@ -40,22 +51,28 @@ def measure(subject: Subject) -> Memory:
         synchronise(subject.device)
         if subject.device.type == "cuda":
             return _cuda(subject, weights)
-        gc.collect()
-        trimmed = trim()
-        with PeakResident() as resident:
-            subject.call(1)
-            synchronise(subject.device)
-    method = f"{CPU_METHOD} ({resident.method}{', trimmed' if trimmed else ''})"
-    return Memory(weights, resident.peak, None, method)
+        peaks = []
+        for i in range(1, CALLS + 1):
+            gc.collect()
+            trimmed = trim()
+            with PeakResident() as resident:
+                subject.call(i)
+                synchronise(subject.device)
+            peaks.append(resident.peak)
+    settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR if name in os.environ]
+    how = [resident.method, *(["trimmed"] if trimmed else []), *settings]
+    return Memory(weights, summarise(peaks), None, f"{CPU_METHOD} ({', '.join(how)})")
 
 
 def _cuda(subject: Subject, weights: int) -> Memory:
-    loaded = torch.cuda.memory_allocated(subject.device)
-    torch.cuda.reset_peak_memory_stats(subject.device)
-    subject.call(1)
-    synchronise(subject.device)
-    peak = torch.cuda.max_memory_allocated(subject.device) - loaded
-    return Memory(weights, peak, torch.cuda.max_memory_reserved(subject.device), CUDA_METHOD)
+    peaks = []
+    for i in range(1, CALLS + 1):
+        loaded = torch.cuda.memory_allocated(subject.device)
+        torch.cuda.reset_peak_memory_stats(subject.device)
+        subject.call(i)
+        synchronise(subject.device)
+        peaks.append(torch.cuda.max_memory_allocated(subject.device) - loaded)
+    return Memory(weights, summarise(peaks), torch.cuda.max_memory_reserved(subject.device), CUDA_METHOD)
 
 
 def trim() -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from bench.cli import BadInput
-from bench.measure.job import Job
+from bench.measure.job import ALLOCATOR, MEMORY, Job
 from bench.records import Record, from_dict
 
 
@@ -36,7 +36,7 @@ class Worker:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
-            env=_environment(threads),
+            env=_environment(threads, jobs),
             start_new_session=True,  # Ctrl-C is for this process alone
         )
         assert self._process.stdin is not None
@@ -76,8 +76,9 @@ class Worker:
         self._errors.close()
 
 
-def _environment(threads: int) -> dict[str, str]:
-    return {**os.environ, **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}}
+def _environment(threads: int, jobs: Sequence[Job]) -> dict[str, str]:
+    allocator = ALLOCATOR if any(job.kind == MEMORY for job in jobs) else {}
+    return {**allocator, **os.environ, **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}}
 
 
 def run(

@@ -142,7 +142,8 @@ def _memory(job: Job, templates: list[Record]) -> Iterator[Record]:
 
     ready, (record,) = _prepare(job, templates)
     result = memory.measure(ready)
-    yield replace(record, value=result.peak, n=1, method=result.method)
+    peak = result.peak
+    yield replace(record, value=peak.median, lo=peak.lo, hi=peak.hi, n=peak.n, method=result.method)
     yield replace(record, metric="memory_weights", value=result.weights, method="parameters and buffers as loaded")
     if result.reserved is not None:
         yield replace(record, metric="memory_reserved", value=result.reserved, n=1, method="peak reserved")

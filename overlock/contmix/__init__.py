@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..plain import is_plain
+from ..plain import is_plain, under_autocast
 from . import reference, tiled
 from .cost import contmix_macs
 from .op import BACKENDS, choose_backend
@@ -27,12 +29,12 @@ __all__ = [
 merge_biases = tiled.merge_biases
 
 
-def _same_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+def _same_dtype(*tensors: Tensor) -> list[Any]:
     """Under autocast its dtype, else that of the values; float64 stays, as with PyTorch's own operators."""
     device, dtype = tensors[2].device.type, tensors[2].dtype
-    if dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if dtype != torch.float64 and under_autocast(device):
         dtype = torch.get_autocast_dtype(device)
-    return tuple(x.to(dtype) for x in tensors)
+    return [x.to(dtype) for x in tensors]
 
 
 def contmix(
@@ -67,12 +69,12 @@ def contmix(
             cannot run here.
     """
     _check_shapes(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
-    args = _same_dtype(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
+    args = (*_same_dtype(query, key, value, proj_weight, proj_bias, rpb1, rpb2), scale)
     if is_plain():
-        return reference.contmix(*args, scale)
-    if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in args):
-        return reference.contmix(*args, scale)  # differentiated by autograd, step by step
-    out: Tensor = torch.ops.overlock.contmix(*args, scale, backend)
+        return reference.contmix(*args)
+    if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in args[:-1]):
+        return reference.contmix(*args)  # differentiated by autograd, step by step
+    out: Tensor = torch.ops.overlock.contmix(*args, backend)
     return out
 
 
@@ -80,10 +82,10 @@ def contmix_merged(
     query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, bias1: Tensor, bias2: Tensor, scale: float
 ) -> Tensor:
     """`contmix` for inference, its three biases merged beforehand by `merge_biases` for this map's size."""
-    args = _same_dtype(query, key, value, proj_weight, bias1, bias2)
+    args = (*_same_dtype(query, key, value, proj_weight, bias1, bias2), scale)
     if is_plain():
-        return tiled.forward_merged(*args, scale)
-    out: Tensor = torch.ops.overlock.contmix_merged(*args, scale)
+        return tiled.forward_merged(*args)
+    out: Tensor = torch.ops.overlock.contmix_merged(*args)
     return out
 
 

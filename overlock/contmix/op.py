@@ -1,4 +1,4 @@
-"""ContMix as `torch.ops.overlock.contmix` and `contmix_merged`: operators that compile, export, differentiate and count.
+"""ContMix as operators that compile, export, differentiate and count: `overlock::contmix`, `overlock::contmix_merged`.
 
 The operators carry their backend's name as an argument. Their multiply-adds are those of the defined operator,
 whichever backend runs (`cost.py`).

@@ -9,7 +9,7 @@ Three steps take the place of the definition's (docs/contmix.md):
 Heads are taken a chunk at a time, so that what is made per query and tap stays in the cache, and the backward makes it
 again instead of keeping it: beyond its inputs and outputs it holds one chunk (`CHUNK_BYTES`, or one head's share).
 
-Shapes: B batch, G heads (B*G rows), M tiles, b queries a tile, r keys a tile's region, t taps of one kernel, c channels.
+Shapes: B batch, G heads (B*G rows), M tiles, b queries a tile, r keys of its region, t taps of one kernel, c channels.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from benchmarks import unfold
 from torch import Tensor
 
-from benchmarks import unfold
 from overlock.contmix import tiled
 
 Aggregation = Callable[[], Tensor]

@@ -9,11 +9,11 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from benchmarks import aggregation
 from golden_tools import fill
 from torch import Tensor, nn
 
 import baselines  # noqa: F401 - registers ConvNeXt and UniRepLKNet
-from benchmarks import aggregation
 from overlock import deploy, set_backend
 
 AUX_WEIGHT = 0.4  # of the auxiliary loss, in the released recipe
@@ -42,7 +42,9 @@ class Side:
     task: str = "inference"
 
     def __str__(self) -> str:
-        return f"{self.model} {self.form}, {self.layout}" if self.model != "aggregation" else f"{self.model} {self.form}"
+        return (
+            f"{self.model} {self.form}, {self.layout}" if self.model != "aggregation" else f"{self.model} {self.form}"
+        )
 
     def prepare(self) -> Callable[[], Any]:
         """Build everything; the function returned runs once, in inference mode where it is for inference."""

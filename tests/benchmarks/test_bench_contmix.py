@@ -12,11 +12,11 @@ from functools import partial
 
 import pytest
 import torch
+from benchmarks import unfold
+from benchmarks.shapes import Shape, every_shape
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from benchmarks import unfold
-from benchmarks.shapes import Shape, every_shape
 from overlock.contmix import BACKENDS, contmix
 
 LIMIT = 6 << 30  # bytes that a case may need

@@ -11,13 +11,11 @@ from __future__ import annotations
 import psutil
 import pytest
 import torch
+from benchmarks.comparisons import GROUPS, sides_of
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.sides import Side
-from benchmarks.speed_table import GROUPS
-
 NEED = 6 << 30  # bytes of memory that the largest of these cases needs: the training steps
-CASES = {f"{group}: {side}": (group, side) for group, (sides, _) in GROUPS.items() for side in sides}
+CASES = {f"{group}: {side}": (group, side) for group, ratios in GROUPS.items() for side in sides_of(ratios)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -29,5 +27,3 @@ def test_model(benchmark: BenchmarkFixture, case: str) -> None:
     benchmark.group = group
     out = benchmark.pedantic(side.prepare(), rounds=3, iterations=1, warmup_rounds=1)
     assert torch.as_tensor(out).isfinite().all()
-    benchmark.extra_info["side"] = str(side)
-    assert isinstance(side, Side)

@@ -132,6 +132,7 @@ def test_copies(model: Any, ran: bool) -> None:
     if ran:
         outputs(deployed, photo())
     for copied in (copy.deepcopy(deployed), through_a_file(deployed, weights_only=False)):
+        assert not any(module._biases for module in copied.modules() if isinstance(module, FoldedContMix))
         assert same(outputs(copied, photo()), wanted)
         with pytest.raises((ValueError, RuntimeError), match="for inference"):
             copied.train()

@@ -1,0 +1,86 @@
+"""The networks to evaluate, with their weights: released, from a file, or random because asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bench.cli import BadInput
+from bench.measure import subject
+from bench.models import OVERLOCK, TIMM, Entry
+from overlock.download import Unavailable, fetch
+from overlock.released import overlock_release
+from overlock.weights import fitted, load_state, read_checkpoint
+
+RELEASED, RANDOM = "released", "random"
+SEED = 0
+
+
+def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[nn.Module, str]:
+    """The network in a form, on the CPU, and the label of its weights: their SHA-256, or `random:<seed>`.
+
+    `weights` is RELEASED, RANDOM or a file's path; a file may hold the training form, or the re-parameterised one for
+    form `deploy`.
+
+    Raises:
+        BadInput: if the weights cannot be had, read, or are another model's. Never random weights instead.
+    """
+    if weights == RANDOM:
+        return subject.load(entry, form, None, SEED, backend), subject.weights_label(None, SEED)
+    if weights == RELEASED and entry.family is TIMM:
+        return _from_timm(entry)
+    path = released_file(entry) if weights == RELEASED else Path(weights)
+    model = _reparameterised(entry, path, backend) if form == "deploy" else None
+    return model or subject.load(entry, form, path, SEED, backend), subject.weights_label(path, SEED)
+
+
+def released_file(entry: Entry) -> Path:
+    """The released file of one of the suite's models, fetched to the cache if it is not there."""
+    from baselines.released import baseline_release
+
+    try:
+        return fetch(overlock_release(entry.name) if entry.family is OVERLOCK else baseline_release(entry.name))
+    except Unavailable as error:
+        raise BadInput(f"{error}; or give --weights {entry.name}=PATH") from error
+
+
+def _from_timm(entry: Entry) -> tuple[nn.Module, str]:
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(entry.timm_name, pretrained=True)
+    except Exception as error:  # the hub's client raises many kinds, by what failed
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"{entry.name}: timm gives no weights ({told[0]}): give --weights {entry.name}=PATH") from error
+    return model.eval(), state_digest(model)
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 over a network's tensors, by name: for weights that come in no file of ours."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _reparameterised(entry: Entry, path: Path, backend: str) -> nn.Module | None:
+    """The network of a file in the re-parameterised form; None if the file does not have that form's names."""
+    structure = entry.family.structure
+    if "train" not in structure:
+        return None
+    try:
+        state = read_checkpoint(path)
+        fitted(subject.create_on_meta(entry, **structure["deploy"]), state, str(path))
+    except (ValueError, OSError):
+        return None  # the training form, or a file that its loader then refuses with the reason
+    import overlock
+
+    model = subject.create(entry, **structure["deploy"])
+    load_state(model, state, str(path))
+    overlock.set_backend(model, backend)
+    deployed: nn.Module = overlock.deploy(model)
+    return deployed.eval()

@@ -1,0 +1,169 @@
+"""What an evaluation gives: records, a table, comparisons, and what makes a row invalid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from bench.accuracy import predictions as pred
+from bench.accuracy.paired import Comparison, compare, wilson
+from bench.accuracy.predictions import Predictions
+from bench.models import Entry
+from bench.published import distinct, figures
+from bench.records import Record, to_json
+
+NAMED = 3  # unreadable images named in a reason
+
+
+def reasons(p: Predictions, names: Sequence[str], why: Mapping[int, str], allow_missing: int) -> tuple[str, ...]:
+    """Why a row is no figure of this model on this set."""
+    found = []
+    lost = np.flatnonzero(p.rows["status"] == pred.UNREADABLE).tolist()
+    if len(lost) > allow_missing:
+        told = "; ".join(f"{names[i]} ({why[i]})" if i in why else names[i] for i in lost[:NAMED])
+        more = f"; {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        found.append(f"{len(lost)} unreadable images: {told}{more}")
+    broken = np.flatnonzero(p.rows["status"] == pred.NOT_FINITE).tolist()
+    if broken:
+        found.append(f"outputs are not finite for {len(broken)} images, {names[broken[0]]} first")
+    if str(p.header["weights"]).startswith("random"):
+        found.append("random weights: no figure of this model")
+    return tuple(found)
+
+
+def notes(p: Predictions, names: Sequence[str]) -> tuple[str, ...]:
+    """What a reader should know of a valid row: images that were let through as missing."""
+    lost = np.flatnonzero(p.rows["status"] == pred.UNREADABLE).tolist()
+    return (f"{len(lost)} unreadable images left out: {', '.join(names[i] for i in lost[:NAMED])}",) if lost else ()
+
+
+def correct_real(p: Predictions, real: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    """How many images' first prediction is one of their ReaL labels, of how many that have any."""
+    judged = [(int(row["top5"][0]) in labels) for row, labels, ok in zip(p.rows, real, p.evaluated, strict=True)
+              if labels and ok]  # fmt: skip
+    return sum(judged), len(judged)
+
+
+def records(
+    p: Predictions,
+    recipe: str,
+    names: Sequence[str],
+    why: Mapping[int, str],
+    allow_missing: int,
+    environment: Mapping[str, Any],
+    real: Sequence[tuple[int, ...]] | None = None,
+) -> list[Record]:
+    """top1 and top5 in %, with 95 % intervals, and top1_real where there are ReaL labels."""
+    h, n = p.header, int(p.evaluated.sum())
+    counts = {"top1": (int(p.correct(1).sum()), n), "top5": (int(p.correct(5).sum()), n)}
+    if real is not None:
+        counts["top1_real"] = correct_real(p, real)
+    bad = reasons(p, names, why, allow_missing)
+    made = []
+    for metric, (right, of) in counts.items():
+        record = Record(
+            model=h["model"],
+            form=h["form"],
+            metric=metric,
+            value=None,
+            unit="%",
+            resolution=h["resolution"],
+            method=f"{recipe}; 95 % interval by Wilson",
+            batch=h["batch"],
+            dtype=h["dtype"],
+            layout=h["layout"],
+            compile="default" if h["compile"] else "none",
+            backend=h.get("backend", ""),
+            threads=environment.get("threads"),
+            device=h["device"],
+            machine=environment.get("machine", ""),
+            python=environment.get("python", ""),
+            torch=h["torch"],
+            timm=h["timm"],
+            driver=environment.get("driver", ""),
+            weights=h["weights"],
+            dataset=f"{h['dataset']}:{h['manifest']}",
+            commit=environment.get("commit", ""),
+            dirty=environment.get("dirty"),
+            notes=notes(p, names),
+            time=environment.get("time", ""),
+        )
+        if not of:
+            made.append(record.failed("no image could be read", *bad))
+            continue
+        lo, hi = wilson(right, of)
+        values = asdict(record) | {"value": 100 * right / of, "lo": 100 * lo, "hi": 100 * hi, "n": of}
+        made.append(Record(**values | {"valid": not bad, "reasons": bad}))
+    return made
+
+
+def comparisons(finished: Sequence[Predictions], baseline: str) -> list[Comparison]:
+    """Each model against the baseline at equal resolution and form, and the two forms of each model."""
+    found = []
+    for a, b in combinations(finished, 2):
+        x, y = a.header, b.header
+        if x["resolution"] != y["resolution"]:
+            continue
+        if x["model"] == y["model"]:
+            found.append(compare(a, b) if x["form"] == "deploy" else compare(b, a))
+        elif baseline in (x["model"], y["model"]) and x["form"] == y["form"]:
+            found.append(compare(b, a) if x["model"] == baseline else compare(a, b))
+    return found
+
+
+def published(entry: Entry, resolution: str) -> str:
+    """Published top-1 at a resolution, contradicting figures side by side."""
+    return " / ".join(f.text for f in distinct(figures(entry, "top1", resolution)))
+
+
+def rows(made: Sequence[Record], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """A row for each model, form and resolution."""
+    table: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for r in made:
+        recipe = r.method.partition(";")[0].partition(" ")[2]
+        row = table.setdefault((r.model, r.form, r.resolution), {"model": r.model, "form": r.form})
+        row |= {"size": r.resolution, "recipe": recipe, f"{r.metric} %": r.value}
+        if r.metric == "top1":
+            row |= {
+                "95 %": "" if r.lo is None else f"{r.lo:.2f}-{r.hi:.2f}",
+                "published": published(entries[r.model], r.resolution),
+                "images": r.n,
+                "valid": "yes" if r.valid else "no",
+                "weights": r.weights[:12],
+            }
+    last = ("images", "valid", "weights")
+    return [{k: v for k, v in row.items() if k not in last} | {k: row[k] for k in last} for row in table.values()]
+
+
+def render(
+    made: Sequence[Record],
+    compared: Sequence[Comparison],
+    entries: Mapping[str, Entry],
+    environment: dict[str, Any],
+    style: str,
+) -> str:
+    """The table in a style, and below it what makes rows invalid, the comparisons, and the machine."""
+    import pandas as pd
+    from tabulate import tabulate
+
+    from bench.measure.environment import describe
+
+    if style == "json":
+        content = json.loads(to_json(environment, made))
+        return json.dumps(content | {"comparisons": [asdict(c) for c in compared]}, indent=1)
+    frame = pd.DataFrame(rows(made, entries))
+    if style == "csv":
+        return frame.to_csv(index=False).rstrip()
+    kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
+    table = str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=kind, floatfmt=".3f", showindex=False))
+    invalid = [f"{r.model} {r.form} {r.resolution} is not valid: {why}" for r in made for why in r.reasons]
+    noted = [f"{r.model} {r.form} {r.resolution}: {note}" for r in made for note in r.notes]
+    lines = [*dict.fromkeys([*invalid, *noted]), *map(str, compared), f"{made[0].dataset}; {describe(environment)}"]
+    if style == "latex":
+        return "\n".join([table, *(f"% {line}" for line in lines)])
+    return "\n".join([table, "", *("\n\n".join(lines) if style == "markdown" else "\n".join(lines)).split("\n")])

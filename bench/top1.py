@@ -1,0 +1,246 @@
+"""`python -m bench.top1`: ImageNet top-1 of several models at several resolutions, from one pass over the images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench import cli
+from bench.cli import BadInput, Parser
+from bench.compare import FORMATS, SUFFIXES, chosen, named
+from bench.models import FORMS, MODELS, Entry
+
+DATASETS = ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "custom")
+DTYPES = ("float32", "tf32", "bfloat16", "float16", "amp-bfloat16", "amp-float16")
+
+DESCRIPTION = f"""Top-1 and top-5 of models with released weights, each under its own evaluation recipe, with per-image
+predictions kept and models compared image by image. Models: {", ".join(MODELS)}; all (these); any timm model name."""
+
+EPILOG = """On several GPUs: torchrun --nproc-per-node N -m bench.top1 ... with these arguments. A stopped run
+goes on where it was, when started again. Exit codes: 0 every row is valid, or random weights were asked for; 2 bad
+input, or a row that is not valid; 130 stopped by Ctrl-C (what was counted is kept)."""
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.top1", description=DESCRIPTION, epilog=EPILOG)
+    add = p.add_argument
+    add("--models", nargs="+", default=[], metavar="MODEL", help="short names, timm names, or all")
+    add("--data", type=Path, metavar="PATH", help="class folders, flat files (with --labels), .tar, Parquet or Arrow")
+    add("--labels", type=Path, metavar="FILE", help="ground truth of flat files: NAME LABEL lines, or labels in order")
+    add("--dataset", choices=DATASETS, default="imagenet", help="which set it is (default: the 50,000 of ImageNet)")
+    add("--real", nargs="?", const="", metavar="FILE", help="ReaL labels as well (default: the copy in timm)")
+    add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 or HxW (default: each model's own)")
+    add("--recipe", choices=("own", "common"), default="own", help="each model's (default), or one crop for all")
+    add("--crop-pct", type=fraction, metavar="X", help="instead of the recipe's")
+    add("--baseline", metavar="MODEL", help="model to compare with (default: the last of --models)")
+    add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
+    add("--weights", nargs="+", default=[], metavar="[MODEL=]PATH", help="checkpoint, or random (default: released)")
+    add("--device", type=cli.device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
+    add("--dtype", choices=DTYPES, default="float32", help="weights and inputs are cast to it; amp-...: autocast")
+    add("--layout", choices=("channels_first", "channels_last"), default="channels_first")
+    add("--compile", action="store_true", help="run through torch.compile")
+    add("--backend", default="auto", metavar="NAME", help="implementation of ContMix (default: auto)")
+    add("--batch-size", type=cli.positive, default=128, metavar="N", help="images a batch (default: 128)")
+    add("--threads", type=cli.positive, metavar="N", help="CPU threads of the network (default: torch's choice)")
+    add("--workers", type=count, default=4, metavar="N", help="processes that decode, for each process (default: 4)")
+    add("--allow-missing", type=count, default=0, metavar="N", help="images that may be absent or unreadable")
+    add("--results", type=Path, default=Path("top1-results"), metavar="DIR", help="predictions, a folder for each run")
+    add("--compare", nargs=2, type=Path, metavar="FILE", help="only compare two predictions.npz of earlier runs")
+    add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
+    add("--output", type=Path, metavar="FILE", help="write there as well")
+    return p
+
+
+def count(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """A number above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and up to 1")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.compare:
+        from bench.accuracy.paired import compare
+        from bench.accuracy.predictions import read
+
+        print(compare(*(read(path / "predictions.npz" if path.is_dir() else path) for path in args.compare)))
+        return cli.OK
+    if not args.models or args.data is None:
+        raise BadInput("give --models and --data (or --compare and two files of predictions)")
+    entries = chosen(args.models)
+    names = [entry.name for entry in entries]
+    baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
+    weights = weights_of(args.weights, names)
+    if args.output:
+        cli.check_writable(args.output)
+
+    from bench.dense.journal import Workers
+
+    with Workers() as workers, ExitStack() as stack:
+        return evaluate(args, entries, baseline, weights, workers, stack)
+
+
+def weights_of(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Short name -> `released`, `random` or a path, from `PATH`, `random`, `MODEL=PATH`, `MODEL=random`."""
+    found = dict.fromkeys(names, "released")
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign and text != "random" and len(names) > 1:
+            raise BadInput(f"--weights {text}: which of {', '.join(names)} is it? give MODEL={text}")
+        if sign:
+            models: Sequence[str] = [named(name, "--weights", names)]
+        else:
+            models, value = names, text
+        if value not in ("random", "released") and not Path(value).is_file():
+            raise BadInput(f"--weights {text}: there is no file {value}")
+        found |= dict.fromkeys(models, value)
+    return found
+
+
+def evaluate(
+    args: argparse.Namespace,
+    entries: Sequence[Entry],
+    baseline: str,
+    weights: dict[str, str],
+    workers: Any,
+    stack: ExitStack,
+) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from bench.accuracy import report
+    from bench.accuracy.data import open_images
+    from bench.accuracy.evaluate import Conditions
+    from bench.accuracy.evaluate import evaluate as run_all
+    from bench.accuracy.labels import real_labels
+    from bench.measure.environment import collect
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    conditions = Conditions(
+        device=place(args.device, args.dtype),
+        dtype=args.dtype,
+        layout=args.layout,
+        compile=args.compile,
+        batch=args.batch_size,
+        workers=args.workers,
+    )
+    conditions.apply()
+    entries = resolved(entries)
+    images = open_images(args.data, args.dataset, args.labels, args.allow_missing)
+    real = None
+    if args.real is not None:
+        real = real_labels(images.source.names, Path(args.real) if args.real else None)
+    runs = prepare(args, entries, weights, images, conditions, workers, stack)
+    if workers.rank == 0:
+        images.save_manifest(args.results)
+    with tqdm(
+        total=len(images), file=sys.stderr, disable=workers.rank > 0 or not sys.stderr.isatty(), unit="image"
+    ) as bar:
+        finished, why = run_all(images, runs, conditions, workers, bar.update)
+    environment = collect(conditions.device, torch.get_num_threads())
+    made = [
+        record
+        for p, run in zip(finished, runs, strict=True)
+        for record in report.records(
+            p, str(run.classifier.recipe), images.source.names, why, args.allow_missing, environment, real
+        )
+    ]
+    if workers.rank == 0:
+        compared = report.comparisons(finished, baseline)
+        style = args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table")
+        by_name = {entry.name: entry for entry in entries}
+        print(report.render(made, compared, by_name, environment, "table" if args.output else style))
+        if args.output:
+            text = report.render(made, compared, by_name, environment, style)
+            args.output.write_text(text + "\n", encoding="utf-8")
+    return verdict(made)
+
+
+def verdict(made: Sequence[Any]) -> int:
+    """OK, unless a row is spoiled by anything but weights that were asked to be random."""
+    for record in made:
+        bad = [reason for reason in record.reasons if not reason.startswith("random weights")]
+        if bad:
+            raise BadInput(f"{record.model} {record.form} {record.resolution} is not valid: {bad[0]}")
+    return cli.OK
+
+
+def place(device: str, dtype: str) -> str:
+    """The device of this process; with torchrun each takes a GPU of its own."""
+    import os
+
+    import torch
+
+    from bench.measure.check import choose_device
+
+    chosen_device = choose_device(device)
+    if chosen_device == "cuda":
+        chosen_device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+        torch.cuda.set_device(chosen_device)
+    if dtype == "tf32" and not chosen_device.startswith("cuda"):
+        raise BadInput(f"--dtype tf32 needs a CUDA device, and this runs on {chosen_device}: give float32")
+    return chosen_device
+
+
+def resolved(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, with names that only timm may know looked up there."""
+    from bench.measure.subject import resolve
+
+    return [entry if entry.name in MODELS else resolve(entry.name) for entry in entries]
+
+
+def prepare(
+    args: argparse.Namespace,
+    entries: Sequence[Entry],
+    weights: dict[str, str],
+    images: Any,
+    conditions: Any,
+    workers: Any,
+    stack: ExitStack,
+) -> list[Any]:
+    """A run for each model, form and resolution; a model is loaded once for all its resolutions."""
+    from bench.accuracy.evaluate import Classifier, Run, header
+    from bench.accuracy.networks import load
+    from bench.accuracy.predictions import Store, key
+    from bench.accuracy.recipes import recipe_for
+    from bench.measure.check import check_backend
+
+    check_backend(args.backend)
+    runs = []
+    for entry in entries:
+        for form in entry.forms(args.form):
+            model, label = load(entry, form, weights[entry.name], args.backend)
+            for size in dict.fromkeys(args.resolutions or [None]):
+                recipe = recipe_for(entry, size, args.recipe == "common", args.crop_pct)
+                classifier = Classifier(model, recipe, conditions, images.subset)
+                try:
+                    backend = classifier.check(images.labels)
+                except BadInput as error:
+                    raise BadInput(f"{entry.name}: {error}") from error
+                about = header(entry.name, form, recipe, label, images, conditions, backend=backend)
+                folder = args.results / key(about)
+                store = Store(folder, about, len(images), conditions.batch, workers.rank)
+                stack.callback(store.close)
+                runs.append(Run(classifier, store))
+    return runs
+
+
+if __name__ == "__main__":
+    cli.run("top1", main)
