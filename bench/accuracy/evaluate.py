@@ -159,8 +159,8 @@ def evaluate(
 ) -> tuple[list[Predictions], dict[int, str]]:
     """Evaluate what is still missing of `runs`; returns each one's predictions, and why images cannot be read.
 
-    Every process of `workers` gets all predictions. `tick` is told of images done, those of earlier runs included; `load` gives the
-    batches that are wanted, as `loader.batches` does.
+    Every process of `workers` gets all predictions. `tick` is told of images done, those of earlier runs included.
+    `load` gives the batches that are wanted, as `loader.batches` does.
     A reason is known only for images that were met in this call.
 
     Raises:
