@@ -1,6 +1,6 @@
 """Speed of ContMix: every shape that the variants meet, every backend, forward and backward.
 
-    pytest tests/benchmarks/test_bench_contmix.py --benchmark-columns=min,median,stddev,rounds
+    pytest -n 0 tests/benchmarks/test_bench_contmix.py --benchmark-columns=min,median,stddev,rounds
 
 Ratios are to be read within one group: one shape and direction.
 """

@@ -1,6 +1,6 @@
 """Speed of whole models: OverLoCK's forms beside ConvNeXt.
 
-    pytest tests/benchmarks/test_bench_models.py --benchmark-columns=min,median,stddev,rounds
+    pytest -n 0 tests/benchmarks/test_bench_models.py --benchmark-columns=min,median,stddev,rounds
 
 Ratios are to be read within one group. Here the sides of a group run one after another in one process:
 `speed_table.py` interleaves them in fresh processes, and is slower.
