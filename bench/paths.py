@@ -9,7 +9,7 @@ REPOSITORY = PACKAGE.parent
 
 
 def data_file(name: str) -> Path:
-    """Path of `published.csv` or `weights.csv`.
+    """Path of a data file such as `published.csv`.
 
     Raises:
         FileNotFoundError: if it is in neither place, naming both.
