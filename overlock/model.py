@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import DynamicConvBlock, RepConvBlock
+from .inference import FoldedContMix
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -277,6 +278,6 @@ def set_backend(model: nn.Module, backend: str) -> nn.Module:
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"unknown ContMix backend {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
     for module in model.modules():
-        if isinstance(module, DynamicConvBlock):
+        if isinstance(module, DynamicConvBlock | FoldedContMix):
             module.backend = backend
     return model

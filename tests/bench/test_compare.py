@@ -233,8 +233,9 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """Two models' throughput, the first one's blocks made long by a large batch."""
-    args = ["--models", "moganet_xt", "resnet18", *SMALL, "--metrics", "params", "throughput", "--batch-size", "16"]
+    """Three models' throughput, the first one's blocks made long by a large batch."""
+    models = ["moganet_xt", "resnet18", "resnet34"]
+    args = ["--models", *models, *SMALL, "--metrics", "params", "throughput", "--batch-size", "16"]
     running = Terminal(*args)
     yield running
     if running.process.poll() is None:
