@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import depthwise_device
 from .depthwise import fast_size
 from .plain import is_plain
 
@@ -38,6 +39,8 @@ def why_not_fused(x: Tensor) -> str | None:
         return f"in {x.dtype}"
     if not _library_has_fused():
         return "this PyTorch build has no oneDNN"
+    if x.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this CPU has no bfloat16 kernels"
     if not torch.backends.mkldnn.enabled:
         return "oneDNN is switched off"
     if torch.is_autocast_enabled("cpu"):
@@ -64,7 +67,10 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
             x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], groups, _FUSED_NAME[activation], [], "none"
         )
         return out
-    y = F.conv2d(x, weight, bias, stride, padding, 1, groups)
+    if groups > 1 and stride == 1 and depthwise_device.wins(x, weight):
+        y = depthwise_device.depthwise(x, weight, bias)
+    else:
+        y = F.conv2d(x, weight, bias, stride, padding, 1, groups)
     if activation == "gelu":
         return F.gelu(y)
     return F.silu(y, inplace=True) if activation == "silu" else y

@@ -4,12 +4,13 @@ PyTorch's CPU gradient of a large depthwise kernel walks every tap over the whol
 where its forward takes 4. Both gradients are convolutions, so they need not be slow (docs/contmix.md):
 
 - the input's is the output's gradient convolved with the flipped kernel: the forward's fast path;
-- the weight's is the correlation of input and output gradient at the kernel's lags. For all but the smallest kernels it
-  is made by FFT, which costs the same for any of them, the input's transform shared by the branches.
+- the weight's is the correlation of input and output gradient at the kernel's lags, taken by a C kernel with the taps'
+  sums in registers (`overlock/native`), or where it cannot be had, for all but the smallest kernels, by FFT.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from . import depthwise_device, native
 from .plain import own_backward, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
+NATIVE_SIZES = (3, 5, 7, 9, 11, 13, 15, 17)  # native/depthwise.h
+NATIVE_LANES = 16
 
 
 def fast_size(x: Tensor, kernel_size: int) -> int:
@@ -77,6 +81,38 @@ class Correlation:
         return lags[:, rows[:, None], cols][:, None].to(grad.dtype)
 
 
+class _Depthwise(ctypes.Structure):
+    """`Depthwise` of native/depthwise.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "grad", "weight")),
+        *((name, ctypes.c_long) for name in ("batch", "height", "width", "channels", "k", "dilation")),
+        ("bf16", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    )
+
+
+def why_not_native(x: Tensor, kernel_size: int) -> str | None:
+    """Why the C kernel does not take the weight gradient of a k x k kernel over x (B, C, H, W); None where it does."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return f"it takes float32 and bfloat16 on a CPU, not {x.dtype} on {x.device.type}"
+    if kernel_size not in NATIVE_SIZES or x.shape[1] % NATIVE_LANES:
+        return f"it takes kernels of {NATIVE_SIZES} and multiples of {NATIVE_LANES} channels"
+    return native.unavailable()
+
+
+def native_weight_grad(x: Tensor, grad: Tensor, kernel_size: int, dilation: int) -> Tensor:
+    """As `Correlation.weight_grad`: (B, C, H, W) twice -> (C, 1, k, k)."""
+    x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+    batch, channels, height, width = x.shape
+    weight = torch.empty(kernel_size, kernel_size, channels, dtype=torch.float32)
+    sizes = (batch, height, width, channels, kernel_size, dilation)
+    pointers = (native.pointer(t) for t in (x, grad, weight))
+    struct = _Depthwise(*pointers, *sizes, x.dtype == torch.bfloat16, torch.get_num_threads())
+    native.call("depthwise_weight_gradient", ctypes.byref(struct))
+    return weight.permute(2, 0, 1)[:, None].to(grad.dtype)
+
+
 def _padding(weight: Tensor, dilation: int) -> int:
     return dilation * (weight.shape[-1] // 2)
 
@@ -109,24 +145,38 @@ class _ParallelConvs(torch.autograd.Function):
             for weight, r, grad, _ in branches:
                 part = _convolve(grad, weight.flip(2, 3), r)
                 grad_x = part if grad_x is None else grad_x.add_(part)
-        reach = max((_padding(w, r) for w, r, _, needed in branches if needed and w.shape[-1] >= FFT_FROM), default=0)
+        by_fft = [
+            needed and weight.shape[-1] >= FFT_FROM and why_not_native(x, weight.shape[-1]) is not None
+            for weight, _, _, needed in branches
+        ]
+        reach = max((_padding(b[0], b[1]) for b, fft in zip(branches, by_fft, strict=True) if fft), default=0)
         correlation = Correlation(x, reach) if reach else None
         grad_weights: list[Tensor | None] = []
-        for weight, r, grad, needed in branches:
+        for (weight, r, grad, needed), fft in zip(branches, by_fft, strict=True):
             k = weight.shape[-1]
             if not needed:
                 grad_weights.append(None)
-            elif correlation is not None and k >= FFT_FROM:
+            elif why_not_native(x, k) is None:
+                grad_weights.append(native_weight_grad(x, grad, k, r))
+            elif fft:
+                assert correlation is not None
                 grad_weights.append(correlation.weight_grad(grad, k, r))
             else:
                 grad_weights.append(conv2d_weight(x, weight.shape, grad, 1, _padding(weight, r), r, weight.shape[0]))
         return grad_x, None, *grad_weights
 
 
+def _by_winner(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    if conv.dilation[0] == 1 and depthwise_device.wins(x, conv.weight):
+        return depthwise_device.depthwise(x, conv.weight, conv.bias)
+    out: Tensor = conv(x)
+    return out
+
+
 def parallel_convs(x: Tensor, convs: Sequence[nn.Conv2d]) -> Sequence[Tensor]:
     """Each of `convs` on x (B, C, H, W): depthwise ones of stride 1, without bias, that keep the map's size."""
     if x.device.type != "cpu" or under_autocast("cpu") or not own_backward():
-        return [conv(x) for conv in convs]
+        return [_by_winner(x, conv) for conv in convs]
     outputs: tuple[Tensor, ...] = _ParallelConvs.apply(
         x, [conv.dilation[0] for conv in convs], *(conv.weight for conv in convs)
     )

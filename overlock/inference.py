@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
 from .contmix import contmix as contmix_unmerged
-from .contmix import contmix_merged, enlarged_size, merge_biases
 from .convolution import conv, conv_add_, conv_of_vector
 from .layers import channel_dot
+from .normalise import normalise_, why_not_in_place
 from .plain import is_plain
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
@@ -87,8 +88,12 @@ class FoldedGRN(Frozen):
         norm = channel_dot(x, x).sqrt_()
         return (norm * self.gamma).div_(norm.mean(dim=1, keepdim=True) + 1e-6).add_(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """In place."""
+    def forward(self, x: Tensor, dwconv: FoldedConv | None = None) -> Tensor:
+        """In place, after a 3x3 depthwise convolution where there is one."""
+        if why_not_in_place(x) is None:
+            conv = None if dwconv is None else (dwconv.weight, dwconv.bias)
+            return normalise_(x, self.gamma, self.beta, conv)
+        x = x if dwconv is None else dwconv(x)
         x = x.mul_(self.scale(x))
         return x if self.beta is None else x.add_(self.beta)
 
@@ -102,7 +107,7 @@ class FoldedMLP(nn.Module):
 
     def forward(self, residual: Tensor, x: Tensor) -> Tensor:
         for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
-            self.down.add_to_(residual[images], self.grn(self.dwconv(self.up(x[images]))))
+            self.down.add_to_(residual[images], self.grn(self.up(x[images]), self.dwconv))
         return residual
 
 
@@ -190,7 +195,7 @@ class FoldedContMix(Frozen):
         x, context = features.split(self.dims, dim=1)
         query, key = self.query(x), self.key(F.adaptive_avg_pool2d(context, self.regions))
         traced = is_plain() or torch.compiler.is_compiling()  # a tracer must not see the cache
-        if self.backend in ("auto", "tiled") and not traced:
+        if not traced and choose_backend(self.backend, query, key, value) == "tiled":
             biases = self.biases(*value.shape[-2:])
             mixed = contmix_merged(query, key, value, self.proj_weight, *biases, self.scale)
         else:

@@ -1,6 +1,6 @@
 """ContMix, OverLoCK's context-mixing dynamic convolution: one name, several implementations.
 
-`reference` is the definition, `tiled` the one for CPUs (and any device).
+`reference` is the definition, `tiled` runs anywhere, `native` is a C kernel for CPUs.
 """
 
 from __future__ import annotations

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import reference, tiled
+from . import fused, native, reference, tiled
 from .cost import contmix_macs
 
 log = logging.getLogger(__name__)
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "tiled": tiled}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "tiled": tiled, "native": native, "fused": fused}
 """Name -> module with `forward`, `backward` and `supports(query, key, value) -> None or the reason why not`."""
 
-AUTO_ORDER = ("tiled", "reference")
+AUTO_ORDER = ("native", "tiled", "reference")
 _logged: set[tuple[str, str]] = set()
 
 
@@ -35,6 +35,9 @@ def choose_backend(name: str, query: Tensor, key: Tensor, value: Tensor) -> str:
         ValueError: for an unknown name, or a backend asked for by name that cannot run these inputs (with the reason).
     """
     if name == "auto":
+        if fused.preferred(query, key, value):
+            _log_once("fused", str(value.device.type))
+            return "fused"
         for candidate in AUTO_ORDER:
             if BACKENDS[candidate].supports(query, key, value) is None:
                 _log_once(candidate, str(value.device.type))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import pytest
 import torch
 from torch import Tensor
 
-from overlock.contmix import reference
+from overlock.contmix import BACKENDS, reference
 
 NAMES = ("query", "key", "value", "proj_weight", "proj_bias", "rpb1", "rpb2")
 SCALE = 0.4
@@ -62,6 +64,19 @@ def truth(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     out = reference.contmix(*inputs, SCALE)
     gradients = torch.autograd.grad(out, inputs, case.output_gradient(dtype).double())
     return {"output": out.detach(), **dict(zip(NAMES, gradients, strict=True))}
+
+
+def widest(backend: str) -> torch.dtype:
+    """Float64 where a backend computes in it."""
+    maps = (torch.zeros(1, dtype=torch.float64),) * 3
+    return torch.float64 if backend == "auto" or not BACKENDS[backend].supports(*maps) else torch.float32
+
+
+def runs(backend: str, inputs: Sequence[Tensor]) -> None:
+    """Skip where a backend says that it cannot run."""
+    reason = None if backend == "auto" else BACKENDS[backend].supports(*inputs[:3])
+    if reason is not None:
+        pytest.skip(reason)
 
 
 def relative_rms(got: Tensor, want: Tensor) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from contmix_cases import SCALE, Case
+from contmix_cases import SCALE, Case, runs, widest
 from golden_tools import image, relative_error
 from overlock_tools import tiny
 from torch import Tensor
@@ -44,7 +44,8 @@ def laid_out(tensors: list[Tensor], channels_last: bool) -> list[Tensor]:
 @pytest.mark.parametrize("backend", ALL)
 def test_operator_is_registered_right(backend: str, case: Case, channels_last: bool) -> None:
     # the definition is differentiated by autograd, outside the operator
-    inputs = laid_out(case.inputs(requires_grad=backend != "reference"), channels_last)
+    inputs = laid_out(case.inputs(widest(backend), requires_grad=backend != "reference"), channels_last)
+    runs(backend, inputs)
     opcheck(torch.ops.overlock.contmix.default, (*inputs, SCALE, backend))
 
 
@@ -52,7 +53,9 @@ def test_operator_is_registered_right(backend: str, case: Case, channels_last: b
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("backend", [name for name in ALL if name != "reference"])
 def test_backward_operator_is_registered_right(backend: str, case: Case, channels_last: bool) -> None:
-    inputs = laid_out([case.output_gradient(), *case.inputs()], channels_last)
+    dtype = widest(backend)
+    inputs = laid_out([case.output_gradient(dtype), *case.inputs(dtype)], channels_last)
+    runs(backend, inputs[1:])
     opcheck(torch.ops.overlock.contmix_backward.default, (*inputs, SCALE, backend))
 
 
@@ -69,6 +72,7 @@ def test_merged_operator_is_registered_right(case: Case) -> None:
 @pytest.mark.parametrize("backend", ALL)
 def test_gradients_against_differences(backend: str, case: Case) -> None:
     inputs = case.inputs(requires_grad=True)
+    runs(backend, inputs)  # in float64, or not at all
     assert torch.autograd.gradcheck(lambda *tensors: contmix(*tensors, SCALE, backend), inputs)
 
 

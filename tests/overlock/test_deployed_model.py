@@ -14,7 +14,7 @@ from overlock_tools import SMALLEST, built, tiny
 from torch import Tensor, nn
 
 import baselines
-from overlock import OverLoCK, OverLoCKPyramid, deploy, inference
+from overlock import OverLoCK, OverLoCKPyramid, deploy, inference, set_backend
 from overlock.dense import FORMS
 from overlock.inference import CACHED_SIZES, FoldedContMix, FoldedMLP
 
@@ -47,6 +47,11 @@ def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
     with torch.inference_mode():
         out = model(x)
     return out if isinstance(out, list) else [out]
+
+
+def tiled(model: Any) -> Any:
+    """With the implementation of ContMix that caches merged biases."""
+    return set_backend(model, "tiled")
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -150,7 +155,7 @@ def test_state_dict(model: Any) -> None:
 
 @pytest.mark.parametrize("size", [SIZE, WHOLE])
 def test_cached_biases_follow_the_dtype(size: tuple[int, int]) -> None:
-    deployed, fresh = deploy(tiny()), deploy(tiny()).double()
+    deployed, fresh = tiled(deploy(tiny())), tiled(deploy(tiny())).double()
     outputs(deployed, photo(size))
     assert same(outputs(deployed.double(), photo(size, dtype=torch.float64)), outputs(fresh, photo(size).double()))
     assert near(outputs(deployed.float(), photo(size)), outputs(fresh, photo(size).double()), 1e-5)
@@ -158,10 +163,10 @@ def test_cached_biases_follow_the_dtype(size: tuple[int, int]) -> None:
 
 def test_cached_biases_follow_the_weights() -> None:
     """Tables of positions alone: nothing else would show stale biases."""
-    deployed, x = deploy(tiny()), photo(WHOLE)
+    deployed, x = tiled(deploy(tiny())), photo(WHOLE)
     before = outputs(deployed, x)
     state = {key: value.flip(0) if "rpb" in key else value for key, value in deployed.state_dict().items()}
-    fresh = deploy(tiny())
+    fresh = tiled(deploy(tiny()))
     for model in (deployed, fresh):
         model.load_state_dict(state)
     assert same(outputs(deployed, x), outputs(fresh, x))
@@ -169,14 +174,14 @@ def test_cached_biases_follow_the_weights() -> None:
 
 
 def test_cached_biases_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    deployed = deploy(tiny())
+    deployed = tiled(deploy(tiny()))
     sizes = [(224, 224 + 16 * i) for i in range(CACHED_SIZES + 2)]
     first = [outputs(deployed, photo(size)) for size in sizes]
     held = [module._biases for module in deployed.modules() if isinstance(module, FoldedContMix)]
     assert max(map(len, held)) == CACHED_SIZES
     assert all(same(outputs(deployed, photo(size)), out) for size, out in zip(sizes, first, strict=True))
     monkeypatch.setattr(inference, "CACHED_BYTES", 0)
-    deployed = deploy(tiny())
+    deployed = tiled(deploy(tiny()))
     assert same(outputs(deployed, photo(sizes[0])), first[0])
     assert not any(module._biases for module in deployed.modules() if isinstance(module, FoldedContMix))
 

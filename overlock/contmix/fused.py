@@ -1,0 +1,297 @@
+"""ContMix in Triton kernels: forward and backward, with nothing of size N x taps in memory (docs/gpu.md).
+
+Kernels: `fused_kernels` (forward) and `fused_gradients`. Products take the inputs' dtype and add up in float32; float32
+inputs round to TF32 only where `torch.backends.cuda.matmul.allow_tf32` says so. The result depends on nothing but the
+inputs: no atomics, forward or backward.
+
+On a CPU it runs in Triton's interpreter, for tests, where TRITON_INTERPRET=1 was set before the first call.
+
+Shapes: B batch, G heads, c channels of a head, H W map, N = H*W, R regions, K kernel size, T = K*K taps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
+MIN_DOT = 16  # smallest side of a matrix product in Triton
+PROGRAMS = 2048  # at least so many programs, if the batch has them, before one goes through several images
+
+FASTER_FROM: int | None = None
+"""Tokens (B * N) from which `auto` takes this backend on CUDA. None: not measured, so `auto` does not take it."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is cut: M queries a program, warps, software-pipelining stages."""
+
+    queries: int
+    warps: int
+    stages: int
+
+
+SHARED_LAUNCHES = (Launch(64, 4, 2), Launch(64, 4, 3), Launch(32, 2, 2), Launch(16, 1, 2))
+SLIDING_LAUNCHES = (Launch(16, 4, 2), Launch(16, 4, 1), Launch(16, 2, 2), Launch(16, 8, 2))
+"""What `bench.gpu_run` times for the forward of large kernels; the first is the default until a run says which wins."""
+
+launches: dict[str, Launch] = {
+    "shared": SHARED_LAUNCHES[0],
+    "sliding": SLIDING_LAUNCHES[0],
+    "small": Launch(16, 1, 2),  # forward of sliding windows of at most 8 rows
+    "backward": Launch(16, 4, 1),
+}
+"""The launches in use. Where windows slide, the warps are the groups that share out the window's rows."""
+
+
+@lru_cache(maxsize=1)
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _kernel(name: str) -> Any:
+    module = "fused_kernels" if name in ("shared_kernel", "sliding_kernel") else "fused_gradients"
+    return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+
+
+@lru_cache(maxsize=1)
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter."""
+    from triton.runtime.jit import JITFunction
+
+    return not isinstance(_kernel("shared_kernel"), JITFunction)
+
+
+def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
+    """Why these inputs cannot run here; None: they can."""
+    if not _installed():
+        return "Triton is not installed"
+    if value.dtype not in DTYPES:
+        return f"its kernels take float32, bfloat16 and float16, not {str(value.dtype).removeprefix('torch.')}"
+    if value.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(value.device)
+        if capability < MIN_CAPABILITY:
+            return f"it needs a GPU of compute capability 8.0 or more, and this one has {capability[0]}.{capability[1]}"
+        return None
+    if value.device.type == "cpu" and interpreted():
+        return None
+    return f"it needs a CUDA device, and these inputs are on {value.device.type}"
+
+
+def preferred(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether `auto` takes this backend: on CUDA, where a measurement says that it is the fastest."""
+    if FASTER_FROM is None or value.device.type != "cuda" or supports(query, key, value) is not None:
+        return False
+    return value.shape[0] * value.shape[2] * value.shape[3] >= FASTER_FROM
+
+
+def shared_windows(height: int, width: int, kernel_size: int) -> bool:
+    """Whether the map falls into equal blocks of positions that share one window."""
+    return all(n == kernel_size or (n == kernel_size + 1 and n % 2 == 0) for n in (height, width))
+
+
+def _power(n: int, least: int = MIN_DOT) -> int:
+    """The next power of two that is `least` or more."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def _split(taps: int) -> tuple[int, int]:
+    """Two powers of two (the second may be 0) that hold `taps`: 169 -> 128 and 64 instead of 256."""
+    whole = _power(taps)
+    rest = _power(taps - whole // 2) if taps > whole // 2 else 0
+    return (whole // 2, rest) if whole // 2 >= MIN_DOT and 0 < whole // 2 + rest < whole else (whole, 0)
+
+
+def _precision(x: Tensor) -> str:
+    """How products round: `widen` is for the interpreter, which cannot multiply bfloat16."""
+    if x.is_cuda:
+        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "widen" if x.dtype == torch.bfloat16 else "ieee"
+
+
+class _Half:
+    """One of the two kernels with its tables, and the constants of its launches; `project` makes the projected keys."""
+
+    def __init__(
+        self, half: int, key: Tensor, value: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, first: int
+    ) -> None:
+        self.batch, channels, self.height, self.width = value.shape
+        self.heads, self.k = rpb.shape[0], (rpb.shape[-1] + 1) // 2
+        self.taps = self.k**2
+        self.rpb = rpb.contiguous()
+        self.proj_weight = proj_weight[first : first + self.taps]
+        self.proj_bias = proj_bias[first : first + self.taps].contiguous()
+        self.keys = key.reshape(-1, self.proj_weight.shape[1])  # B*G*c, R
+        cq, cv = key.shape[1] // self.heads, channels // 2 // self.heads
+        self.constants: dict[str, Any] = {
+            "HALF": half,
+            "K": self.k,
+            "CQ": cq,
+            "CQP": _power(cq),
+            "CV": cv,
+            "CVP": _power(cv),
+            "PRECISION": _precision(value),
+        }
+
+    def project(self, padded: bool) -> tuple[Tensor, dict[str, int]]:
+        """P k (B*G*c, pitch), taps in rows of K, or padded to a power of two; zeros in the padding."""
+        k, kp = self.k, _power(self.k + 1, 1) if padded else self.k
+        pitch = -(-k * kp // 8) * 8  # rows begin at multiples of 16 bytes
+        rows = F.pad(self.proj_weight.unflatten(0, (k, k)), (0, 0, 0, kp - k)).flatten(0, 1)
+        return self.keys @ F.pad(rows, (0, 0, 0, pitch - k * kp)).t(), {"PITCH": pitch}
+
+    def sliding(self, launch: Launch) -> dict[str, int]:
+        """How a sliding kernel cuts windows: padded rows of taps, dealt to the warps, and the columns they lie in."""
+        kp = _power(self.k + 1, 1)  # the last column is no tap
+        rows = max(_power(self.k, 1), MIN_DOT // kp)
+        groups = max(1, min(launch.warps, rows * kp // MIN_DOT))
+        keys = _power(min(self.width, launch.queries + self.k - 1))
+        return {"KP": kp, "M": launch.queries, "GROUPS": groups, "ROWS": rows // groups, "KEYS": keys}
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.batch, self.heads, self.height, self.width
+
+    def images(self, programs: int) -> int:
+        """How many images a program goes through, where one for each image makes `programs` times the batch."""
+        parts = min(self.batch, -(-PROGRAMS // programs))
+        return -(-self.batch // parts)
+
+
+def _on(x: Tensor) -> Any:
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def _halves(key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, rpb1: Tensor, rpb2: Tensor) -> list[_Half]:
+    small = _Half(0, key, value, weight, bias, rpb1, 0)
+    return [small, _Half(1, key, value, weight, bias, rpb2, small.taps)]
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+) -> Tensor:
+    """ContMix; shapes as in `overlock.contmix.contmix`. The result is channels_last."""
+    out = torch.empty_like(value, memory_format=torch.channels_last)
+    with _on(value):
+        for half in _halves(key, value, proj_weight, proj_bias, rpb1, rpb2):
+            _launch_forward(half, query, value, out, scale)
+    return out
+
+
+def _launch_forward(half: _Half, query: Tensor, value: Tensor, out: Tensor, scale: float) -> None:
+    k, height, width = half.k, half.height, half.width
+    options: dict[str, Any]
+    if shared_windows(height, width, k):
+        launch = launches["shared"]
+        block = [n if n == k else (k + 1) // 2 for n in (height, width)]
+        queries = min(launch.queries, _power(block[0] * block[1]))
+        tiles = height // block[0] * (width // block[1]) * -(-block[0] * block[1] // queries)
+        taps, more = _split(half.taps)
+        pk, options = half.project(padded=False)
+        options |= {"TAPS": taps, "MORE": more, "BH": block[0], "BW": block[1], "M": queries}
+        kernel = _kernel("shared_kernel")
+    else:
+        launch = launches["small" if k <= 8 else "sliding"]
+        tiles = height * -(-width // launch.queries)
+        pk, options = half.project(padded=True)
+        options |= half.sliding(launch)
+        kernel = _kernel("sliding_kernel")
+    images = half.images(half.heads * tiles)
+    kernel[(half.heads * tiles * -(-half.batch // images),)](
+        query, *query.stride(), pk, value, *value.stride(), half.proj_bias, half.rpb, out, *out.stride(),
+        *half.sizes(), scale, images, **half.constants, **options, num_warps=launch.warps, num_stages=launch.stages,
+    )  # fmt: skip
+
+
+def backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the seven tensors, in their order."""
+    keys = key.reshape(-1, proj_weight.shape[1]).float()
+    d_query = query.new_empty(2, query.shape[0], *query.shape[2:], query.shape[1]).permute(0, 1, 4, 2, 3)
+    d_value = torch.empty_like(value, memory_format=torch.channels_last)
+    d_key, d_weight, d_bias, d_rpb = torch.zeros_like(keys), [], [], []
+    with _on(value):
+        for i, half in enumerate(_halves(key, value, proj_weight, proj_bias, rpb1, rpb2)):
+            d_pk, d_taps, table = _launch_backward(half, query, value, grad, scale, d_query[i], d_value)
+            d_key.addmm_(d_pk, half.proj_weight.float())
+            d_weight.append(d_pk.t() @ keys)
+            d_bias.append(d_taps.sum(0))
+            d_rpb.append(table.to(rpb1.dtype))
+    return (
+        d_query.sum(0),
+        d_key.view(key.shape).to(key.dtype),
+        d_value,
+        torch.cat(d_weight).to(proj_weight.dtype),
+        torch.cat(d_bias).to(proj_bias.dtype),
+        d_rpb[0],
+        d_rpb[1],
+    )
+
+
+def _launch_backward(
+    half: _Half, query: Tensor, value: Tensor, grad: Tensor, scale: float, d_query: Tensor, d_value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill `d_query` and this half of `d_value`; returns d_pk (B*G*c, T), the sum of dS (B*G, T) and d_rpb."""
+    launch, heads, height = launches["backward"], half.heads, half.height
+    queries, k = launch.queries, half.k
+    pk, pitch = half.project(padded=True)
+    constants = {**half.constants, **pitch, **half.sliding(launch)}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    across = -(-half.width // queries)
+    images = half.images(heads * height * across)
+    parts = -(-half.batch // images)
+    single = {"dtype": torch.float32, "device": value.device}
+    lse, delta = (torch.empty(half.batch, heads, height, half.width, **single) for _ in range(2))  # type: ignore[call-overload]
+    part = torch.empty(parts, heads, height, across, k, 2 * k - 1, **single)  # type: ignore[call-overload]
+    args = (
+        query, *query.stride(), pk, value, *value.stride(), grad, *grad.stride(), half.proj_bias, half.rpb, lse,
+        delta,
+    )  # fmt: skip
+    _kernel("query_kernel")[(heads * height * across * parts,)](
+        *args, d_query, *d_query.stride(), part, *half.sizes(), scale, images, **constants,
+        PLACES=_power(2 * k - 1), **options,
+    )  # fmt: skip
+    d_pk = torch.empty(len(pk), half.taps, **single)  # type: ignore[call-overload]
+    d_taps = torch.empty(half.batch * heads, half.taps, **single)  # type: ignore[call-overload]
+    _kernel("taps_kernel")[(half.batch * heads,)](*args, d_pk, d_taps, *half.sizes(), scale, **constants, **options)
+    columns = _power(min(half.width, queries))
+    blocks = -(-height // (constants["GROUPS"] * constants["ROWS"])) * -(-half.width // columns)
+    _kernel("value_kernel")[(half.batch * heads * blocks,)](
+        query, *query.stride(), pk, grad, *grad.stride(), half.proj_bias, half.rpb, lse, d_value,
+        *d_value.stride(), *half.sizes(), scale, **{**constants, "KEYS": columns}, **options,
+    )  # fmt: skip
+    return d_pk, d_taps, _table(part.sum((0, 3), dtype=torch.float64))
+
+
+def _table(part: Tensor) -> Tensor:
+    """(G, H, K, 2K-1) by query row and window row -> d_rpb (G, 2K-1, 2K-1), always added up in one order."""
+    _, height, k, places = part.shape
+    rows = torch.arange(height, device=part.device)
+    first = (rows - k // 2).clamp(0, height - k) - rows + k - 1  # row of the table where a query row's window begins
+    target = (first[:, None] + torch.arange(k, device=part.device)).flatten()
+    spread = target == torch.arange(places, device=part.device)[:, None]  # 2K-1, H*K
+    return torch.matmul(spread.to(part.dtype), part.flatten(1, 2))

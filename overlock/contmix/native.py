@@ -1,0 +1,153 @@
+"""ContMix on a CPU by a C kernel (`overlock/native`): one head of one image at a time, in the cache from end to end.
+
+Nothing is made per query and tap beyond four queries' weights, neither forward nor backward. What it saves for the
+backward are its inputs; the softmax weights are made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from .. import native
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
+    """Why these inputs cannot run here; None: they can."""
+    if value.device.type != "cpu":
+        return f"it runs on a CPU, these are on {value.device.type}"
+    if value.dtype not in DTYPES:
+        return f"it computes in float32 for float32 and bfloat16, these are {value.dtype}"
+    return native.unavailable()
+
+
+class _Contmix(ctypes.Structure):
+    """`Contmix` of contmix_head.h."""
+
+    _fields_ = (
+        ("q", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("projected", ctypes.c_void_p),
+        ("proj_bias", ctypes.c_void_p),
+        ("rpb", ctypes.c_void_p * 2),
+        *((name, ctypes.c_long) for name in ("batch", "heads", "cq", "c", "height", "width")),
+        ("sizes", ctypes.c_long * 2),
+        ("bf16", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    )
+
+
+class _Gradients(ctypes.Structure):
+    """`Gradients` of contmix_backward.h."""
+
+    _fields_ = (
+        ("out", ctypes.c_void_p),
+        ("q", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("projected", ctypes.c_void_p),
+        ("proj_bias", ctypes.c_void_p),
+        ("rpb", ctypes.c_void_p * 2),
+    )
+
+
+class _Call:
+    """The kernel's view of ContMix's arguments, and the tensors that it points into."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        proj_weight: Tensor,
+        proj_bias: Tensor,
+        rpb: tuple[Tensor, Tensor],
+        scale: float,
+    ) -> None:
+        batch, channels, height, width = value.shape
+        self.heads = rpb[0].shape[0]
+        self.sizes = [(table.shape[-1] + 1) // 2 for table in rpb]
+        self.keys = key.reshape(batch * query.shape[1], -1).float().mul(scale)  # B*Cq, R
+        q, v = (x.contiguous(memory_format=torch.channels_last) for x in (query, value))
+        with torch.autocast("cpu", enabled=False):
+            projected = self.keys @ proj_weight.float().t()  # B*Cq, T: (B*G, cq, T)
+        tables = [x.float().contiguous() for x in (proj_bias, *rpb)]
+        self.kept = (q, v, projected, *tables)
+        self.struct = _Contmix(
+            native.pointer(q),
+            native.pointer(v),
+            native.pointer(projected),
+            native.pointer(tables[0]),
+            (ctypes.c_void_p * 2)(tables[1].data_ptr(), tables[2].data_ptr()),
+            batch,
+            self.heads,
+            query.shape[1] // self.heads,
+            channels // 2 // self.heads,
+            height,
+            width,
+            (ctypes.c_long * 2)(*self.sizes),
+            value.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+) -> Tensor:
+    """ContMix; shapes as in `overlock.contmix.contmix`. The result is channels_last."""
+    call = _Call(query, key, value, proj_weight, proj_bias, (rpb1, rpb2), scale)
+    out = torch.empty_like(value, memory_format=torch.channels_last)
+    native.call("contmix_forward", ctypes.byref(call.struct), native.pointer(out))
+    return out
+
+
+def backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb1: Tensor,
+    rpb2: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the seven tensors, in their order."""
+    call = _Call(query, key, value, proj_weight, proj_bias, (rpb1, rpb2), scale)
+    batch, heads, taps = value.shape[0], call.heads, proj_bias.shape[0]
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    d_query, d_value = (torch.empty_like(x, memory_format=torch.channels_last) for x in (query, value))
+    d_projected = torch.empty(batch * query.shape[1], taps, dtype=torch.float32)
+    d_bias = torch.empty(batch * heads, taps, dtype=torch.float32)
+    d_rpb = [torch.empty(batch, heads, (2 * size - 1) ** 2, dtype=torch.float32) for size in call.sizes]
+    gradients = _Gradients(
+        *(native.pointer(x) for x in (grad, d_query, d_value, d_projected, d_bias)),
+        (ctypes.c_void_p * 2)(*(x.data_ptr() for x in d_rpb)),
+    )
+    native.call("contmix_backward", ctypes.byref(call.struct), ctypes.byref(gradients))
+    with torch.autocast("cpu", enabled=False):
+        d_key = (d_projected @ proj_weight.float()).mul_(scale)
+        d_weight = d_projected.t() @ call.keys
+    d_tables = (
+        table.sum(0).view(heads, 2 * size - 1, 2 * size - 1) for table, size in zip(d_rpb, call.sizes, strict=True)
+    )
+    d_rpb1, d_rpb2 = (x.to(rpb1.dtype) for x in d_tables)
+    return (
+        d_query,
+        d_key.to(key.dtype).view(key.shape),
+        d_value,
+        d_weight.to(proj_weight.dtype),
+        d_bias.sum(0).to(proj_bias.dtype),
+        d_rpb1,
+        d_rpb2,
+    )

@@ -1,0 +1,142 @@
+"""C kernels for CPUs, compiled once on the machine that runs them and kept in the user's cache.
+
+They need a C compiler (`CC`, else `cc`, `gcc` or `clang`) and Linux; `unavailable()` says why there are none, and
+`OVERLOCK_NATIVE=0` switches them off. They run on the threads that PyTorch's own kernels run on: the library is linked
+with the OpenMP runtime that PyTorch has loaded, since the threads of a second one would take the cores from the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
+COMPILERS = ("cc", "gcc", "clang")
+SECONDS = 120  # for the compiler, which takes about two
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: `OVERLOCK_CACHE`, else the user's cache."""
+    own = os.environ.get("OVERLOCK_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overlock"
+
+
+class _Unavailable(Exception):
+    """Why there are no native kernels, in words for a user."""
+
+
+def _compiler() -> list[str]:
+    asked = os.environ.get("CC")
+    if asked:
+        return shlex.split(asked)
+    for name in COMPILERS:
+        if shutil.which(name):
+            return [name]
+    raise _Unavailable(f"there is no C compiler (looked for {', '.join(COMPILERS)}; CC names another)")
+
+
+def _openmp() -> Path:
+    """The OpenMP runtime that PyTorch has loaded."""
+    loaded = {line.split(maxsplit=5)[-1].strip() for line in Path("/proc/self/maps").read_text().splitlines()}
+    names = ("libgomp", "libiomp5", "libomp.")
+    runtimes = sorted(path for path in loaded if Path(path).name.startswith(names))
+    if len(runtimes) != 1:
+        raise _Unavailable(f"PyTorch should have loaded one OpenMP runtime, there are {len(runtimes)}")
+    return Path(runtimes[0])
+
+
+def _cpu() -> str:
+    """What `-march=native` depends on: a cache may be shared by several machines."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return platform.machine() + "".join(
+        dict.fromkeys(x for x in lines if x.startswith(("model name", "flags", "Feat")))
+    )
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _Unavailable(f"{command[0]} cannot compile: {error}") from error
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
+        raise _Unavailable(f"{command[0]} cannot compile: {first}")
+
+
+def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
+    """Written beside the target and moved there: another process may be doing the same."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
+        _run([*compiler, *FLAGS, "-c", str(SOURCES / "kernels.c"), "-o", compiled])
+        _run([*compiler, "-shared", compiled, str(openmp), "-lm", "-o", linked])
+        os.replace(linked, target)
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    try:
+        if os.environ.get("OVERLOCK_NATIVE", "1") == "0":
+            raise _Unavailable("switched off by OVERLOCK_NATIVE=0")
+        if sys.platform != "linux":
+            raise _Unavailable(f"they are built on Linux only, this is {sys.platform}")
+        compiler, openmp = _compiler(), _openmp()
+        text = "".join(path.read_text() for path in sorted(SOURCES.glob("*.[ch]")))
+        key = hashlib.sha256("\n".join([text, *FLAGS, *compiler, str(openmp), _cpu()]).encode()).hexdigest()[:16]
+        target = cache_folder() / f"kernels-{key}.so"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _compile(target, compiler, openmp)
+            log.info("compiled CPU kernels into %s", target)
+        return ctypes.CDLL(str(target))
+    except (_Unavailable, OSError) as error:
+        log.warning("no native CPU kernels: %s", error)
+        return str(error)
+
+
+def unavailable() -> str | None:
+    """Why there are no native kernels here; None where there are. The first call compiles them, once a machine."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
+def call(name: str, *arguments: object) -> None:
+    """Run a kernel on PyTorch's number of threads.
+
+    Raises:
+        MemoryError: if its scratch memory cannot be had.
+    """
+    found = _library()
+    assert not isinstance(found, str), found
+    if getattr(found, name)(*arguments):
+        raise MemoryError(f"no memory for the scratch of {name}")
+
+
+def pointer(x: torch.Tensor) -> ctypes.c_void_p:
+    """Of a CPU tensor's first element."""
+    assert x.device.type == "cpu"
+    return ctypes.c_void_p(x.data_ptr())
+
+
+def clear_cache() -> None:
+    """Remove the compiled libraries."""
+    for path in cache_folder().glob("kernels-*.so"):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    _library.cache_clear()

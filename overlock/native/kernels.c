@@ -1,0 +1,6 @@
+#include "contmix_head.h"
+
+#include "contmix_backward.h"
+#include "contmix_forward.h"
+#include "depthwise.h"
+#include "grn.h"
