@@ -11,6 +11,19 @@ CONVNEXT_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
 HUB_FILE = "https://huggingface.co/{repository}/resolve/main/{file}"
 
 
+def fine_tuned_release(name: str, resolution: int) -> Release | None:
+    """The file of a ConvNeXt that its authors fine-tuned at `resolution`, on ImageNet-1K alone, if they released one.
+
+    Its figures at that resolution (ConvNeXt-B at 384: 85.1) are for this file, not for the one trained at 224.
+    """
+    family, _, size = name.partition("_")
+    if family != "convnext" or resolution == 224:
+        return None
+    file = f"/convnext_{CONVNEXT_SIZES[size]}_1k_{resolution}.pth"
+    found = [row for row in rows() if row["kind"] == "checkpoint_url" and row["value"].endswith(file)]
+    return release(name, found[0]) if found else None
+
+
 def baseline_release(name: str) -> Release:
     """The file of a registered baseline: the weights that its figures in the paper are for.
 

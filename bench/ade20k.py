@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from bench import cli
 from bench.dense import verb
+from bench.dense.names import HEADS
 
 
 def parser() -> cli.Parser:
-    p = verb.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", ["upernet"])
+    p = verb.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", HEADS["segmentation"])
     p.add_argument("--multi-scale", action="store_true", help="six scales, each mirrored too; probabilities averaged")
     return p
 

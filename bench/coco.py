@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from bench import cli
 from bench.dense import verb
+from bench.dense.names import HEADS
 
 
 def parser() -> cli.Parser:
     about = "Box and mask AP on COCO 2017 val. 'cascade' is the 4conv1fc one, of most published figures."
-    return verb.parser("coco", about, ["maskrcnn", "cascade", "cascade_2fc"])
+    return verb.parser("coco", about, HEADS["detection"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,6 +52,7 @@ def parser() -> Parser:
     add("--compare", nargs=2, type=Path, metavar="FILE", help="only compare two predictions.npz of earlier runs")
     add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
     add("--output", type=Path, metavar="FILE", help="write there as well")
+    add("--save", action="store_true", help="keep the records in results/<machine>/ too")
     return p
 
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output:
         cli.check_writable(args.output)
 
-    from bench.dense.journal import Workers
+    from bench.workers import Workers
 
     with Workers() as workers, ExitStack() as stack:
         return evaluate(args, entries, baseline, weights, workers, stack)
@@ -124,12 +125,14 @@ def evaluate(
     import torch
     from tqdm import tqdm
 
+    from bench import store
     from bench.accuracy import report
     from bench.accuracy.data import open_images
     from bench.accuracy.evaluate import Conditions
     from bench.accuracy.evaluate import evaluate as run_all
     from bench.accuracy.labels import real_labels
     from bench.measure.environment import collect
+    from bench.records import new_run
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -154,7 +157,7 @@ def evaluate(
         total=len(images), file=sys.stderr, disable=workers.rank > 0 or not sys.stderr.isatty(), unit="image"
     ) as bar:
         finished, why = run_all(images, runs, conditions, workers, bar.update)
-    environment = collect(conditions.device, torch.get_num_threads())
+    environment = collect(conditions.device, torch.get_num_threads()) | {"run": new_run()}
     made = [
         record
         for p, run in zip(finished, runs, strict=True)
@@ -170,6 +173,8 @@ def evaluate(
         if args.output:
             text = report.render(made, compared, by_name, environment, style)
             args.output.write_text(text + "\n", encoding="utf-8")
+        if args.save:
+            print(f"kept in {store.save(made, environment)}", file=sys.stderr)
     return verdict(made)
 
 
@@ -215,9 +220,9 @@ def prepare(
     workers: Any,
     stack: ExitStack,
 ) -> list[Any]:
-    """A run for each model, form and resolution; a model is loaded once for all its resolutions."""
+    """A run for each model, form and resolution; a model is loaded once for all resolutions that share its weights."""
     from bench.accuracy.evaluate import Classifier, Run, header
-    from bench.accuracy.networks import load
+    from bench.accuracy.networks import FINE_TUNED, load, source, trained_at
     from bench.accuracy.predictions import Store, key
     from bench.accuracy.recipes import recipe_for
     from bench.measure.check import check_backend
@@ -226,15 +231,22 @@ def prepare(
     runs = []
     for entry in entries:
         for form in entry.forms(args.form):
-            model, label = load(entry, form, weights[entry.name], args.backend)
+            loaded: dict[str, Any] = {}
             for size in dict.fromkeys(args.resolutions or [None]):
                 recipe = recipe_for(entry, size, args.recipe == "common", args.crop_pct)
+                of = source(entry, weights[entry.name], recipe.geometry.size)
+                if of not in loaded:
+                    loaded[of] = load(entry, form, of, args.backend)
+                model, label = loaded[of]
                 classifier = Classifier(model, recipe, conditions, images.subset)
                 try:
                     backend = classifier.check(images.labels)
                 except BadInput as error:
                     raise BadInput(f"{entry.name}: {error}") from error
-                about = header(entry.name, form, recipe, label, images, conditions, backend=backend)
+                about = header(
+                    entry.name, form, recipe, label, images, conditions,
+                    backend=backend, trained_at=trained_at(entry, of), fine_tuned=of.startswith(FINE_TUNED),
+                )  # fmt: skip
                 folder = args.results / key(about)
                 store = Store(folder, about, len(images), conditions.batch, workers.rank)
                 stack.callback(store.close)

@@ -17,8 +17,8 @@ from bench.accuracy.loader import Batch, batches
 from bench.accuracy.predictions import Predictions, Rows, Store
 from bench.accuracy.recipes import Recipe
 from bench.cli import BadInput, resolution_name
-from bench.dense.journal import Workers
 from bench.measure.subject import DTYPES, LAYOUTS, BackendsSeen
+from bench.workers import Workers
 
 TOP = 5
 

@@ -8,22 +8,40 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.cli import BadInput
+from bench.cli import BadInput, Resolution
 from bench.measure import subject
-from bench.models import OVERLOCK, TIMM, Entry
+from bench.models import CONVNEXT, OVERLOCK, TIMM, Entry
 from overlock.download import Unavailable, fetch
 from overlock.released import overlock_release
 from overlock.weights import fitted, load_state, read_checkpoint
 
-RELEASED, RANDOM = "released", "random"
+RELEASED, RANDOM, FINE_TUNED = "released", "random", "fine-tuned:"
 SEED = 0
+
+
+def source(entry: Entry, weights: str, size: Resolution) -> str:
+    """What `load` takes for a model at a size (height, width): RELEASED becomes the file fine-tuned at that size, as
+    `fine-tuned:<side>`, where the model's authors released one; the rest stays."""
+    if weights == RELEASED and size[0] == size[1] and entry.family is CONVNEXT:
+        from baselines.released import fine_tuned_release
+
+        if fine_tuned_release(entry.name, size[0]):
+            return f"{FINE_TUNED}{size[0]}"
+    return weights
+
+
+def trained_at(entry: Entry, weights: str) -> int | None:
+    """The side of the images that released weights were last trained on; None where it is not known."""
+    if weights.startswith(FINE_TUNED):
+        return int(weights.removeprefix(FINE_TUNED))
+    return entry.recipe.resolution if weights == RELEASED and entry.recipe else None
 
 
 def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[nn.Module, str]:
     """The network in a form, on the CPU, and the label of its weights: their SHA-256, or `random:<seed>`.
 
-    `weights` is RELEASED, RANDOM or a file's path; a file may hold the training form, or the re-parameterised one for
-    form `deploy`.
+    `weights` is RELEASED, `fine-tuned:<side>` (see `source`), RANDOM or a file's path; a file may hold the training
+    form, or the re-parameterised one for form `deploy`.
 
     Raises:
         BadInput: if the weights cannot be had, read, or are another model's. Never random weights instead.
@@ -32,16 +50,21 @@ def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[
         return subject.load(entry, form, None, SEED, backend), subject.weights_label(None, SEED)
     if weights == RELEASED and entry.family is TIMM:
         return _from_timm(entry)
-    path = released_file(entry) if weights == RELEASED else Path(weights)
+    released = weights == RELEASED or weights.startswith(FINE_TUNED)
+    path = released_file(entry, weights) if released else Path(weights)
     model = _reparameterised(entry, path, backend) if form == "deploy" else None
     return model or subject.load(entry, form, path, SEED, backend), subject.weights_label(path, SEED)
 
 
-def released_file(entry: Entry) -> Path:
+def released_file(entry: Entry, weights: str = RELEASED) -> Path:
     """The released file of one of the suite's models, fetched to the cache if it is not there."""
-    from baselines.released import baseline_release
+    from baselines.released import baseline_release, fine_tuned_release
 
     try:
+        if weights.startswith(FINE_TUNED):
+            release = fine_tuned_release(entry.name, int(weights.removeprefix(FINE_TUNED)))
+            assert release is not None, f"{entry.name} has no such file"
+            return fetch(release)
         return fetch(overlock_release(entry.name) if entry.family is OVERLOCK else baseline_release(entry.name))
     except Unavailable as error:
         raise BadInput(f"{error}; or give --weights {entry.name}=PATH") from error

@@ -65,8 +65,9 @@ def recipe_for(
     """The recipe of a model at a resolution (height, width), by default the one that its weights are evaluated at.
 
     At other resolutions a family keeps its crop_pct, and squashes the whole image from 384 on if it is ConvNeXt or
-    UniRepLKNet. ConvNeXt's weights, and timm's own, have a test size in timm's configuration: there its test crop
-    holds (288 at 1.0). `common` is `COMMON` for every model; `crop_pct` replaces the recipe's.
+    UniRepLKNet, as both do whatever the weights; which weights those are is another matter (`networks.source`).
+    ConvNeXt's weights, and timm's own, have a test size in timm's configuration: there its test crop holds (288 at
+    1.0). `common` is `COMMON` for every model; `crop_pct` replaces the recipe's.
     """
     cfg = _timm_configuration(entry)
     if entry.recipe is not None:

@@ -37,9 +37,18 @@ def reasons(p: Predictions, names: Sequence[str], why: Mapping[int, str], allow_
 
 
 def notes(p: Predictions, names: Sequence[str]) -> tuple[str, ...]:
-    """What a reader should know of a valid row: images that were let through as missing."""
+    """What a reader should know of a valid row: images let through as missing, weights trained at another size, or
+    fine-tuned for this one."""
+    found = []
     lost = np.flatnonzero(p.rows["status"] == pred.UNREADABLE).tolist()
-    return (f"{len(lost)} unreadable images left out: {', '.join(names[i] for i in lost[:NAMED])}",) if lost else ()
+    if lost:
+        found.append(f"{len(lost)} unreadable images left out: {', '.join(names[i] for i in lost[:NAMED])}")
+    trained, size = p.header.get("trained_at"), p.header["resolution"]
+    if trained and str(trained) != size:
+        found.append(f"weights trained at {trained}, evaluated at {size}")
+    elif p.header.get("fine_tuned"):
+        found.append(f"weights fine-tuned at {size}, another file than those trained at 224")
+    return tuple(found)
 
 
 def correct_real(p: Predictions, real: Sequence[tuple[int, ...]]) -> tuple[int, int]:
@@ -82,6 +91,7 @@ def records(
             threads=environment.get("threads"),
             device=h["device"],
             machine=environment.get("machine", ""),
+            run=environment.get("run", ""),
             python=environment.get("python", ""),
             torch=h["torch"],
             timm=h["timm"],

@@ -1,7 +1,9 @@
 """`python -m bench.accuracy.speed --data PATH`: what the harness costs, beside timm's loader, in the same run.
 
-Three figures: images/s of this loader and of timm's with the same worker processes and one transform; the time of four
-transforms in one pass relative to one; and the time of evaluation relative to the bare network when data is free.
+Images/s of this loader and of timm's, with the same worker processes and one transform. The time of evaluating four
+models together relative to one, of networks that cost next to nothing: under one recipe (shared batches) and under four
+models' own (the shared image, resized once for each distinct geometry). And the time of evaluation relative to the bare
+network when data is free.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor, nn
 
 from bench import cli
 from bench.accuracy.data import ImageSet, open_images
@@ -22,11 +26,12 @@ from bench.accuracy.networks import RANDOM, load
 from bench.accuracy.predictions import Store
 from bench.accuracy.recipes import Geometry, Recipe, recipe_for
 from bench.cli import Parser
-from bench.dense.journal import Workers
 from bench.measure.check import choose_device
 from bench.models import MODELS
+from bench.workers import Workers
 
 BATCHES = 8  # of ready images, in the third figure
+PARTS = ("decode", "four", "overhead")
 FOUR = ("overlock_t", "convnext_b", "unireplknet_t", "moganet_b")
 
 
@@ -38,6 +43,7 @@ def parser() -> Parser:
     p.add_argument("--batch-size", type=cli.positive, default=32)
     p.add_argument("--workers", type=cli.positive, default=1)
     p.add_argument("--repeats", type=cli.positive, default=5, help="of each, in turn; the median counts")
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which of the figures (default: all)")
     p.add_argument("--device", type=cli.device, default="auto")
     return p
 
@@ -46,22 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     images = open_images(args.data, "custom")
     size = (args.resolution, args.resolution)
-    recipes = [recipe_for(MODELS[name], size) for name in FOUR]
-    geometries = list(dict.fromkeys(recipe.geometry for recipe in recipes))
-
-    ours, timms, four = in_turn(
-        args.repeats,
-        lambda: decode(images, [recipes[0].geometry], args.batch_size, args.workers),
-        lambda: decode_by_timm(args.data, recipes[0], args.batch_size, args.workers),
-        lambda: decode(images, geometries, args.batch_size, args.workers),
-    )
-    print(f"decode, {len(images)} images, {args.workers} workers: {len(images) / ours:.1f} images/s, "
-          f"timm's loader {len(images) / timms:.1f}, ratio {timms / ours:.3f}")  # fmt: skip
-    print(f"{len(FOUR)} models ({len(geometries)} transforms) in one pass: {four / ours:.3f} times the time of one")
-
-    conditions = Conditions(choose_device(args.device), batch=args.batch_size, workers=0)
-    bare, harness = overhead(args.model, images, recipe_for(MODELS[args.model], size), conditions, args.repeats)
-    print(f"{args.model} on {conditions.device}, data free: {100 * (harness / bare - 1):+.2f} % over the bare network")
+    own = [recipe_for(MODELS[name], size) for name in FOUR]
+    common = [recipe_for(MODELS[name], size, common=True) for name in FOUR]
+    conditions = Conditions(choose_device(args.device), batch=args.batch_size, workers=args.workers)
+    if "decode" in args.parts:
+        ours, timms = in_turn(
+            args.repeats,
+            lambda: decode(images, [own[0].geometry], args.batch_size, args.workers),
+            lambda: decode_by_timm(args.data, own[0], args.batch_size, args.workers),
+        )
+        print(f"decode, {len(images)} images, {args.workers} workers: {len(images) / ours:.1f} images/s, "
+              f"timm's loader {len(images) / timms:.1f}, ratio {timms / ours:.3f}")  # fmt: skip
+    if "four" in args.parts:
+        one, shared, apart = in_turn(
+            args.repeats,
+            lambda: evaluate_free(images, own[:1], conditions),
+            lambda: evaluate_free(images, common, conditions),
+            lambda: evaluate_free(images, own, conditions),
+        )
+        distinct = len({recipe.geometry for recipe in own})
+        print(f"{len(FOUR)} models in one pass, relative to one model: {shared / one:.3f} under one recipe, "
+              f"{apart / one:.3f} under their own ({distinct} geometries)")  # fmt: skip
+    if "overhead" in args.parts:
+        recipe = recipe_for(MODELS[args.model], size)
+        bare, harness = overhead(args.model, images, recipe, replace(conditions, workers=0), args.repeats)
+        over = 100 * (harness / bare - 1)
+        print(f"{args.model} on {conditions.device}, data free: {over:+.2f} % over the bare network")
     return cli.OK
 
 
@@ -101,6 +117,30 @@ def decode_by_timm(data: Path, recipe: Recipe, batch: int, workers: int) -> None
     )
     for _ in made.loader:
         pass
+
+
+class Free(nn.Module):
+    """Logits that cost next to nothing: colours of a coarse grid, weighted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3 * 16, 1000, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, ::64, ::64][:, :, :4, :4].flatten(1) @ self.weight
+
+
+def evaluate_free(images: ImageSet, recipes: Sequence[Recipe], conditions: Conditions) -> None:
+    """Evaluate a `Free` network under each recipe, all in one pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = []
+        for i, recipe in enumerate(recipes):
+            about = header(f"free{i}", "train", recipe, RANDOM, images, conditions)
+            store = Store(Path(folder, str(i)), about, len(images), conditions.batch)
+            runs.append(Run(Classifier(Free(), recipe, conditions), store))
+        evaluate(images, runs, conditions, Workers())
+        for run in runs:
+            run.store.close()
 
 
 class Many:

@@ -22,14 +22,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Stds, size: tuple[int, int]) -> Tensor:
+def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Stds, size: tuple[int, int] | None) -> Tensor:
     """Boxes moved and scaled by regression deltas, clipped to the image.
 
     Args:
         boxes: (R, 4).
         deltas: (R, 4 K), class-major, each dx dy dw dh in units of `stds`.
         stds: deviations that the deltas are multiplied with (means are 0).
-        size: (height, width) of the image without its padding.
+        size: (height, width) of the image without its padding; None: not clipped.
 
     Returns:
         (R, 4 K).
@@ -41,7 +41,17 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Stds, size: tuple[int, int
     centre = centre + extent * deltas[..., :2]
     half = extent * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() * 0.5
     decoded = torch.cat([centre - half, centre + half], dim=-1)
-    return clip_boxes_to_image(decoded, size).reshape(rows, columns)
+    if size is not None:
+        decoded = clip_boxes_to_image(decoded, size)
+    return decoded.reshape(rows, columns)
+
+
+def encode_boxes(boxes: Tensor, targets: Tensor, stds: Stds) -> Tensor:
+    """The deltas (R, 4) that make `decode_boxes` turn boxes (R, 4) into targets (R, 4)."""
+    centre, extent = (boxes[:, :2] + boxes[:, 2:]) * 0.5, boxes[:, 2:] - boxes[:, :2]
+    wanted_centre, wanted = (targets[:, :2] + targets[:, 2:]) * 0.5, targets[:, 2:] - targets[:, :2]
+    deltas = torch.cat([(wanted_centre - centre) / extent, (wanted / extent).log()], dim=1)
+    return deltas / deltas.new_tensor(stds)
 
 
 def delta_of_class(deltas: Tensor, labels: Tensor) -> Tensor:

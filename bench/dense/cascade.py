@@ -29,6 +29,7 @@ class CascadeHead(nn.Module):
 
     def __init__(self, kind: str = "4conv1fc", num_classes: int = 80) -> None:
         super().__init__()
+        self.kind = kind
         self.bbox_head = nn.ModuleList(BoxHead(kind, num_classes, class_agnostic=kind == "2fc") for _ in STAGE_STDS)
         self.mask_head = nn.ModuleList(MaskHead(num_classes) for _ in STAGE_STDS)
 

@@ -48,22 +48,21 @@ def files_hash(files: list[Path], *contents: bytes) -> str:
 
 @dataclass
 class ADE20K:
-    """`images/validation/*.jpg` with `annotations/validation/*.png` of the same stems (scene parsing, 150 classes)."""
+    """`images/<split>/*.jpg` with `annotations/<split>/*.png` of the same stems (scene parsing, 150 classes)."""
 
     root: Path
     names: list[str]
     hash: str
-    expected = 2000
+    split: str = "validation"
+    expected = 2000  # of the validation set
 
     @classmethod
-    def open(cls, root: Path) -> ADE20K:
+    def open(cls, root: Path, split: str = "validation") -> ADE20K:
         """Raises BadInput where the folders, images or annotations are missing."""
-        images, labels = root / "images" / "validation", root / "annotations" / "validation"
+        images, labels = root / "images" / split, root / "annotations" / split
         for folder in (images, labels):
             if not folder.is_dir():
-                raise BadInput(
-                    f"no {folder}: give --data the folder that has images/validation and annotations/validation"
-                )
+                raise BadInput(f"no {folder}: give --data the folder that has images/{split} and annotations/{split}")
         names = sorted(path.stem for path in images.glob("*.jpg"))
         if not names:
             raise BadInput(f"no .jpg files in {images}")
@@ -71,14 +70,14 @@ class ADE20K:
         if missing:
             raise BadInput(f"{len(missing)} images without annotation in {labels}, the first: {missing[0]}.png")
         files = [images / f"{n}.jpg" for n in names] + [labels / f"{n}.png" for n in names]
-        return cls(root, names, files_hash(files))
+        return cls(root, names, files_hash(files), split)
 
     def image(self, name: str) -> Image:
-        return read_image(self.root / "images" / "validation" / f"{name}.jpg")
+        return read_image(self.root / "images" / self.split / f"{name}.jpg")
 
     def label(self, name: str) -> NDArray[np.uint8]:
         """(H, W) as in the file: 0 is "other"."""
-        path = self.root / "annotations" / "validation" / f"{name}.png"
+        path = self.root / "annotations" / self.split / f"{name}.png"
         try:
             with PIL.open(path) as file:
                 label = np.array(file)
@@ -91,7 +90,7 @@ class ADE20K:
 
 @dataclass
 class COCO:
-    """`annotations/instances_val2017.json` and `val2017/`. Classes are the category ids in ascending order."""
+    """`annotations/instances_<split>.json` and `<split>/`. Classes are the category ids in ascending order."""
 
     root: Path
     names: list[str]
@@ -99,23 +98,24 @@ class COCO:
     index: Any  # pycocotools.coco.COCO
     ids: dict[str, int]
     categories: list[int]
-    expected = 5000
+    split: str = "val2017"
+    expected = 5000  # of val2017
 
     @classmethod
-    def open(cls, root: Path) -> COCO:
+    def open(cls, root: Path, split: str = "val2017") -> COCO:
         """Raises BadInput where annotations or images are missing, or the categories are not 80."""
         from pycocotools.coco import COCO as Index
 
-        path = root / "annotations" / "instances_val2017.json"
+        path = root / "annotations" / f"instances_{split}.json"
         try:
             content = path.read_bytes()
             dataset = json.loads(content)
         except OSError as error:
-            raise BadInput(f"no {path}: give --data the folder that has annotations and val2017") from error
+            raise BadInput(f"no {path}: give --data the folder that has annotations and {split}") from error
         except ValueError as error:
             raise BadInput(f"{path} is no JSON file: {error}") from error
-        if not (root / "val2017").is_dir():
-            raise BadInput(f"no {root / 'val2017'}: give --data the folder that has annotations and val2017")
+        if not (root / split).is_dir():
+            raise BadInput(f"no {root / split}: give --data the folder that has annotations and {split}")
         if not isinstance(dataset, dict) or not {"images", "annotations", "categories"} <= set(dataset):
             raise BadInput(f"{path} has no images, annotations and categories")
         categories = sorted(c["id"] for c in dataset["categories"])
@@ -128,11 +128,11 @@ class COCO:
         ids = {image["file_name"]: image["id"] for image in sorted(dataset["images"], key=lambda i: i["id"])}
         if not ids:
             raise BadInput(f"{path} names no images")
-        files = [root / "val2017" / name for name in ids]
-        return cls(root, list(ids), files_hash(files, content), index, ids, categories)
+        files = [root / split / name for name in ids]
+        return cls(root, list(ids), files_hash(files, content), index, ids, categories, split)
 
     def image(self, name: str) -> Image:
-        image = read_image(self.root / "val2017" / name)
+        image = read_image(self.root / self.split / name)
         info = self.index.imgs[self.ids[name]]
         if image.shape[:2] != (info["height"], info["width"]):
             raise UnreadableImage(

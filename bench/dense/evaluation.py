@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from bench.dense.data import ADE20K, COCO, UnreadableImage
 from bench.dense.detection import Detections, ImageSize
-from bench.dense.journal import Journal, Row, Workers, collect, remaining
+from bench.dense.journal import Journal, Row, collect, remaining
 from bench.dense.layers import resize
 from bench.dense.miou import image_counts, shift_labels, to_row
-from bench.dense.transforms import Image, SegmentationTest, detection_input, segmentation_input
+from bench.dense.transforms import DETECTION_LIMITS, Image, SegmentationTest, detection_input, segmentation_input
+from bench.workers import Workers
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """dtype name -> what autocast computes in; "float32" is without autocast and without TF32."""
@@ -56,9 +57,9 @@ def segment(model: nn.Module, image: Image, test: SegmentationTest, place: Place
     return total[0].argmax(dim=0).cpu().numpy()
 
 
-def detect(model: nn.Module, image: Image, place: Place) -> Detections:
-    """Detections of an image, on the CPU."""
-    x, resized = detection_input(image)
+def detect(model: nn.Module, image: Image, place: Place, limits: tuple[float, float] = DETECTION_LIMITS) -> Detections:
+    """Detections of an image that is scaled to fit (long, short) limits, on the CPU."""
+    x, resized = detection_input(image, limits)
     size = ImageSize(original=(image.shape[0], image.shape[1]), resized=resized)
     with place.inference():
         (found,) = model(x[None].to(place.device), [size])

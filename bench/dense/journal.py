@@ -1,4 +1,4 @@
-"""Per-image results on disk, so that a killed run goes on where it stopped, and the images' sharding over processes.
+"""Per-image results on disk, so that a killed run goes on where it stopped.
 
 A folder holds `part-<rank>.jsonl` files: a first line that says what was run, then a line an image, flushed at once. A
 line cut short by a kill is dropped when the file is opened again, and its image is done again.
@@ -6,47 +6,16 @@ line cut short by a kill is dropped when the file is opened again, and its image
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import torch.distributed as dist
-
 from bench.cli import BadInput
+from bench.workers import Workers
 
 Row = Mapping[str, Any]
-
-
-class Workers:
-    """This process among those that torchrun started; alone without torchrun."""
-
-    def __init__(self) -> None:
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-    def __enter__(self) -> Workers:
-        if self.size > 1:
-            dist.init_process_group("gloo", timeout=timedelta(days=2))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self.size > 1 and kind is None:
-            dist.destroy_process_group()
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in every process."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
-
-    def share(self, items: list[Any]) -> list[Any]:
-        """This process's part of a list that all agree on; nothing twice, nothing left over."""
-        return items[self.rank :: self.size]
 
 
 class Journal:
@@ -62,6 +31,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, header: Mapping[str, Any], rank: int = 0) -> None:
+        self.folder = folder
         self.rows: dict[str, Row] = {}
         self.header = json.loads(json.dumps(header))
         try:
@@ -76,9 +46,7 @@ class Journal:
             if not keep:
                 self._write(self.header)
         except OSError as error:
-            raise BadInput(
-                f"cannot write results to {folder}: {error.strerror}; give --results another folder"
-            ) from error
+            raise self._cannot(error) from error
 
     def _read(self, part: Path) -> dict[str, Row]:
         lines = _complete(part.read_bytes()).splitlines()
@@ -98,12 +66,26 @@ class Journal:
         self._file.flush()
 
     def add(self, image: str, row: Row) -> None:
-        """Keep the result of one image."""
+        """Keep the result of one image.
+
+        Raises:
+            BadInput: if it cannot be written; what was kept before stays.
+        """
+        try:
+            self._write({"image": image, **row})
+        except OSError as error:
+            raise self._cannot(error) from error
         self.rows[image] = {"image": image, **row}
-        self._write(self.rows[image])
+
+    def _cannot(self, error: OSError) -> BadInput:
+        return BadInput(
+            f"cannot write results to {self.folder}: {error.strerror or error}; what was kept is kept: make room and "
+            "run again, or give --results another folder"
+        )
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk left in the buffer is cut short in any case
+            self._file.close()
 
 
 def _complete(content: bytes) -> bytes:

@@ -62,13 +62,13 @@ def normalise(image: Image) -> Tensor:
     return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
 
 
-def detection_input(image: Image) -> tuple[Tensor, Size]:
-    """Scaled to fit 1333x800, normalised, then zeros at the bottom and right to multiples of 32.
+def detection_input(image: Image, limits: tuple[float, float] = DETECTION_LIMITS) -> tuple[Tensor, Size]:
+    """Scaled to fit 1333x800 (or other limits), normalised, then zeros at the bottom and right to multiples of 32.
 
     Returns:
         (3, H, W) float32 and the size without padding.
     """
-    size = fitted_size((image.shape[0], image.shape[1]), DETECTION_LIMITS)
+    size = fitted_size((image.shape[0], image.shape[1]), limits)
     x = normalise(resize_pixels(image, size))
     height, width = multiple_size(size)
     return F.pad(x, (0, width - size[1], 0, height - size[0])), size

@@ -1,4 +1,4 @@
-"""What `bench.coco` and `bench.ade20k` share: arguments, models with their weights, records, and printing."""
+"""What the dense verbs share: arguments, their checks, models with their weights, and tables."""
 
 from __future__ import annotations
 
@@ -12,39 +12,60 @@ from typing import Any
 from bench.cli import BadInput, Parser, check_writable, device, positive
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
-RANDOM = "random"
+RANDOM, RELEASED = "random", "released"
+
+
+def _parser(verb: str, about: str, heads: Sequence[str], dtypes: Sequence[str]) -> Parser:
+    """The arguments that evaluation and training both take."""
+    p = Parser(prog=f"python -m bench.{verb}", description=about)
+    p.add_argument("--data", type=Path, required=True, metavar="PATH", help="the data set's folder")
+    p.add_argument("--head", choices=heads, default=heads[0])
+    p.add_argument("--device", type=device, default="auto")
+    p.add_argument("--dtype", choices=dtypes, default="float32", help="of autocast")
+    p.add_argument("--threads", type=positive, help="CPU threads; torch's choice by default")
+    p.add_argument("--workers", type=int, default=2, help="processes that read images, per process")
+    return p
 
 
 def parser(verb: str, about: str, heads: Sequence[str]) -> Parser:
-    """The arguments that both verbs take."""
-    p = Parser(prog=f"python -m bench.{verb}", description=about)
+    """The arguments of evaluation."""
+    p = _parser(verb, about, heads, ("float32", "bfloat16", "float16"))
     p.add_argument("--models", nargs="+", required=True, metavar="NAME", help="short names or timm names")
     p.add_argument("--weights", nargs="+", required=True, metavar="PATH",
                    help=f"a released whole checkpoint for each model, in their order, or '{RANDOM}'")  # fmt: skip
-    p.add_argument("--data", type=Path, required=True, metavar="PATH", help="the data set's folder")
-    p.add_argument("--head", choices=heads, default=heads[0])
     p.add_argument("--form", choices=("deploy", "train"), default="deploy", help="merged for inference, or as released")
-    p.add_argument("--device", type=device, default="auto")
-    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of autocast")
-    p.add_argument("--threads", type=positive, help="CPU threads; torch's choice by default")
-    p.add_argument("--workers", type=int, default=2, help="processes that read images, per process")
     p.add_argument("--results", type=Path, default=Path(f"{verb}-results"), metavar="DIR",
                    help="per-image results, a folder a model; a stopped run goes on from them")  # fmt: skip
     p.add_argument("--resamples", type=positive, default=200, help="of the paired comparison's interval")
     p.add_argument("--format", choices=FORMATS, default="table")
     p.add_argument("--output", type=Path, metavar="FILE")
+    p.add_argument("--save", action="store_true", help="keep the records in results/<machine>/ too")
+    return p
+
+
+def training_parser(verb: str, about: str, heads: Sequence[str]) -> Parser:
+    """The arguments of training."""
+    p = _parser(verb, about, heads, ("float32", "bfloat16"))
+    p.add_argument("--model", required=True, metavar="NAME", help="short name or timm name of the backbone")
+    p.add_argument("--weights", default=RELEASED, metavar="PATH",
+                   help=f"the classifier's checkpoint to start from, '{RELEASED}' (default) or '{RANDOM}'")  # fmt: skip
+    p.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images of all processes together")
+    p.add_argument("--drop-path", type=float, metavar="RATE", help="of the backbone (default: the classifier's)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--output", type=Path, required=True, metavar="FILE",
+                   help="the whole checkpoint; a stopped run goes on from it")  # fmt: skip
+    p.add_argument("--every", type=positive, default=1000, metavar="N", help="iterations between checkpoints")
+    p.add_argument("--print-every", type=positive, default=50, metavar="N", help="iterations between lines of losses")
     return p
 
 
 def check(args: argparse.Namespace, packages: Iterable[str]) -> None:
-    """Everything that can be seen to be wrong before a model is built.
+    """Everything about an evaluation that can be seen to be wrong before a model is built.
 
     Raises:
         BadInput: naming it.
     """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
+    _check_packages(args, packages)
     if len(args.weights) != len(args.models):
         raise BadInput(
             f"{len(args.models)} models but {len(args.weights)} --weights: give one file (or {RANDOM}) for each model"
@@ -54,13 +75,31 @@ def check(args: argparse.Namespace, packages: Iterable[str]) -> None:
     for weights in args.weights:
         if weights != RANDOM and not Path(weights).is_file():
             raise BadInput(f"no weights at {weights}: give --weights a file, or '{RANDOM}'")
-    if args.workers < 0:
-        raise BadInput("--workers is below 0")
     if args.output is not None:
         check_writable(args.output)
 
 
-def place_device(name: str, rank: int) -> str:
+def check_training(args: argparse.Namespace, packages: Iterable[str]) -> None:
+    """The same of a training.
+
+    Raises:
+        BadInput: naming it.
+    """
+    _check_packages(args, packages)
+    if args.weights not in (RANDOM, RELEASED) and not Path(args.weights).is_file():
+        raise BadInput(f"no weights at {args.weights}: give --weights a file, '{RELEASED}' or '{RANDOM}'")
+    check_writable(args.output)
+
+
+def _check_packages(args: argparse.Namespace, packages: Iterable[str]) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
+    if args.workers < 0:
+        raise BadInput("--workers is below 0")
+
+
+def place_device(name: str) -> str:
     """The torch device of `auto`, `cpu`, `cuda`, ...: with torchrun each process takes a GPU of its own."""
     import os
 
@@ -73,6 +112,7 @@ def place_device(name: str, rank: int) -> str:
             raise BadInput("no CUDA device here: give --device cpu")
         if name == "cuda":
             name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+            torch.cuda.set_device(name)
         elif int(name.split(":")[1]) >= torch.cuda.device_count():
             raise BadInput(f"no device {name}: this machine has {torch.cuda.device_count()}")
     if name == "mps" and not torch.backends.mps.is_available():
@@ -98,17 +138,6 @@ def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[
     return model.eval().to(on), weights_label(path, 0)
 
 
-def reasons(run: Any, expected: int) -> tuple[str, ...]:
-    """Why a figure is not that of the real set: images missing or unreadable."""
-    found = []
-    if run.unreadable:
-        first = list(run.unreadable.values())[:3]
-        found.append(f"{len(run.unreadable)} unreadable images: {'; '.join(first)}")
-    if len(run.rows) != expected:
-        found.append(f"{len(run.rows)} images where the real set has {expected}")
-    return tuple(found)
-
-
 def render(records: Sequence[Any], differences: Sequence[str], environment: dict[str, Any], style: str) -> str:
     """One table, a row a model and a column a metric; below it what makes figures invalid, and the comparisons."""
     import pandas as pd
@@ -129,7 +158,7 @@ def render(records: Sequence[Any], differences: Sequence[str], environment: dict
     if style == "csv":
         return frame.to_csv(index=False).rstrip()
     kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
-    table = str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=kind, floatfmt=".2f"))
+    table = str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=kind, floatfmt=".2f", showindex=False))
     if style == "latex":
         return table
     invalid = dict.fromkeys(f"{r.model} is not valid: {reason}" for r in records for reason in r.reasons)

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -17,12 +16,9 @@ from baselines.unireplknet import UniRepLKNetPyramid
 from bench.cli import BadInput
 from bench.dense.backbones import ConvNeXtPyramid
 from bench.dense.layers import ConvModule
-from overlock import OverLoCKPyramid
+from overlock import OverLoCKPyramid, weights
 
 Model = TypeVar("Model", bound=nn.Module)
-
-CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where files keep the weights, by preference; a flat file has none of them."""
 
 CONVNEXT_NAMES = (
     (r"^downsample_layers\.0\.(\d)\.", r"stem.\1."),
@@ -34,13 +30,6 @@ CONVNEXT_NAMES = (
 """Released ConvNeXt names -> timm's."""
 
 
-def numpy_scalars() -> list[Any]:
-    """What a pickled numpy scalar refers to, under the names of numpy 1 and 2."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}
-    return [np.dtype, *types, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict of a released file, `{"meta", "state_dict"}` or flat; nothing but tensors and plain data is read.
 
@@ -48,19 +37,36 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         BadInput: for a file that is missing, unreadable, or holds no weights.
     """
     try:
-        with torch.serialization.safe_globals(numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise BadInput(f"no weights at {path}: give --weights a file") from error
-    except Exception as error:  # torch raises many kinds, by what is wrong with the file
-        raise BadInput(f"cannot read the weights in {path}: {str(error).splitlines()[0]}") from error
-    for container in CONTAINERS:
-        if isinstance(content, dict) and isinstance(content.get(container), dict):
-            content = content[container]
-            break
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise BadInput(f"{path} holds no state dict: give a released checkpoint")
-    return {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+        return weights.read_checkpoint(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{error}: give --weights a released checkpoint") from error
+
+
+ADDED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (OverLoCKPyramid, ("extra_norm.", "h_proj.")),
+    (UniRepLKNetPyramid, tuple(f"norm{i}." for i in range(4))),
+    (ConvNeXtPyramid, tuple(f"norm{i}." for i in range(4))),
+)
+"""What a dense backbone has beyond the classifier; left as it was made."""
+
+HEADS = ("head.", "aux_head.", "norm.", "fc.", "classifier.")
+"""What only the classifier has."""
+
+
+def load_backbone(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a classifier's weights (training form) into a dense backbone, all but its head, in place.
+
+    Raises:
+        BadInput: naming missing, unexpected or misshapen entries; the backbone is unchanged then.
+    """
+    if isinstance(backbone, ConvNeXtPyramid):
+        state = {_convnext_name(f"backbone.{key}").removeprefix("backbone."): value for key, value in state.items()}
+    added = next((names for kind, names in ADDED if isinstance(backbone, kind)), ())
+    own = backbone.state_dict()
+    body = {key: value for key, value in state.items() if key in own or not key.startswith(HEADS)}
+    kept = {key: value for key, value in own.items() if key not in body and key.startswith(added or ("\0",))}
+    _check({**body, **kept}, own, source, "no weights of this backbone")
+    backbone.load_state_dict({**body, **kept}, strict=True)
 
 
 def load_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -71,7 +77,11 @@ def load_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """
     if isinstance(model.backbone, ConvNeXtPyramid):
         state = {_convnext_name(key): value for key, value in state.items()}
-    own = model.state_dict()
+    _check(state, model.state_dict(), source, "no checkpoint of this model and head")
+    model.load_state_dict(state, strict=True)
+
+
+def _check(state: dict[str, Tensor], own: dict[str, Tensor], source: str, what: str) -> None:
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
@@ -80,8 +90,7 @@ def load_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     if any(problems.values()):
         told = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if keys[3:] else ''})"
                          for kind, keys in problems.items() if keys)  # fmt: skip
-        raise BadInput(f"{source} is no checkpoint of this model and head: {told}")
-    model.load_state_dict(state, strict=True)
+        raise BadInput(f"{source} is {what}: {told}")
 
 
 def _convnext_name(key: str) -> str:

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.accuracy import predictions as pred
+from bench.accuracy import report
 from bench.accuracy.data import ImageSet, open_images
 from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, header
 from bench.accuracy.predictions import Predictions, Store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.cli import BadInput
-from bench.dense.journal import Workers
 from bench.models import IMAGENET_MEAN, IMAGENET_STD
+from bench.workers import Workers
 
 
 class Projection(nn.Module):
@@ -280,3 +281,23 @@ def test_predictions_are_compact(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "predictions.npz").write_bytes(b"PK")
     with pytest.raises(BadInput, match="no file of predictions"):
         pred.read(tmp_path / "predictions.npz")
+
+
+@pytest.mark.parametrize(
+    ("trained", "fine_tuned", "told"),
+    [
+        (224, False, "weights trained at 224, evaluated at 32"),
+        (32, True, "fine-tuned at 32"),
+        (32, False, ""),
+        (None, False, ""),
+    ],
+)
+def test_the_table_says_what_size_weights_are_for(
+    trained: int | None, fine_tuned: bool, told: str, tree: Path, tmp_path: Path
+) -> None:
+    images, conditions = open_images(tree, "custom"), Conditions(batch=40, workers=0)
+    about = header("net", "train", recipe(), "w", images, conditions, trained_at=trained, fine_tuned=fine_tuned)
+    run = Run(Classifier(Projection(), recipe(), conditions), Store(tmp_path, about, 40, 40))
+    told_of = report.notes(evaluated(images, run, conditions), images.source.names)
+    assert len(told_of) == bool(told)
+    assert told in "".join(told_of)

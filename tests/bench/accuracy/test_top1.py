@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench import cli, top1
+from bench import cli, store, top1
 from bench.accuracy.predictions import Predictions, read
 from bench.cli import BadInput
 from bench.measure.subject import randomise
@@ -152,6 +152,17 @@ def test_random_weights_are_marked(tree: Path, tmp_path: Path, capsys: pytest.Ca
         assert not record["valid"]
         assert record["reasons"] == ["random weights: no figure of this model"]
     assert of(tmp_path, "moganet_xt").header["weights"] == "random:0"
+
+
+def test_saved_records(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--save keeps them in the machine's folder; weights at another size than they were trained at are told of."""
+    monkeypatch.setattr(store, "results_folder", lambda: tmp_path / "kept")
+    args = arguments(tree, tmp_path, "--models", "moganet_xt", "--weights", "random", "--save")
+    assert top1.main(args) == cli.OK
+    (folder,) = store.machines()
+    top, _ = store.read(folder)
+    assert (top.model, top.metric, top.machine) == ("moganet_xt", "top1", folder.name)
+    assert list(store.environments(folder)) == [top.run]
 
 
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "csv"])

@@ -46,11 +46,17 @@ class ReadsLabels(nn.Module):
         return logits
 
 
-def write_coco(
-    root: Path, objects: dict[str, list[tuple[int, tuple[int, int, int, int]]]], size: tuple[int, int]
-) -> Path:
-    """A tree of images of `size` (height, width) with filled rectangles: (category id, (x, y, w, h)) each."""
-    (root / "val2017").mkdir(parents=True)
+Shapes = dict[str, list[tuple[int, tuple[int, int, int, int]]]]
+"""Image -> (category id, (x, y, w, h)) of each of its rectangles."""
+
+
+def write_coco(root: Path, objects: Shapes, size: tuple[int, int]) -> Path:
+    """A validation set of images of `size` (height, width) with filled rectangles."""
+    return write_coco_split(root, objects, size, "val2017")
+
+
+def write_coco_split(root: Path, objects: Shapes, size: tuple[int, int], split: str) -> Path:
+    (root / split).mkdir(parents=True)
     (root / "annotations").mkdir()
     images, annotations = [], []
     for i, (name, shapes) in enumerate(objects.items(), start=1):
@@ -63,11 +69,11 @@ def write_coco(
                 {"id": len(annotations) + 1, "image_id": 10 * i, "category_id": category, "bbox": [x, y, w, h],
                  "area": w * h, "iscrowd": 0, "segmentation": polygon}
             )  # fmt: skip
-        Image.fromarray(pixels).save(root / "val2017" / name)
+        Image.fromarray(pixels).save(root / split / name)
     content = {
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i, "name": str(i)} for i in COCO_IDS],
     }
-    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli import BadInput
-from bench.dense.journal import Journal, Workers, collect, remaining
+from bench.dense.journal import Journal, collect, remaining
+from bench.workers import Workers
 
 HEADER = {"model": "m", "scales": (0.5, 1.0)}
 
@@ -58,6 +59,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="give --results another folder"):
         Journal(tmp_path / "file" / "below", HEADER)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_keeps_what_was_kept(tmp_path: Path) -> None:
+    filled(tmp_path, "ab")
+    journal = Journal(tmp_path, HEADER)
+    journal._file.close()
+    journal._file = open("/dev/full", "r+b")  # noqa: SIM115 - every write to it fails as on a full disk
+    with pytest.raises(BadInput, match="what was kept is kept"):
+        journal.add("c", {"value": 1})
+    assert list(journal.rows) == ["a", "b"]
+    journal.close()
+    assert list(Journal(tmp_path, HEADER).rows) == ["a", "b"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

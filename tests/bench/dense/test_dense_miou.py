@@ -15,9 +15,9 @@ from dense_trees import ReadsLabels, write_ade20k
 from bench.cli import BadInput
 from bench.dense.data import ADE20K, UnreadableImage
 from bench.dense.evaluation import Place, evaluate_ade20k, segment
-from bench.dense.journal import Workers
 from bench.dense.miou import from_row, image_counts, paired_difference, score, shift_labels, to_row
 from bench.dense.transforms import MULTI_SCALES, SegmentationTest
+from bench.workers import Workers
 
 
 def test_counts_and_scores_by_hand() -> None:

@@ -14,8 +14,9 @@ pytest.importorskip("torchvision")
 
 from bench.cli import BadInput
 from bench.dense.backbones import build_backbone
-from bench.dense.build import HEADS, build_dense, task_of
-from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
+from bench.dense.build import build_dense
+from bench.dense.names import HEADS, task_of
+from bench.dense.weights import deploy_dense, load_backbone, load_dense, read_checkpoint
 
 SMALL = ("overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t")
 
@@ -105,6 +106,25 @@ def test_released_convnext_names() -> None:
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+@pytest.mark.parametrize("name", [*SMALL, "resnet18"])
+def test_a_classifier_s_weights_start_a_backbone(name: str, task: str) -> None:
+    from bench.measure.subject import create, resolve
+
+    entry = resolve(name)
+    state = random_state(create(entry, **entry.family.structure.get("train", {})))
+    backbone = build_backbone(name, task, "train")
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    load_backbone(backbone, state, "file")
+    after = backbone.state_dict()
+    added = {key for key in after if torch.equal(after[key], before[key]) and after[key].numel() > 1}
+    expected = {"overlock": ("extra_norm.", "h_proj."), "unireplknet": "norm", "convnext": "norm"}
+    assert all(key.startswith(expected[name.partition("_")[0]]) for key in added), added
+    del state[next(key for key in state if key in after)]
+    with pytest.raises(BadInput, match="no weights of this backbone: 1 missing"):
+        load_backbone(backbone, state, "file")
+
+
 def test_prefixes_and_containers(tmp_path: Path) -> None:
     weight = {"a.weight": torch.ones(2)}
     for i, content in enumerate(
@@ -122,13 +142,13 @@ def test_prefixes_and_containers(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no weights at"):
+    with pytest.raises(BadInput, match="there is no file"):
         read_checkpoint(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(BadInput, match="cannot read"):
         read_checkpoint(tmp_path / "text.pth")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    with pytest.raises(BadInput, match="holds no state dict"):
+    with pytest.raises(BadInput, match="holds no weights"):
         read_checkpoint(tmp_path / "empty.pth")
     torch.save({"state_dict": {"a": torch.ones(1)}, "meta": {"run": Path("/")}}, tmp_path / "object.pth")
     with pytest.raises(BadInput, match="cannot read"):

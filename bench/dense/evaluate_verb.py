@@ -1,0 +1,109 @@
+"""What `bench.ade20k` and `bench.coco` do alike: each model in turn, its records, one table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from bench import store
+from bench.cli import BAD_INPUT, OK
+from bench.dense import verb
+from bench.dense.evaluation import Place, Run
+from bench.measure.environment import collect, now
+from bench.measure.subject import resolve
+from bench.models import Entry
+from bench.records import Record, new_run
+from bench.workers import Workers
+
+
+class Evaluation(Protocol):
+    """One task's part.
+
+    Attributes:
+        verb: `ade20k` or `coco`.
+        task: as in records.
+        resolution: as in records: the limits (long x short) that images are scaled to fit.
+        data: the set, with `hash` and `expected` images.
+    """
+
+    verb: str
+    task: str
+    resolution: str
+    data: Any
+
+    def method(self, head: str) -> str: ...
+
+    def header(self, entry: Entry) -> dict[str, Any]:
+        """What results depend on beyond model, weights, form, data and dtype."""
+        ...
+
+    def run(self, entry: Entry, model: nn.Module, place: Place, **run: Any) -> Run: ...
+
+    def figures(self, name: str, run: Run) -> dict[str, float]:
+        """Metric -> percent, of a model whose results are kept for `differences`."""
+        ...
+
+    def differences(self, resamples: int) -> list[str]:
+        """Each model against the last one."""
+        ...
+
+
+def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
+    """Evaluate each model, print the table, return the exit code."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    entries = [resolve(name) for name in args.models]
+    data = evaluation.data
+    with Workers() as workers:
+        place = Place(verb.place_device(args.device), args.dtype)
+        environment = collect(place.device, torch.get_num_threads())
+        records: list[Record] = []
+        run_id = new_run()
+        for entry, weights in zip(entries, args.weights, strict=True):
+            model, label = verb.load_model(entry.name, args.head, weights, args.form, place.device)
+            header = {"task": evaluation.verb, "model": entry.name, "head": args.head, "form": args.form,
+                      "weights": label, "data": data.hash, "dtype": args.dtype, **evaluation.header(entry)}  # fmt: skip
+            found = evaluation.run(
+                entry, model, place, folder=args.results / f"{entry.name}.{args.head}", header=header, workers=workers,
+                loaders=args.workers, quiet=not sys.stderr.isatty(),
+            )  # fmt: skip
+            if not found.rows:
+                print(f"bench.{evaluation.verb}: error: no image of {args.data} could be read", file=sys.stderr)
+                return BAD_INPUT
+            if workers.rank > 0:
+                continue
+            why = reasons(found, data.expected, label)
+            common = Record(
+                model=entry.name, form=args.form, metric="", value=None, unit="%", resolution=evaluation.resolution,
+                task=evaluation.task, n=len(found.rows), method=evaluation.method(args.head), batch=1,
+                dtype=args.dtype, device=place.device, threads=environment.get("threads"),
+                machine=environment["machine"], run=run_id, torch=str(torch.__version__), weights=label,
+                dataset=data.hash, commit=environment["commit"], dirty=environment["dirty"], valid=not why,
+                reasons=why, time=now(),
+            )  # fmt: skip
+            for metric, value in evaluation.figures(entry.name, found).items():
+                records.append(Record(**{**vars(common), "metric": metric, "value": value}))
+        if workers.rank == 0:
+            verb.write(
+                verb.render(records, evaluation.differences(args.resamples), environment, args.format), args.output
+            )
+            if args.save:
+                print(f"kept in {store.save(records, environment)}", file=sys.stderr)
+    return OK
+
+
+def reasons(run: Run, expected: int, weights: str) -> tuple[str, ...]:
+    """Why a figure is not this model's on the real set: images missing or unreadable, random weights."""
+    found = []
+    if run.unreadable:
+        first = list(run.unreadable.values())[:3]
+        found.append(f"{len(run.unreadable)} unreadable images: {'; '.join(first)}")
+    if len(run.rows) != expected:
+        found.append(f"{len(run.rows)} images where the real set has {expected}")
+    if weights.startswith("random"):
+        found.append("random weights: no figure of this model")
+    return tuple(found)

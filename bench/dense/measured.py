@@ -1,0 +1,100 @@
+"""The dense tasks of `bench.compare`: what runs, and what is counted.
+
+Segmentation runs UperNet on the backbone. Detection with random weights would find anything or nothing, so it is timed
+on the fixed path: proposals are computed, then the box heads score 1000 boxes that are the same for every model, and
+the mask heads draw 100 of them, in each stage; the last suppression and the pasting are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import overlock
+from bench.cli import BadInput
+from bench.dense.build import build_dense
+from bench.dense.cost import DenseCost, dense_cost
+from bench.dense.names import BOXES, MASKS, head_of
+from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
+from bench.measure.cost import COUNTER
+from bench.measure.job import Job
+from bench.measure.side import Side
+from bench.measure.subject import randomise
+from bench.measure.tasks import Counted, Task
+from bench.models import Entry
+
+PUBLISHED_COUNTER = "published dense figures"
+"""Counter of `DenseCost.published_macs`."""
+
+METHOD = "torch FlopCounterMode, on the meta device"
+
+
+class FixedPath(nn.Module):
+    """A detector on its fixed path, as a module of one tensor: (B, 3, H, W) -> (B, outputs).
+
+    Outputs are probabilities and masks, and the boxes relative to the image: each within 0 and 1.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        boxes, scores, masks = self.model.fixed_path(x, BOXES, MASKS)
+        boxes = boxes / max(x.shape[-2:])
+        return torch.cat([part.flatten(1) for part in (boxes, scores, masks)], dim=1)
+
+
+def load(entry: Entry, job: Job | Side) -> nn.Module:
+    """The whole model that runs in the job's form, on the CPU: training form first, its weights, then merged.
+
+    Raises:
+        BadInput: if a checkpoint is unreadable or another model's.
+    """
+    s = job.settings
+    model = build_dense(entry.name, head_of(job.task, job.head), "train")
+    if path := s.weights.get(job.model):
+        load_dense(model, read_checkpoint(Path(path)), path)
+    else:
+        randomise(model, s.seed)
+    overlock.set_backend(model, s.backend)
+    if job.form == "deploy":
+        model = deploy_dense(model)
+    model = model.eval().requires_grad_(False)
+    return FixedPath(model) if job.task == "detection" else model
+
+
+@lru_cache(maxsize=1)
+def _cost(name: str, head: str, form: str, size: tuple[int, int]) -> DenseCost:
+    with torch.device("meta"):
+        model = build_dense(name, head, form)
+    return dense_cost(model, size)
+
+
+def count(job: Job, metric: str) -> Iterator[Counted]:
+    """Parameters, or MACs: of the whole, of each part, and by the convention of published figures.
+
+    Raises:
+        BadInput: for another metric.
+    """
+    head = head_of(job.task, job.head)
+    if metric not in ("params", "macs"):
+        raise BadInput(f"--metrics {metric}: is not counted for --task {job.task}: leave it out")
+    cost = _cost(job.model, head, job.form, job.resolution)
+    if metric == "params":
+        yield Counted("params", cost.params, "parameters", "parameters of the structure")
+        return
+    yield Counted("macs", cost.published_macs, PUBLISHED_COUNTER, METHOD)
+    for part in cost.parts:
+        if part.macs:
+            name = {"neck + RPN": "neck_rpn", "RoI heads": "roi_heads"}.get(part.name, part.name)
+            yield Counted(f"macs_{name}", part.macs + part.contmix_macs, COUNTER, METHOD)
+    yield Counted("macs", cost.macs + cost.contmix_macs, COUNTER, METHOD)
+
+
+SEGMENTATION = DETECTION = Task(load, count)

@@ -1,0 +1,157 @@
+"""The work of `bench.train_ade20k` and `bench.train_coco`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from bench.accuracy.networks import RANDOM, RELEASED, released_file
+from bench.cli import OK, BadInput
+from bench.dense import verb
+from bench.dense.build import build_dense
+from bench.dense.data import ADE20K, COCO, UnreadableImage
+from bench.dense.detection import DetectionModel
+from bench.dense.evaluation import Place
+from bench.dense.miou import shift_labels
+from bench.dense.segmentation import SegmentationModel
+from bench.dense.training.augment import (
+    DetectionScale,
+    SegmentationScale,
+    batch_detection,
+    detection_sample,
+    segmentation_sample,
+)
+from bench.dense.training.loop import Endless, Schedule, train
+from bench.dense.training.losses import DetectionLosses, SegmentationLosses
+from bench.dense.training.roi_loss import Objects
+from bench.dense.weights import load_backbone, read_checkpoint
+from bench.measure.subject import resolve
+from bench.models import TIMM
+from bench.workers import Workers
+
+log = logging.getLogger("bench.train")
+
+
+def segmentation(args: argparse.Namespace) -> int:
+    """Fine-tune UperNet on ADE20K's training set; returns the exit code."""
+    data = ADE20K.open(args.data, "training")
+    scale = SegmentationScale((args.long, args.short), (args.factors[0], args.factors[1]), (args.crop, args.crop))
+    schedule = Schedule(args.iterations, args.lr, args.weight_decay, args.warmup, 1e-6)
+
+    def sample(name: str) -> Any:
+        return segmentation_sample(data.image(name), shift_labels(data.label(name)), scale)
+
+    def losses(model: nn.Module) -> nn.Module:
+        assert isinstance(model, SegmentationModel)
+        return SegmentationLosses(model)
+
+    return _run(args, losses, data.names, sample, default_collate, lambda batches: schedule)
+
+
+def detection(args: argparse.Namespace) -> int:
+    """Fine-tune Mask R-CNN or a cascade on COCO's training set; returns the exit code."""
+    data = COCO.open(args.data, "train2017")
+    names = [name for name in data.names if _annotations(data, name)]
+    if not names:
+        raise BadInput(f"--data {args.data}: no image of train2017 has objects")
+    scale = DetectionScale(args.long, tuple(args.shorts))
+
+    def sample(name: str) -> Any:
+        return detection_sample(data.image(name), objects_of(data, name), scale)
+
+    def losses(model: nn.Module) -> nn.Module:
+        assert isinstance(model, DetectionModel)
+        return DetectionLosses(model, args.roi_samples)
+
+    def schedule(batches: int) -> Schedule:
+        milestones = {12: (8 / 12, 11 / 12), 36: (27 / 36, 33 / 36)}.get(args.epochs, (0.75, 11 / 12))
+        return Schedule(args.epochs * batches, args.lr, args.weight_decay, args.warmup, 1e-3, milestones, args.clip)
+
+    return _run(args, losses, names, sample, batch_detection, schedule)
+
+
+def _annotations(data: COCO, name: str) -> list[Any]:
+    """An image's objects, crowds and boxes without area left out."""
+    found = data.index.imgToAnns.get(data.ids[name], [])
+    return [a for a in found if not a.get("iscrowd") and min(a["bbox"][2:]) >= 1]
+
+
+def objects_of(data: COCO, name: str) -> Objects:
+    """An image's objects in its own pixels."""
+    found = _annotations(data, name)
+    boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([data.categories.index(a["category_id"]) for a in found])
+    return Objects(boxes, labels, torch.from_numpy(np.stack([data.index.annToMask(a) for a in found])))
+
+
+class _Samples(Dataset[Any]):
+    def __init__(self, names: Sequence[str], load: Callable[[str], Any]) -> None:
+        self.names, self.load = names, load
+
+    def __getitem__(self, i: int) -> Any:
+        try:
+            return self.load(self.names[i])
+        except UnreadableImage as error:
+            raise BadInput(f"--data: {error}") from error
+
+
+def _run(
+    args: argparse.Namespace,
+    losses: Callable[[nn.Module], nn.Module],
+    names: Sequence[str],
+    sample: Callable[[str], Any],
+    collate: Callable[[list[Any]], Any],
+    schedule_of: Callable[[int], Schedule],
+) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    wanted = verb.place_device(args.device)
+    with Workers("nccl" if wanted.startswith("cuda") else "gloo") as workers:
+        if args.batch_size % workers.size:
+            raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
+        place = Place(wanted, args.dtype)
+        schedule = schedule_of(-(-len(names) // args.batch_size))
+        torch.manual_seed(args.seed)
+        model = _model(args, place)
+        torch.manual_seed(args.seed + 1 + workers.rank)
+
+        def batches(start: int) -> Iterator[Any]:
+            sampler = Endless(len(names), workers, start * args.batch_size, args.seed)
+            loader = DataLoader(
+                _Samples(names, sample), args.batch_size // workers.size, sampler=sampler, num_workers=args.workers,
+                collate_fn=collate, pin_memory=place.device.startswith("cuda"),
+            )  # fmt: skip
+            return iter(loader)
+
+        def report(iteration: int, values: dict[str, float]) -> None:
+            if workers.rank == 0 and (iteration % args.print_every == 0 or iteration + 1 == schedule.iterations):
+                told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+                log.info("iteration %d of %d: %s", iteration, schedule.iterations, told)
+
+        train(losses(model), batches, schedule, place, workers, args.output, args.every, report)
+    return OK
+
+
+def _model(args: argparse.Namespace, place: Place) -> nn.Module:
+    """The model in its training form, its backbone started from a classifier's weights."""
+    entry = resolve(args.model)
+    if args.weights == RELEASED and entry.family is TIMM:
+        raise BadInput(f"--weights {RELEASED}: {entry.name} is none of the suite's models: give a file, or {RANDOM}")
+    drop_path = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
+    model: Any = build_dense(entry.name, args.head, "train", **drop_path)
+    if args.weights != RANDOM:
+        path = released_file(entry) if args.weights == RELEASED else Path(args.weights)
+        load_backbone(model.backbone, read_checkpoint(path), str(path))
+    model.to(place.device)
+    return model

@@ -1,0 +1,38 @@
+"""`python -m bench.train_ade20k`: fine-tune UperNet on ADE20K by the published schedule (160,000 iterations).
+
+On eight GPUs: torchrun --nproc-per-node 8 -m bench.train_ade20k --model overlock_t --data PATH --output t.pth
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import cli
+from bench.dense import verb
+from bench.dense.names import HEADS
+
+
+def parser() -> cli.Parser:
+    p = verb.training_parser("train_ade20k", "Fine-tune UperNet on ADE20K's training set.", HEADS["segmentation"])
+    p.add_argument("--iterations", type=cli.positive, default=160_000)
+    p.add_argument("--lr", type=float, default=6e-5, help="for --batch-size 16 (default: 6e-5)")
+    p.add_argument("--weight-decay", type=float, default=0.01)
+    p.add_argument("--warmup", type=int, default=1500, metavar="N", help="iterations, linear (default: 1500)")
+    p.add_argument("--crop", type=cli.positive, default=512, metavar="SIDE")
+    p.add_argument("--long", type=cli.positive, default=2048, help="long side that an image is scaled to fit")
+    p.add_argument("--short", type=cli.positive, default=512, help="short side that an image is scaled to fit")
+    p.add_argument("--factors", nargs=2, type=float, default=(0.5, 2.0), metavar=("LOW", "HIGH"),
+                   help="range of the random factor of that scale")  # fmt: skip
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    verb.check_training(args, ["torchvision"])
+    from bench.dense.training.run import segmentation
+
+    return segmentation(args)
+
+
+if __name__ == "__main__":
+    cli.run("train_ade20k", main)
