@@ -1,30 +1,37 @@
-"""`python -m bench.compare`: cost, speed and memory of models on this machine, beside what is published."""
+"""`python -m bench.compare`: cost, speed, memory and energy of models on this machine, beside what is published."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.measure.job import UNITS, Settings
+from bench.dense.names import head_of
+from bench.measure.job import DEFAULT_METRICS, METRICS, Settings
+from bench.measure.side import DEFAULT, QUICK, Plan
 from bench.models import FORMS, MODELS, Entry, entry_for_timm, find
+from bench.progress import progress
 
 if TYPE_CHECKING:
     from bench.measure.campaign import Campaign
+    from bench.records import Record
 
-METRICS = tuple(UNITS)
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
+COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "cudagraph")
+TASKS = ("classification", "segmentation", "detection")
 
-DESCRIPTION = f"""Compare models on this machine: parameters, MACs, throughput and memory, with the published figures
-beside them. Models: {", ".join(MODELS)}; all (these); or any timm model name."""
+DESCRIPTION = f"""Compare models on this machine: parameters, MACs, throughput, memory and more, with the published
+figures beside them. Models: {", ".join(MODELS)}; all (these); or any timm model name."""
 
-EPILOG = """A model without re-parameterisation has one form, listed as deploy. Exit codes: 0 measured; 2 bad input, or
-nothing could be measured; 130 stopped by Ctrl-C (what was measured is printed)."""
+EPILOG = """A model without re-parameterisation has one form, listed as deploy. Models are timed in turn, in fresh
+processes, over rounds; the ratio's interval is over rounds. Exit codes: 0 measured; 2 bad input, or nothing could be
+measured; 130 stopped by Ctrl-C (what was measured is printed)."""
 
 
 def parser() -> Parser:
@@ -32,17 +39,30 @@ def parser() -> Parser:
     add = p.add_argument
     add("--models", nargs="+", required=True, metavar="MODEL", help="short names, timm names, or all")
     add("--baseline", metavar="MODEL", help="model that ratios refer to (default: the last of --models)")
-    add("--resolutions", nargs="+", type=cli.resolution, default=[(224, 224)], metavar="SIZE", help="224 or HxW")
-    add("--metrics", nargs="+", choices=METRICS, default=list(METRICS), metavar="METRIC", help=", ".join(METRICS))
+    add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 (default), or HxW")
+    add("--metrics", nargs="+", choices=METRICS, default=list(DEFAULT_METRICS), metavar="METRIC",
+        help=f"{', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)})")  # fmt: skip
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
     add("--device", type=cli.device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
-    add("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32", help="weights and inputs")
+    add("--dtypes", "--dtype", nargs="+", choices=("float32", "tf32", "bfloat16", "float16"), default=["float32"],
+        metavar="DTYPE", help="of weights and inputs: float32 (default), tf32, bfloat16, float16")  # fmt: skip
     add("--layout", choices=("auto", "channels_last", "channels_first"), default="auto", help="auto: the faster")
-    add("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N", help="auto: by device and resolution")
+    add("--batch-sizes", "--batch-size", nargs="+", type=cli.positive_or_auto, default=["auto"], metavar="N",
+        help="auto (default): by device and resolution; latency is always of one image")  # fmt: skip
+    add("--compile", choices=COMPILE, default="none", help="a mode of torch.compile, or one CUDA graph")
     add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
     add("--backend", default="auto", metavar="NAME", help="implementation of ContMix (default: auto)")
     add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
-    add("--quick", action="store_true", help="fewer and shorter blocks: a rough figure")
+    add("--import", nargs="+", default=[], dest="imports", metavar="MODULE", help="import these, which register models")
+    add("--task", choices=TASKS, default="classification", help="with the head of that task on the backbone")
+    add("--head", default="", metavar="NAME", help="of --task detection: maskrcnn (default), cascade, cascade_2fc")
+    add("--rounds", type=cli.positive, metavar="N", help="fresh processes of each model (default 5)")
+    add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
+    add("--quick", action="store_true", help="two short rounds: a rough figure, no verdict on differences")
+    add("--breakdown", action="store_true", help="instead, where time, MACs, parameters and activations are")
+    add("--resume", type=Path, metavar="FILE", help="keep each figure in this CSV as it is known, skip what it has")
+    add("--save", action="store_true", help="keep the records under results/<machine>/")
+    add("--against", type=Path, metavar="FILE", help="compare with records kept earlier (CSV, JSON, or a folder)")
     add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
     add("--output", type=Path, metavar="FILE", help="write there; the table is printed as well")
     add("--sources", action="store_true", help="list the sources of the published figures")
@@ -51,39 +71,147 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    head = head_of(args.task, args.head)
     entries = chosen(args.models)
     names = [entry.name for entry in entries]
     baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
     weights = dict(checkpoint(text, names) for text in args.weights)
     style = args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table")
-    if args.output:
-        cli.check_writable(args.output)
-    sizes = list(dict.fromkeys(args.resolutions))
+    for path in filter(None, (args.output, args.resume)):
+        cli.check_writable(path)
+    sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
     metrics = [metric for metric in METRICS if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
 
+    from bench import store
     from bench.measure.campaign import Campaign
     from bench.measure.environment import physical_cores
 
+    earlier = store.read(args.against) if args.against else []
     settings = Settings(
         device=args.device,
-        dtype=args.dtype,
+        dtype=args.dtypes[0],
         layout=args.layout,
-        batch=args.batch_size,
+        batch=args.batch_sizes[0],
         threads=args.threads or physical_cores(),
         backend=args.backend,
+        compile=args.compile,
+        imports=tuple(args.imports),
         weights=weights,
-        quick=args.quick,
+        memory_budget=args.memory_budget * 2**20 if args.memory_budget else None,
     )
+    if args.breakdown:
+        return broken_down(args, entries, sizes, settings, head, style)
+    journal = Journal(args.resume)
     with progress() as bar:
-        campaign = Campaign(entries, sizes, args.form, metrics, settings, bar.begun, bar.done)
-        bar.total(campaign.jobs())
+        campaign = Campaign(
+            entries,
+            sizes,
+            args.form,
+            metrics,
+            settings,
+            baseline,
+            batches=list(dict.fromkeys(args.batch_sizes)),
+            dtypes=list(dict.fromkeys(args.dtypes)),
+            plan=plan_of(args.quick, args.rounds),
+            task=args.task,
+            head=head,
+            begun=bar.begun,
+            done=bar.done,
+            kept=journal,
+            known=store.read(args.resume) if args.resume and args.resume.exists() else [],
+        )
+        bar.total(campaign.steps())
         try:
             campaign.measure()
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
-    return report(campaign, baseline, style, args.output, args.sources, interrupted)
+    code = report(campaign, style, args.output, args.sources, interrupted)
+    if args.save and campaign.records:
+        print(f"kept in {store.save(campaign.new_records, campaign.environment)}", file=sys.stderr)
+    if args.against:
+        print("\n".join(compared(campaign.records, earlier)))
+    if journal.error is not None:
+        raise journal.error
+    return code
+
+
+class Journal:
+    """Keeps each record in a file as soon as it is known; where that fails, measuring goes on and the error waits."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.error: BadInput | None = None
+
+    def __call__(self, record: Record) -> None:
+        from bench import store
+
+        if self.path is None or self.error is not None:
+            return
+        try:
+            store.append(self.path, [record])
+        except BadInput as error:
+            self.error = error
+            print(f"{error}; what is measured is printed at the end", file=sys.stderr)
+
+
+def broken_down(
+    args: argparse.Namespace,
+    entries: Sequence[Entry],
+    sizes: Sequence[tuple[int, int]],
+    settings: Settings,
+    head: str,
+    style: str,
+) -> int:
+    """Print, and keep if asked, where each model's time, MACs, parameters and activations are."""
+    from bench import records as rec
+    from bench import store
+    from bench.measure import breakdown
+
+    by_name = {entry.name: entry for entry in entries}
+    environment, records = breakdown.run(
+        list(by_name), lambda name: by_name[name].forms(args.form), sizes, settings, args.task, head
+    )
+    good = [r for r in records if r.value is not None]
+    if not good:
+        raise BadInput("nothing could be measured: " + "; ".join(dict.fromkeys(x for r in records for x in r.reasons)))
+    in_full = {"json": rec.to_json(environment, records), "csv": store.frame(records).to_csv(index=False).rstrip()}
+    text = in_full[style] if style in in_full else breakdown.render(good, style)
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    if args.save:
+        print(f"kept in {store.save(records, environment)}", file=sys.stderr)
+    return cli.OK
+
+
+DEFAULT_SIZES = {"classification": (224, 224), "segmentation": (512, 512), "detection": (800, 1280)}
+
+
+def plan_of(quick: bool, rounds: int | None) -> Plan:
+    """How long to look, with the canary's limit that this machine's calibration allows."""
+    plan = QUICK if quick else DEFAULT
+    return replace(plan, rounds=rounds or plan.rounds)
+
+
+def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
+    """Lines that set each figure beside the recorded one that it may be compared with, or say why there is none."""
+    from bench.comparability import pair
+
+    pairing = pair([r for r in ours if r.value is not None], theirs)
+    lines = ["Against the recorded run:"]
+    for now, then in pairing.pairs:
+        assert now.value is not None
+        change = f"{now.value / then.value - 1:+.1%}" if then.value else ""
+        lines.append(
+            f"  {now.model} {now.resolution} {now.form} {now.metric}: {then.value:g} -> {now.value:g} {change}"
+        )
+    for refused in pairing.refused:
+        r = refused.ours
+        lines.append(f"  {r.model} {r.resolution} {r.form} {r.metric}: not compared: {refused.reason}")
+    return lines
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:
@@ -115,39 +243,7 @@ def checkpoint(text: str, names: Sequence[str]) -> tuple[str, str]:
     return short, path
 
 
-class Progress:
-    """A progress bar on stderr, on a terminal only."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar: Any = tqdm(
-            total=0, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True, unit="job"
-        )
-
-    def total(self, jobs: int) -> None:
-        self._bar.reset(total=jobs)
-
-    def begun(self, what: str) -> None:
-        self._bar.set_description(what)
-
-    def done(self) -> None:
-        self._bar.update(1)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-@contextmanager
-def progress() -> Iterator[Progress]:
-    bar = Progress()
-    try:
-        yield bar
-    finally:
-        bar.close()
-
-
-def report(campaign: Campaign, baseline: str, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
+def report(campaign: Campaign, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
     """Print, and write to `output`, what is known; returns the exit code."""
     from bench import records as rec
     from bench import tables
@@ -156,7 +252,7 @@ def report(campaign: Campaign, baseline: str, style: str, output: Path | None, s
     records = campaign.records
     if records:
         entries = {entry.name: entry for entry in campaign.entries}
-        frame = tables.wide(records, entries, baseline)
+        frame = tables.wide(records, entries, campaign.baseline)
 
         def text(style: str) -> str:
             if style == "json":
@@ -164,7 +260,8 @@ def report(campaign: Campaign, baseline: str, style: str, output: Path | None, s
             if style == "csv":
                 return tables.render(frame, style)
             machine = describe(campaign.environment) if campaign.environment else ""
-            below = tables.below(frame, records, machine, baseline, sources, entries)
+            below = tables.below(frame, records, machine, campaign.baseline, sources, entries)
+            below += precision(campaign)
             return "\n".join([tables.render(frame, style), "", *tables.comment(below, style)])
 
         print(text("table" if output else style))
@@ -181,6 +278,23 @@ def report(campaign: Campaign, baseline: str, style: str, output: Path | None, s
         why = "; ".join(dict.fromkeys(reason for record in records for reason in record.reasons))
         raise BadInput(f"nothing could be measured: {why}")
     return cli.OK
+
+
+def precision(campaign: Campaign) -> list[str]:
+    """What differences this run could tell, and what this machine's calibration says."""
+    from bench.measure.calibration import latest, sentence
+
+    ratios = [r for r in campaign.records if r.metric == "throughput_ratio" and r.n]
+    lines = []
+    if ratios and campaign.plan.rounds < DEFAULT.rounds:
+        lines.append(
+            f"{campaign.plan.rounds} rounds cannot tell a difference of 5 % from noise: "
+            f"a rough figure (without --quick: {DEFAULT.rounds} rounds)."
+        )
+    found = latest(str(campaign.environment.get("machine", "")))
+    if ratios:
+        lines.append(sentence(found))
+    return lines
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ def _figures() -> tuple[Figure, ...]:
     )
 
 
+def all_figures() -> tuple[Figure, ...]:
+    """All published figures of classifiers, in the file's order."""
+    return _figures()
+
+
 def figures(entry: Entry, metric: str, resolution: str) -> list[Figure]:
     """Published figures of `metric` (params, macs, top1) for a model at `resolution`, primary sources first.
 

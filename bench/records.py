@@ -1,18 +1,21 @@
 """The record: one measured figure with everything needed to repeat it, compare it, or distrust it.
 
-Records are long: one row a metric. They are written as JSON beside the environment that they were measured in.
-Importing this imports no torch and no pandas.
+Records are long: one row a metric. They are written as JSON beside the environment that they were measured in, or kept
+as CSV (`bench.store`). Importing this imports no torch and no pandas.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-VERSION = 1
-"""Version of the fields below; raised when one changes its meaning."""
+VERSION = 2
+"""Version of the fields below; raised when one changes its meaning. Version 2 added `against`, `samples`, `run` and
+`counter`; a record of version 1 reads as one without them."""
 
 OUT_OF_MEMORY = "OOM"
 """How the first reason of a record begins when the measurement ran out of memory."""
@@ -37,6 +40,10 @@ class Record:
     hi: float | None = None
     n: int | None = None
     method: str = ""  # how it was counted or timed
+    counter: str = ""  # the counter and convention that a cost figure follows
+    against: str = ""  # of a ratio: "<model> <form>" that it refers to; empty for any other figure
+    samples: tuple[float, ...] = ()  # one value a process or round, in the order measured; `value` is drawn from them
+    run: str = ""  # the run that measured this: only rows of one run were interleaved with one another
     batch: int | None = None
     dtype: str = ""  # that weights and inputs are cast to; tf32 is float32 that may round to TF32
     layout: str = ""
@@ -76,7 +83,16 @@ class Record:
         return asdict(self)
 
 
-_FIELDS = {f.name for f in fields(Record)}
+FIELDS = tuple(f.name for f in fields(Record))
+"""Names of a record's fields, in the order of a file's columns."""
+
+TUPLES = ("reasons", "notes", "samples")
+"""Fields that hold several values."""
+
+
+def new_run() -> str:
+    """An identifier for a run: its time in UTC, so that runs sort, and some random digits, so that no two are equal."""
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def from_dict(values: Mapping[str, Any]) -> Record:
@@ -85,8 +101,8 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     Raises:
         ValueError: if a field without a default is missing.
     """
-    known = {key: value for key, value in values.items() if key in _FIELDS}
-    for key in ("reasons", "notes"):
+    known = {key: value for key, value in values.items() if key in FIELDS}
+    for key in TUPLES:
         known[key] = tuple(known.get(key) or ())
     try:
         return Record(**known)

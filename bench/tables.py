@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
+from bench.dense.names import FIXED_PATH, head_in
+from bench.dense.published import dense_figures
 from bench.models import Entry
 from bench.published import distinct, figures
 from bench.records import OUT_OF_MEMORY, Record
 
-Key = tuple[str, str, str]  # model, form, resolution
+Key = tuple[str, str, str, str, int | None]  # model, form, resolution, dtype, batch
 
 
 @dataclass(frozen=True)
@@ -25,40 +27,61 @@ class Column:
     digits: int
     published: str = ""  # heading of the published figure, if there are any
     spread: bool = False
+    batched: bool = False  # whether the batch bears on it
 
 
 COLUMNS: Mapping[str, Column] = {
     "params": Column("params M", 1e6, 2, "params M (pub.)"),
     "macs": Column("MACs G", 1e9, 2, "FLOPs G (pub.)"),
-    "throughput": Column("images/s", 1, 1, spread=True),
-    "memory": Column("memory MiB", 2**20, 1),
+    "macs_backbone": Column("backbone G", 1e9, 2),
+    "macs_head": Column("head G", 1e9, 2),
+    "macs_neck_rpn": Column("neck+RPN G", 1e9, 2),
+    "macs_roi_heads": Column("RoI heads G", 1e9, 2),
+    "activations": Column("activations M", 1e6, 2),
+    "throughput": Column("images/s", 1, 1, spread=True, batched=True),
+    "latency": Column("latency ms", 1e-3, 1, spread=True),
+    "latency_p90": Column("p90 ms", 1e-3, 1),
+    "latency_p99": Column("p99 ms", 1e-3, 1),
+    "training": Column("training images/s", 1, 2, spread=True, batched=True),
+    "cold_start": Column("first call ms", 1e-3, 0, spread=True, batched=True),
+    "compile_time": Column("compile s", 1, 1, spread=True, batched=True),
+    "memory": Column("memory MiB", 2**20, 1, batched=True),
+    "largest_batch": Column("largest batch", 1, 0),
+    "energy": Column("J/image", 1, 3, spread=True, batched=True),
 }
 """Metrics of the comparison, in the table's order."""
 
+WITHOUT_RATIO = (
+    "latency_p90", "latency_p99", "cold_start", "compile_time",
+    "macs_backbone", "macs_head", "macs_neck_rpn", "macs_roi_heads",
+)  # fmt: skip
+
 TOP1 = "top-1 % (pub.)"
-CONDITIONS = ("form", "dtype", "layout", "batch", "threads", "backend", "device")
+CONDITIONS = ("form", "dtype", "batch", "layout", "compile", "threads", "backend", "device")
 """Conditions that are a column where rows differ in them, and a word in the line below the table where they don't."""
 
 
 def wide(records: Sequence[Record], entries: Mapping[str, Entry], baseline: str | None) -> pd.DataFrame:
-    """A row per model, form and resolution, in the order of the records, for programs: whole units, one fact a column.
+    """A row per model, form, resolution, dtype and batch, for programs: whole units, one fact a column.
 
-    A ratio is to `baseline`'s figure at the same resolution, in the same form or in the only one it has.
+    A ratio is to `baseline`'s figure under the same conditions, in the same form or in the only one it has: of what was
+    timed the measured one of paired rounds, with its interval; of anything else the quotient.
     """
-    cells: dict[Key, dict[str, Record]] = {}
-    for record in records:
-        cells.setdefault((record.model, record.form, record.resolution), {})[record.metric] = record
+    cells = _rows(records)
     shown = [metric for metric in COLUMNS if any(metric in row for row in cells.values())]
     rows = []
-    for (model, form, resolution), found in cells.items():
+    for key, found in cells.items():
+        model, form, resolution, dtype, batch = key
         row: dict[str, Any] = {"model": model, "form": form, "resolution": resolution}
         for condition in CONDITIONS[1:]:
-            row[condition] = next((v for r in found.values() if (v := getattr(r, condition)) not in (None, "")), None)
-        base = _baseline_row(cells, entries, baseline, form, resolution)
+            values = (v for m, r in found.items() if m != "latency" and (v := getattr(r, condition)) not in (None, ""))
+            row[condition] = next(values, None)
+        row["dtype"], row["batch"] = dtype or row["dtype"], batch if batch is not None else row["batch"]
+        base = _baseline_row(cells, entries, baseline, key)
         for metric in shown:
-            published = _published(entries[model], form, metric, resolution)
-            row |= _cells(metric, found.get(metric), base.get(metric), published)
-        top1 = distinct(figures(entries[model], "top1", resolution))
+            published = _published(entries[model], form, metric, resolution, found)
+            row |= _cells(metric, found.get(metric), base.get(metric), found.get(f"{metric}_ratio"), published)
+        top1 = distinct(figures(entries[model], "top1", resolution)) if _is_classifier(found) else []
         row["top1_published"] = top1[0].value if top1 else None
         row["top1_published_all"] = "/".join(f.text for f in top1)
         row["valid"] = all(r.valid for r in found.values())
@@ -67,27 +90,70 @@ def wide(records: Sequence[Record], entries: Mapping[str, Entry], baseline: str 
     return pd.DataFrame(rows)
 
 
+def _rows(records: Sequence[Record]) -> dict[Key, dict[str, Record]]:
+    """The records of each row by metric: what knows no dtype or batch belongs to every row of its model and size.
+
+    Of several records of one figure (an earlier run's, say) the last counts.
+    """
+    rows: dict[Key, dict[str, Record]] = {}
+    for r in records:
+        rows.setdefault((r.model, r.form, r.resolution, r.dtype, r.batch if _batched(r.metric) else None), {})
+    full = [key for key in rows if not _is_part(key, rows)]
+    cells: dict[Key, dict[str, Record]] = {key: {} for key in full}
+    for r in records:
+        for key in full:
+            if (
+                key[:3] == (r.model, r.form, r.resolution)
+                and r.dtype in ("", key[3])
+                and (not _batched(r.metric) or r.batch == key[4])
+            ):
+                cells[key][r.metric] = r
+    return cells
+
+
+def _batched(metric: str) -> bool:
+    column = COLUMNS.get(metric.removesuffix("_ratio")) or COLUMNS.get(metric.partition("_")[0])
+    return column is not None and column.batched
+
+
+def _is_part(key: Key, rows: Iterable[Key]) -> bool:
+    """Whether another row has the same conditions and more."""
+    model, form, resolution, dtype, batch = key
+    return any(
+        other != key
+        and other[:3] == (model, form, resolution)
+        and (dtype in ("", other[3]))
+        and (batch is None or batch == other[4])
+        for other in rows
+    )
+
+
+def _is_classifier(found: Mapping[str, Record]) -> bool:
+    return all(r.task == "classification" for r in found.values())
+
+
 def _baseline_row(
-    cells: Mapping[Key, dict[str, Record]],
-    entries: Mapping[str, Entry],
-    baseline: str | None,
-    form: str,
-    resolution: str,
+    cells: Mapping[Key, dict[str, Record]], entries: Mapping[str, Entry], baseline: str | None, key: Key
 ) -> dict[str, Record]:
     if baseline is None:
         return {}
+    _, form, *conditions = key
     (own, *_) = entries[baseline].forms(form)
-    return cells.get((baseline, own, resolution), {})
+    return cells.get((baseline, own, *conditions), {})  # type: ignore[arg-type]
 
 
-def _published(entry: Entry, form: str, metric: str, resolution: str) -> list[Any]:
+def _published(entry: Entry, form: str, metric: str, resolution: str, found: Mapping[str, Record]) -> list[Any]:
     """Published cost is of the deploy form: none is beside another form's."""
-    if not COLUMNS[metric].published or form != "deploy":
+    if not COLUMNS[metric].published or form != "deploy" or metric not in found:
         return []
-    return distinct(figures(entry, metric, resolution))
+    if _is_classifier(found):
+        return distinct(figures(entry, metric, resolution))
+    return distinct(dense_figures(entry, head_in(found[metric].method), metric, resolution))
 
 
-def _cells(metric: str, record: Record | None, base: Record | None, published: list[Any]) -> dict[str, Any]:
+def _cells(
+    metric: str, record: Record | None, base: Record | None, paired: Record | None, published: list[Any]
+) -> dict[str, Any]:
     value = record.value if record else None
     cells: dict[str, Any] = {metric: value, f"{metric}_status": _status(record)}
     if COLUMNS[metric].spread:
@@ -95,8 +161,19 @@ def _cells(metric: str, record: Record | None, base: Record | None, published: l
     if COLUMNS[metric].published:
         cells[f"{metric}_published"] = published[0].value if published else None
         cells[f"{metric}_published_all"] = "/".join(figure.text for figure in published)
-    comparable = record and base and record.valid and base.valid and value is not None and base.value
-    cells[f"{metric}_ratio"] = value / base.value if comparable and base and base.value and value is not None else None
+    if metric in WITHOUT_RATIO:
+        return cells
+    ratio = None
+    comparable = record is not None and base is not None and record.valid and base.valid
+    if comparable and record is not None and base is not None:
+        if paired is not None and paired.valid:
+            ratio = paired.value
+        elif value is not None and base.value and (not COLUMNS[metric].spread or record is base):
+            ratio = value / base.value  # of what was timed only the paired one counts
+    cells[f"{metric}_ratio"] = ratio
+    if COLUMNS[metric].spread:
+        shown = paired is not None and ratio is not None
+        cells |= {f"{metric}_ratio_{end}": getattr(paired, end) if shown else None for end in ("lo", "hi")}
     return cells
 
 
@@ -124,13 +201,20 @@ def for_people(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         if column.published and (frame[f"{metric}_published_all"] != "").any():
             headings.append(column.published)
             columns.append(list(frame[f"{metric}_published_all"]))
-        if frame[f"{metric}_ratio"].notna().any():
+        if f"{metric}_ratio" in frame and frame[f"{metric}_ratio"].notna().any():
             headings.append("ratio")
-            columns.append(["" if pd.isna(v) else f"{v:.2f}" for v in frame[f"{metric}_ratio"]])
+            columns.append([_ratio(row, metric) for _, row in frame.iterrows()])
     if (frame["top1_published_all"] != "").any():
         headings.append(TOP1)
         columns.append(list(frame["top1_published_all"]))
     return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _ratio(row: pd.Series[Any], metric: str) -> str:
+    value, lo, hi = (row.get(f"{metric}_ratio{end}") for end in ("", "_lo", "_hi"))
+    if pd.isna(value):
+        return ""
+    return f"{value:.2f}" if pd.isna(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]"
 
 
 def _text(value: Any) -> str:
@@ -151,11 +235,17 @@ def _measured(row: pd.Series[Any], metric: str, column: Column) -> str:
 
 def shared_conditions(frame: pd.DataFrame) -> str:
     """The conditions that all rows share, in words."""
-    words = {"form": "{} form", "batch": "batch {}", "threads": "CPU threads {}", "backend": "ContMix {}"}
+    words = {
+        "form": "{} form",
+        "batch": "batch {}",
+        "threads": "CPU threads {}",
+        "backend": "ContMix {}",
+        "compile": "compile {}",
+    }
     parts = []
     for condition in CONDITIONS:
         values = frame[condition].dropna().unique()
-        if len(values) == 1:
+        if len(values) == 1 and values[0] != "none":
             parts.append(words.get(condition, "{}").format(_text(values[0])))
     return ", ".join(parts)
 
@@ -173,6 +263,18 @@ def render(frame: pd.DataFrame, style: str) -> str:
     return tabulate(rows, headings, tablefmt=tablefmt, colalign=align, disable_numparse=True)
 
 
+MEANINGS = {
+    "throughput": "images/s: median of fresh processes, ± half the 95 % interval.",
+    "latency": "latency: one image, each call waited for; median, then 90th and 99th percentile.",
+    "training": "training: forward, loss with the auxiliary head, backward, AdamW.",
+    "cold_start": "first call: of a process, the model loaded.",
+    "memory": "memory: peak of a call above the loaded model.",
+    "largest_batch": "largest batch: whose call fits the memory that is free, or the budget given.",
+    "macs": "MACs: multiply-adds of convolutions, linear layers, matrix products and ContMix, for one image.",
+    "energy": "J/image: NVML's counter, idle power included.",
+}
+
+
 def below(
     frame: pd.DataFrame,
     records: Sequence[Record],
@@ -181,31 +283,42 @@ def below(
     sources: bool,
     entries: Mapping[str, Entry],
 ) -> list[str]:
-    """The lines under the table: machine and conditions, what columns mean, what went wrong, the sources if asked."""
+    """Lines that belong under the table: machine and conditions, what ratios refer to, notes, failures, sources."""
     lines = [f"Measured on {'; '.join(filter(None, (machine, shared_conditions(frame))))}."]
-    if any(frame[c].notna().any() for c in map(str, frame) if c.endswith("_ratio")):
-        lines.append(f"ratio: to {baseline} at the same resolution.")
-    if "throughput" in frame:
-        lines.append("images/s: median of blocks, ± half the range from the 20th to the 80th percentile.")
-    if "memory" in frame:
-        lines.append("memory: peak of a call above the loaded model.")
-    if "macs" in frame:
-        lines.append("MACs: multiply-adds of convolutions, linear layers, matrix products and ContMix, for one image.")
-    if any((frame[c] != "").any() for c in map(str, frame) if c.endswith("_published_all")):
+    columns = list(map(str, frame))
+    if any(frame[c].notna().any() for c in columns if c.endswith("_ratio")):
+        paired = any(frame[c].notna().any() for c in columns if c.endswith("_ratio_lo"))
+        how = "; in brackets the 95 % interval over rounds in which the sides took turns" if paired else ""
+        lines.append(f"ratio: to {baseline} under the same conditions{how}.")
+    lines += [text for metric, text in MEANINGS.items() if metric in frame]
+    if any(r.task == "detection" for r in records):
+        lines.append(FIXED_PATH)
+    if any((frame[c] != "").any() for c in columns if c.endswith("_published_all")):
         where = "below" if sources else "by --sources"
         lines.append(f"(pub.): published by others, not measured here; the sources are listed {where}.")
-    for record in records:
-        who = f"{record.model} {record.resolution} {record.form} {record.metric}"
-        lines += [f"{who}: {text}" for text in record.reasons]
-        lines += [f"{who}: {text}" for text in record.notes if record.metric not in ("params", "macs")]
-    return lines + (_sources(frame, entries) if sources else [])
+    return lines + _doubts(records) + (_sources(frame, entries, records) if sources else [])
 
 
-def _sources(frame: pd.DataFrame, entries: Mapping[str, Entry]) -> list[str]:
+def _doubts(records: Sequence[Record]) -> list[str]:
+    """Reasons and notes, each once, with the figures that they are of."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for r in records:
+        conditions = [r.dtype, f"batch {r.batch}"] if r.batch is not None else []
+        who = " ".join([r.model, r.resolution, r.form, *conditions])
+        notes = () if r.metric in ("params", "macs", "activations") else r.notes
+        for text in (*r.reasons, *notes):
+            found.setdefault((who, text), []).append(r.metric)
+    return [f"{who} {', '.join(metrics)}: {text}" for (who, text), metrics in found.items()]
+
+
+def _sources(frame: pd.DataFrame, entries: Mapping[str, Entry], records: Sequence[Record]) -> list[str]:
+    head = next((head_in(r.method) for r in records if r.task != "classification"), "")
     lines = ["Published figures:"]
     for metric in (*(m for m in COLUMNS if m in frame and COLUMNS[m].published), "top1"):
         for model, resolution in frame[["model", "resolution"]].drop_duplicates().itertuples(index=False):
-            for f in figures(entries[model], metric, resolution):
+            entry = entries[model]
+            found = dense_figures(entry, head, metric, resolution) if head else figures(entry, metric, resolution)
+            for f in found:
                 at = f" at {f.resolution}" if f.resolution else ""
                 figure = f"{f.model}{at}: {f.metric} {f.text} {f.unit}"
                 lines.append(f"  {figure} ({f.protocol}). {f.source}, {f.confidence}")

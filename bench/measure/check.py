@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,34 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: for an unknown model or backend, a device that is not there, or another model's checkpoint.
     """
-    settings = Settings(**request["settings"])
+    settings = Settings.from_dict(request["settings"])
+    import_modules(settings.imports)
     device = choose_device(settings.device)
-    if settings.dtype == "tf32" and not device.startswith("cuda"):
+    on_cuda = device.startswith("cuda")
+    if "tf32" in request.get("dtypes", [settings.dtype]) and not on_cuda:
         raise BadInput(f"--dtype tf32 needs a CUDA device, and this runs on {device}: give float32")
+    if settings.compile == "cudagraph" and not on_cuda:
+        raise BadInput(f"--compile cudagraph needs a CUDA device, and this runs on {device}")
     entries = {name: resolve(name) for name in request["models"]}
     check_backend(settings.backend)
-    for name, path in settings.weights.items():
+    classifiers = request.get("task", "classification") == "classification"  # other tasks check where they load
+    for name, path in settings.weights.items() if classifiers else ():
         entry = entries[name]
         load_weights(create_on_meta(entry, **entry.family.structure.get("train", {})), name, Path(path))
     return {"device": device, "environment": collect(device, settings.threads)}
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that register models with timm.
+
+    Raises:
+        BadInput: for one that cannot be imported, saying why.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise BadInput(f"--import {name}: {error}; is its folder on PYTHONPATH?") from error
 
 
 def choose_device(asked: str) -> str:

@@ -9,19 +9,27 @@ agree. ContMix is counted as it is defined (`overlock.contmix.contmix_macs`), wh
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import Handle, get_shape
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from fvcore.nn.jit_handles import Handle, generic_activation_jit, get_shape
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.measure.job import Job
 from bench.measure.meta import CONVOLUTION, Flat, RecordedConvolutions, RememberedShapes, convolution_macs
+from bench.measure.subject import counted_structure, create_on_meta, describe_structure, resolve
+from bench.measure.tasks import Counted
 from overlock.contmix import contmix_macs
 
 METHOD = "fvcore, checked by torch FlopCounterMode"
+COUNTER = "defined"
+"""Name of the convention above: convolutions, linear layers, matrix products, and ContMix as it is defined."""
+
+ACTIVATIONS = "fvcore: elements put out by convolutions, linear layers, matrix products and ContMix"
 AGREEMENT = 0.01
 """Largest relative difference between the two counters."""
 
@@ -70,9 +78,68 @@ def count_macs(model: nn.Module, resolution: tuple[int, int], channels: int = 3)
     return Cost(macs, macs_torch, by_operator, tuple(sorted(seen)))
 
 
-def _contmix(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+def count_parts(model: nn.Module, resolution: tuple[int, int]) -> dict[str, int]:
+    """MACs by operator as fvcore counts by default, with norms, pools and resizes (`LEFT_OUT`); ContMix by parts."""
+    images = torch.empty(1, 3, *resolution, device="meta")
+    handles = {name: handle for name, handle in _HANDLES.items() if name not in LEFT_OUT}
+    analysis = FlopCountAnalysis(Flat(model), images).set_op_handle(**{**handles, CONTMIX: _contmix_parts})
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad(), RememberedShapes(), RecordedConvolutions():
+        return {name: int(n) for name, n in analysis.by_operator().items()}
+
+
+def count_activations(model: nn.Module, resolution: tuple[int, int], channels: int = 3) -> int:
+    """Elements that convolutions, linear layers and matrix products put out for one image, as fvcore counts them."""
+    images = torch.empty(1, channels, *resolution, device="meta")
+    handles = {CONVOLUTION: generic_activation_jit("conv"), CONTMIX: generic_activation_jit("contmix")}
+    analysis = ActivationCountAnalysis(Flat(model).eval(), images).set_op_handle(**handles)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad(), RememberedShapes(), RecordedConvolutions():
+        return int(analysis.total())
+
+
+def scaling_gap(model: nn.Module, resolution: tuple[int, int]) -> float:
+    """How far the convolutions' MACs are from growing with the area when both sides double, relative.
+
+    Zero for a network whose convolutions see the map alone; above it where squeeze-and-excitation and heads, whose
+    cost stays, are convolutions too. A counter that misses convolutions at a size, or a size that is padded, shows.
+    """
+    small = count_macs(model, resolution).by_operator.get("conv", 0)
+    large = count_macs(model, (2 * resolution[0], 2 * resolution[1])).by_operator.get("conv", 0)
+    return abs(large / (4 * small) - 1) if small else 0.0
+
+
+def figures(job: Job, metric: str) -> Iterator[Counted]:
+    """The figures of one cost metric (params, macs, activations) of a job's model."""
+    entry = resolve(job.model)
+    model = counted_structure(entry, job.form)
+    structure = describe_structure(entry, job.form)
+    on = (f"counted on {structure}",) if structure else ()
+    if metric == "params":
+        yield Counted("params", count_parameters(model), "parameters", "parameters of the structure, each once", on)
+        if "aux_head" in entry.family.structure[job.form]:
+            other = not entry.family.structure[job.form]["aux_head"]
+            changed = create_on_meta(entry, **{**entry.family.structure[job.form], "aux_head": other})
+            name = "params_with_aux" if other else "params_without_aux"
+            yield Counted(name, count_parameters(changed), "parameters", f"the same with aux_head={other}")
+    elif metric == "macs":
+        result = count_macs(model, job.resolution)
+        left_out = ", ".join(name.removeprefix("aten::") for name in result.left_out)
+        yield Counted("macs", result.macs, COUNTER, METHOD, (*on, f"neither counter counts {left_out}"))
+    else:
+        yield Counted("activations", count_activations(model, job.resolution), "fvcore", ACTIVATIONS, on)
+
+
+CONTMIX = "overlock::contmix"
+
+
+def _contmix_parts(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     query, key, value, _, _, rpb1, rpb2 = (get_shape(v) for v in inputs[:7])
-    return Counter(contmix=sum(contmix_macs(query, key, value, rpb1, rpb2).values()))
+    return Counter({f"contmix {part}": n for part, n in contmix_macs(query, key, value, rpb1, rpb2).items()})
+
+
+def _contmix(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter(contmix=sum(_contmix_parts(inputs, outputs).values()))
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -86,7 +153,7 @@ def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
     return int(b * n * m * get_shape(inputs[2])[-1])
 
 
-_LEFT_OUT = (
+LEFT_OUT = (
     "aten::batch_norm",
     "aten::group_norm",
     "aten::layer_norm",
@@ -99,9 +166,9 @@ _LEFT_OUT = (
 """What fvcore counts by default and the convention leaves out."""
 
 _HANDLES: dict[str, Handle] = {
-    **dict.fromkeys(_LEFT_OUT, lambda inputs, outputs: Counter()),
+    **dict.fromkeys(LEFT_OUT, lambda inputs, outputs: Counter()),
     CONVOLUTION: convolution_macs,
-    "overlock::contmix": _contmix,
+    CONTMIX: _contmix,
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -9,12 +10,15 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from bench.measure import nvml
+from bench.measure.process import STEADY_ALLOCATOR
 from bench.paths import REPOSITORY
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
@@ -119,6 +123,8 @@ def collect(device: str, threads: int) -> dict[str, Any]:
         "libraries": versions,
         "threads": threads,
         "allocator": allocator(),
+        "timed_allocator": STEADY_ALLOCATOR,  # of processes that are timed, where the user sets nothing else
+        "tf32": "off, except in rows of dtype tf32",
         "variables": _variables(ENVIRONMENT_VARIABLES + ACCELERATOR_VARIABLES),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": device,
@@ -132,7 +138,44 @@ def collect(device: str, threads: int) -> dict[str, Any]:
     elif device == "mps":
         environment["device_name"] = f"{cpu_name()} GPU"
     environment["machine"] = machine_key(environment)
+    environment["before"] = state(environment)
     return environment
+
+
+def state(environment: dict[str, Any]) -> dict[str, Any]:
+    """What may change while we measure: load, clocks, and who else is busy. Taken before and after."""
+    found: dict[str, Any] = {"time": now(), "busy_processes": busy_processes()}
+    if hasattr(os, "getloadavg"):
+        found["load_average"] = os.getloadavg()[0]
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    if frequency is not None:
+        found["cpu_mhz"] = round(frequency.current)
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor.exists():
+        found["governor"] = governor.read_text().strip()
+    if environment.get("uuid"):
+        found["gpu"] = nvml.state(environment["uuid"])
+    return found
+
+
+BUSY = 20.0
+"""Per cent of a CPU above which another process is told of."""
+
+
+def busy_processes(seconds: float = 0.1) -> list[str]:
+    """Names of processes outside this one's family that use a fifth of a CPU or more, watched for `seconds`."""
+    me = psutil.Process()
+    own = {me.pid, *(p.pid for p in me.parents()), *(p.pid for p in me.children(recursive=True))}
+    others = [p for p in psutil.process_iter() if p.pid not in own]
+    for first in (True, False):
+        found = []
+        for process in others:
+            with contextlib.suppress(psutil.Error):
+                if process.cpu_percent() >= BUSY:
+                    found.append(process.name())
+        if first:
+            time.sleep(seconds)
+    return sorted(found)
 
 
 def _cuda(device: str) -> dict[str, Any]:
@@ -146,6 +189,8 @@ def _cuda(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else "",
         "driver": _cuda_driver(),
     }
 

@@ -9,9 +9,32 @@ from typing import Any
 from bench.cli import resolution_name
 from bench.records import Record
 
-COST, THROUGHPUT, MEMORY = "cost", "throughput", "memory"
-UNITS = {"params": "count", "macs": "MACs", "throughput": "images/s", "memory": "bytes"}
-"""Metrics that can be asked for, and their units."""
+COST, MEMORY, LARGEST_BATCH = "cost", "memory", "largest_batch"
+"""Kinds of jobs; what is timed is not a job but a side (`bench.measure.side`)."""
+
+UNITS = {
+    "params": "count",
+    "macs": "MACs",
+    "activations": "count",
+    "throughput": "images/s",
+    "latency": "s",
+    "training": "images/s",
+    "cold_start": "s",
+    "compile_time": "s",
+    "memory": "bytes",
+    "largest_batch": "images",
+    "energy": "J/image",
+    "latency_p90": "s",
+    "latency_p99": "s",
+    "bytes_moved": "bytes",
+}
+"""Metrics and their units."""
+
+METRICS = tuple(name for name in UNITS if not name.startswith("latency_p") and name != "bytes_moved")
+"""Metrics that can be asked for; latency comes with its tail, bytes moved with a breakdown."""
+
+DEFAULT_METRICS = ("params", "macs", "throughput", "memory")
+COST_METRICS = ("params", "macs", "activations")
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Environment of a process that measures memory, where the user does not set it: see `bench.measure.memory`."""
@@ -27,21 +50,29 @@ class Settings:
     batch: int | str = "auto"
     threads: int = 1
     backend: str = "auto"
+    compile: str = "none"  # none, a mode of torch.compile, or cudagraph
+    imports: tuple[str, ...] = ()  # modules to import first: they register models with timm
     weights: Mapping[str, str] = field(default_factory=dict)  # model -> checkpoint file; random where it has none
     seed: int = 0
-    quick: bool = False
+    memory_budget: int | None = None  # bytes that a largest batch may take; None: what the device or machine has free
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        return cls(**{**values, "imports": tuple(values.get("imports", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One measurement: some metrics of one model in one form at one resolution, in one process."""
 
-    kind: str  # COST, THROUGHPUT or MEMORY
+    kind: str  # COST, MEMORY or LARGEST_BATCH
     model: str
     form: str
     resolution: tuple[int, int]  # height, width
     metrics: tuple[str, ...]
     settings: Settings
+    task: str = "classification"
+    head: str = ""  # of a detector
 
     def records(self) -> list[Record]:
         """A record without a value for each metric, with the conditions that are known beforehand."""
@@ -50,10 +81,10 @@ class Job:
             s = self.settings
             assert isinstance(s.batch, int), "the batch is decided before a job is made"
             conditions = {
-                "batch": s.batch,
+                "batch": None if self.kind == LARGEST_BATCH else s.batch,
                 "dtype": s.dtype,
                 "layout": s.layout,
-                "compile": "none",
+                "compile": s.compile,
                 "threads": s.threads,
                 "device": s.device,
                 "weights": "" if s.weights.get(self.model) else f"random:{s.seed}",
@@ -65,6 +96,7 @@ class Job:
                 metric=metric,
                 value=None,
                 unit=UNITS[metric],
+                task=self.task,
                 resolution=resolution_name(self.resolution),
                 **conditions,
             )
@@ -76,7 +108,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        settings = Settings(**values["settings"])
+        settings = Settings.from_dict(values["settings"])
         sizes = {"resolution": tuple(values["resolution"]), "metrics": tuple(values["metrics"])}
         return cls(**{**values, **sizes, "settings": settings})
 

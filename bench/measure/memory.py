@@ -21,8 +21,8 @@ from types import TracebackType
 import psutil
 import torch
 
+from bench.measure.clock import synchronise
 from bench.measure.job import ALLOCATOR
-from bench.measure.speed import synchronise
 from bench.measure.statistics import Summary, summarise
 from bench.measure.subject import Subject
 
@@ -34,12 +34,12 @@ CUDA_METHOD = "peak allocated of a steady call above the loaded model"
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `reserved` is what the caching allocator holds on CUDA; None elsewhere."""
+    """Bytes. `further` are figures that only some devices have: metric, bytes, method."""
 
     weights: int
     peak: Summary  # of a call, above what is loaded
-    reserved: int | None
     method: str
+    further: tuple[tuple[str, int, str], ...] = ()
 
 
 def measure(subject: Subject) -> Memory:
@@ -61,7 +61,7 @@ def measure(subject: Subject) -> Memory:
             peaks.append(resident.peak)
     settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR if name in os.environ]
     how = [resident.method, *(["trimmed"] if trimmed else []), *settings]
-    return Memory(weights, summarise(peaks), None, f"{CPU_METHOD} ({', '.join(how)})")
+    return Memory(weights, summarise(peaks), f"{CPU_METHOD} ({', '.join(how)})")
 
 
 def _cuda(subject: Subject, weights: int) -> Memory:
@@ -72,7 +72,12 @@ def _cuda(subject: Subject, weights: int) -> Memory:
         subject.call(i)
         synchronise(subject.device)
         peaks.append(torch.cuda.max_memory_allocated(subject.device) - loaded)
-    return Memory(weights, summarise(peaks), torch.cuda.max_memory_reserved(subject.device), CUDA_METHOD)
+    free, total = torch.cuda.mem_get_info(subject.device)
+    further = (
+        ("memory_reserved", torch.cuda.max_memory_reserved(subject.device), "peak reserved by the caching allocator"),
+        ("memory_device", total - free, "in use on the device after the calls, context and other processes included"),
+    )
+    return Memory(weights, summarise(peaks), CUDA_METHOD, further)
 
 
 def trim() -> bool:

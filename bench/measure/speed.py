@@ -1,4 +1,4 @@
-"""Throughput: blocks of back-to-back calls on a warmed-up model, inference mode, device synchronised around a block."""
+"""What is timed in a process: inference or training steps, first call, warm-up, blocks."""
 
 from __future__ import annotations
 
@@ -6,115 +6,162 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from bench.measure.statistics import Summary, summarise
+from bench.measure import energy
+from bench.measure.clock import synchronise, time_calls, time_each
+from bench.measure.statistics import summarise
 from bench.measure.subject import LAYOUTS, Subject
 
-METHOD = "median of blocks of back-to-back calls; lo and hi are the 20th and 80th percentile"
-
-WINDOW_AGREEMENT = 0.02
+WINDOW_AGREEMENT = 0.01
 """Warm-up ends when two successive windows of calls take the same time to this fraction."""
 
 LAUNCH_BOUND = 0.9
 """A model is bound by launching if handing over one call takes the host this share of a call's time in a block."""
 
+AUX_WEIGHT = 0.4
+"""Weight of the auxiliary head's loss in a training step, as OverLoCK was trained."""
+
+SHORT = 0.1
+"""Calls shorter than this many seconds go once untimed before a block: another process has used the caches since."""
+
+
+class Work(Protocol):
+    """Something to time over and over."""
+
+    subject: Subject
+
+    def call(self, i: int) -> Any: ...
+
+    def first_call(self) -> float: ...
+
+    def problems(self) -> tuple[str, ...]: ...
+
+    def launch_bound(self, seconds: float) -> bool: ...
+
+
+class _Work:
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+
+    def call(self, i: int) -> Any:
+        raise NotImplementedError
+
+    def first_call(self) -> float:
+        """Seconds of the first call: kernels are chosen, memory is taken, compiled code is compiled."""
+        begin = time.perf_counter()
+        self.call(0)
+        synchronise(self.subject.device)
+        return time.perf_counter() - begin
+
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
+    def launch_bound(self, seconds: float) -> bool:
+        """Whether the host, handing calls to an idle device, is hardly quicker than the device that runs them."""
+        if self.subject.device.type != "cuda":
+            return False
+        hosts = [time_calls(self.call, 1, self.subject.device, i)[1] for i in range(5)]
+        return summarise(hosts).median >= LAUNCH_BOUND * seconds
+
+
+class Inference(_Work):
+    """Forward passes in inference mode, with inputs that take turns."""
+
+    def call(self, i: int) -> Any:
+        with torch.inference_mode():
+            return self.subject.call(i)
+
+
+class Training(_Work):
+    """Steps of training: forward, cross entropy (with the auxiliary head's, weighted 0.4), backward, AdamW."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        parameters = [p for p in subject.model.parameters() if p.requires_grad]
+        fused = subject.device.type in ("cpu", "cuda")  # one kernel instead of twenty a tensor, as one trains today
+        self.optimiser = torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.05, fused=fused)
+        generator = torch.Generator().manual_seed(0)
+        self.labels = [torch.randint(0, 1000, (len(x),), generator=generator).to(x.device) for x in subject.images]
+        self.loss: Tensor | None = None
+
+    def call(self, i: int) -> Tensor:
+        out = self.subject.call(i)
+        labels = self.labels[i % len(self.labels)]
+        heads = out if isinstance(out, dict) else {"main": out}
+        loss = F.cross_entropy(heads["main"].float(), labels % heads["main"].shape[1])
+        if "aux" in heads:
+            loss = loss + AUX_WEIGHT * F.cross_entropy(heads["aux"].float(), labels % heads["aux"].shape[1])
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.loss = loss.detach()
+        return self.loss
+
+    def problems(self) -> tuple[str, ...]:
+        finite = self.loss is not None and bool(self.loss.isfinite().all())
+        return () if finite else ("the loss of a training step is not finite",)
+
 
 @dataclass(frozen=True)
-class Budget:
-    """How long to measure, in seconds."""
+class Warmth:
+    """Seconds of one call when warmed up, and whether two windows agreed before time was over."""
 
-    warmup: float = 4.0
-    measure: float = 6.0
-    block: float = 0.2
-    min_blocks: int = 5
-    max_blocks: int = 20
+    seconds: float
+    steady: bool
+    calls: int
 
 
-DEFAULT = Budget()
-QUICK = Budget(warmup=0.5, measure=0.5, min_blocks=3, max_blocks=5)
+def warm_up(work: Work, limit: float) -> Warmth:
+    """Call until two successive windows agree within 1 %, or `limit` seconds are over."""
+    return warm_up_calls(lambda i: time_calls(work.call, 1, work.subject.device, i)[0], limit)
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """Images per second, and how it came about."""
-
-    images_per_second: Summary
-    steady: bool  # whether the warm-up saw two windows agree
-    launch_bound: bool
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def time_block(subject: Subject, calls: int, start: int = 0) -> tuple[float, float]:
-    """Seconds of `calls` back-to-back calls: on the device, and for the host to hand them over.
-
-    On CUDA the device's time is between two events on its own stream; elsewhere it is the wall clock, synchronised
-    before and after.
-    """
-    synchronise(subject.device)
-    if subject.device.type == "cuda":
-        with torch.cuda.device(subject.device):
-            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin = time.perf_counter()
-            first.record()
-            for i in range(start, start + calls):
-                subject.call(i)
-            last.record()
-            host = time.perf_counter() - begin
-            last.synchronize()
-            return first.elapsed_time(last) / 1e3, host
-    begin = time.perf_counter()
-    for i in range(start, start + calls):
-        subject.call(i)
-    host = time.perf_counter() - begin
-    synchronise(subject.device)
-    return time.perf_counter() - begin, host
-
-
-@torch.inference_mode()
-def throughput(subject: Subject, batch: int, budget: Budget) -> Throughput:
-    """Images per second of `subject` with inputs of `batch` images."""
-    seconds, steady = _warm_up(lambda: time_block(subject, 1, 1)[0], budget.warmup)
-    calls = max(1, math.ceil(budget.block / seconds))
-    rates: list[float] = []
-    end = time.perf_counter() + budget.measure
-    while len(rates) < budget.min_blocks or (len(rates) < budget.max_blocks and time.perf_counter() < end):
-        elapsed, _ = time_block(subject, calls, calls * len(rates))
-        rates.append(calls * batch / elapsed)
-    rate = summarise(rates)
-    bound = subject.device.type == "cuda" and _hand_over(subject) >= LAUNCH_BOUND * batch / rate.median
-    return Throughput(rate, steady, bound)
-
-
-def _hand_over(subject: Subject) -> float:
-    """Seconds that the host needs to hand one call to an idle device; in a block it may wait for room in the queue."""
-    return summarise([time_block(subject, 1, i)[1] for i in range(5)]).median
-
-
-def _warm_up(call: Callable[[], float], seconds: float) -> tuple[float, bool]:
-    """Call until two successive windows agree or `seconds` are over: seconds of one call, and whether they agreed."""
-    end = time.perf_counter() + seconds
-    before = math.inf
+def warm_up_calls(call: Callable[[int], float], limit: float) -> Warmth:
+    """`warm_up` of anything that returns its seconds."""
+    end = time.perf_counter() + limit
+    before, calls = math.inf, 0
     while True:
-        took = call()
-        window = [took]
-        while sum(window) < min(0.1, seconds / 10) and time.perf_counter() < end:
-            window.append(call())
+        window: list[float] = []
+        while not window or (sum(window) < min(0.1, limit / 10) and time.perf_counter() < end):
+            window.append(call(calls))
+            calls += 1
         mean = sum(window) / len(window)
-        if abs(mean - before) <= WINDOW_AGREEMENT * mean:
-            return mean, True
-        if time.perf_counter() >= end:
-            return mean, False
+        steady = abs(mean - before) <= WINDOW_AGREEMENT * mean
+        if steady or time.perf_counter() >= end:
+            return Warmth(mean, steady, calls)
         before = mean
+
+
+@dataclass(frozen=True)
+class Block:
+    """Seconds of one call in a block of `calls`; for latency `each` call's."""
+
+    seconds: float
+    calls: int
+    host: float
+    each: tuple[float, ...] = ()
+    joules: float | None = None  # of the whole block
+
+
+def block(work: Work, seconds: float, length: float, each: bool, start: int) -> Block:
+    """A block of at least `length` seconds of calls that take about `seconds` each; before short ones, one untimed."""
+    device = work.subject.device
+    calls = max(1, math.ceil(length / seconds))
+    if seconds < SHORT:
+        time_calls(work.call, 1, device, start)
+    if each:
+        times = time_each(work.call, calls, device, start)
+        return Block(summarise(times).median, calls, 0.0, tuple(times))
+    before = energy.joules(device)
+    took, host = time_calls(work.call, calls, device, start)
+    after = energy.joules(device)
+    joules = after - before if before is not None and after is not None else None
+    return Block(took / calls, calls, host / calls, joules=joules)
 
 
 @torch.inference_mode()
@@ -123,8 +170,8 @@ def faster_layout(subject: Subject) -> str:
     times: dict[str, float] = {}
     for layout in LAYOUTS:
         subject.lay_out(layout)
-        time_block(subject, 1)
-        times[layout] = min(time_block(subject, 1, i)[0] for i in (1, 2))
+        time_calls(subject.call, 1, subject.device)
+        times[layout] = min(time_calls(subject.call, 1, subject.device, i)[0] for i in (1, 2))
     best = min(times, key=lambda layout: times[layout])
     subject.lay_out(best)
     return best

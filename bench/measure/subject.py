@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import logging
 import math
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
+from bench.measure.job import Job
+from bench.measure.side import Side
 from bench.models import Entry, entry_for_timm, find, unknown
 
 log = logging.getLogger(__name__)
@@ -214,12 +217,106 @@ def place(
     return subject
 
 
+def prepare(job: Job | Side, batch: int, training: bool = False) -> Subject:
+    """What a job or a side asks for, `batch` images a call: loaded, cast, placed, with gradients for `training`."""
+    from bench.measure.tasks import task_of
+
+    s, task = job.settings, task_of(job)
+    if training and not task.trains:
+        raise ValueError(f"no training step of {job.task} is timed: leave the metric training out")
+    model = task.load(resolve(job.model), job)
+    layout = "channels_first" if s.layout == "auto" else s.layout  # until the faster one is known
+    subject = place(model, s.device, s.dtype, layout, batch, job.resolution, s.seed)
+    if training:
+        subject.model.train().requires_grad_(True)
+    return subject
+
+
+def compiled(subject: Subject, mode: str) -> None:
+    """Have the subject run compiled: by `torch.compile` in a mode of its own, or replayed as one CUDA graph.
+
+    Raises:
+        BadInput: for a CUDA graph elsewhere than on CUDA.
+    """
+    if mode == "none":
+        return
+    if mode != "cudagraph":
+        subject.model = torch.compile(subject.model, mode=None if mode == "default" else mode)  # type: ignore[assignment]
+        return
+    if subject.device.type != "cuda":
+        raise BadInput(f"--compile cudagraph needs a CUDA device, and this runs on {subject.device}")
+    subject.model = GraphedModel(subject.model, subject.images[0])
+
+
+class GraphedModel(nn.Module):
+    """A model's inference captured as one CUDA graph: a call copies its input in and replays it."""
+
+    def __init__(self, model: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self._input = image.clone()
+        stream = torch.cuda.Stream(image.device)
+        stream.wait_stream(torch.cuda.current_stream(image.device))
+        with torch.cuda.stream(stream), torch.inference_mode():
+            for _ in range(3):  # kernels are chosen and workspaces taken before the capture
+                model(self._input)
+        torch.cuda.current_stream(image.device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph):
+            self._output = model(self._input)
+
+    def forward(self, image: Tensor) -> Any:
+        self._input.copy_(image)
+        self._graph.replay()
+        return self._output
+
+
+def sources() -> dict[str, str]:
+    """Where the networks' packages were imported from, as far as they were."""
+    found = {}
+    for name in ("overlock", "baselines"):
+        module = sys.modules.get(name)
+        if module is not None and module.__file__:
+            found[name] = str(Path(module.__file__).resolve().parent.parent)
+    return found
+
+
+def weights_label_of(job: Job | Side) -> str:
+    """`weights_label` of what a job or a side runs."""
+    path = job.settings.weights.get(job.model)
+    return weights_label(Path(path) if path else None, job.settings.seed)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Why outputs cannot be trusted, and which implementation of ContMix ran (empty: none)."""
+
+    problems: tuple[str, ...]
+    backend: str
+
+
+def check(subject: Subject) -> Checked:
+    """`check_outputs`, watching which implementation of ContMix runs."""
+    seen = BackendsSeen()
+    with seen:
+        problems = check_outputs(subject)
+    return Checked(problems, "+".join(sorted(seen.names)))
+
+
 def check_outputs(subject: Subject) -> tuple[str, ...]:
     """Why the outputs cannot be trusted: not finite, or the same for different inputs. Empty if they can."""
     with torch.inference_mode():
-        first, second = (subject.call(i).float() for i in (0, 1))
+        first, second = (_flat(subject.call(i)) for i in (0, 1))
     if not (first.isfinite().all() and second.isfinite().all()):
         return ("outputs are not finite",)
     if (first - second).abs().max() <= 1e-3 * first.abs().max():
         return ("outputs do not depend on the input",)
     return ()
+
+
+def _flat(out: Any) -> Tensor:
+    """All numbers of an output, whatever it is made of, as one vector."""
+    if isinstance(out, Tensor):
+        return out.float().reshape(-1)
+    parts = [_flat(part) for part in (out.values() if isinstance(out, dict) else out)]
+    return torch.cat(parts) if parts else torch.zeros(0)

@@ -15,11 +15,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any
 
 from bench.cli import BadInput
-from bench.measure.job import COST, MEMORY, THROUGHPUT, Job
+from bench.dense.names import with_head
+from bench.measure import breakdown
+from bench.measure.breakdown import BREAKDOWN
+from bench.measure.job import COST, LARGEST_BATCH, MEMORY, Job
 from bench.records import OUT_OF_MEMORY, Record
 
 log = logging.getLogger(__name__)
@@ -32,13 +34,15 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    from bench.measure.check import check, import_modules
+
     try:
         if request["check"] is not None:
-            from bench.measure.check import check
-
             _send(channel, type="checked", **check(request["check"]))
         for values in request["jobs"]:
-            for record in measure(Job.from_dict(values)):
+            job = Job.from_dict(values)
+            import_modules(job.settings.imports)
+            for record in measure(job):
                 _send(channel, type="record", record=record.to_dict())
             _send(channel, type="done")
     except BadInput as error:
@@ -64,7 +68,8 @@ def measure(job: Job) -> Iterator[Record]:
     gc.freeze()  # what the imports made stays: the collector need not look through it while we count or time
     templates = [replace(record, time=now()) for record in job.records()]
     try:
-        yield from _MEASURES[job.kind](job, templates)
+        for record in _MEASURES[job.kind](job, templates):
+            yield replace(record, method=with_head(job.task, job.head, record.method))
     except BadInput:
         raise
     except Exception as error:  # a model that fails is a result of its row, not the end of the run
@@ -75,81 +80,75 @@ def measure(job: Job) -> Iterator[Record]:
 
 
 def _cost(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.measure import cost
-    from bench.measure.subject import counted_structure, describe_structure, resolve
+    from bench.measure.cost import CostError
+    from bench.measure.tasks import task_of
 
-    entry = resolve(job.model)
-    model = counted_structure(entry, job.form)
-    structure = describe_structure(entry, job.form)
-    notes = (f"counted on {structure}",) if structure else ()
-    for record in templates:
-        if record.metric == "params":
-            yield replace(record, value=cost.count_parameters(model), method="parameters of the structure", notes=notes)
-            continue
+    for template in templates:
         try:
-            macs = cost.count_macs(model, job.resolution).macs
-        except cost.CostError as error:
-            yield record.failed(str(error))
-        else:
-            yield replace(record, value=macs, method=cost.METHOD, notes=notes)
+            counted = list(task_of(job).count(job, template.metric))
+        except CostError as error:
+            yield template.failed(str(error))
+            continue
+        for figure in counted:
+            yield replace(
+                template,
+                metric=figure.metric,
+                value=figure.value,
+                counter=figure.counter,
+                method=figure.method,
+                notes=figure.notes,
+            )
 
 
-def _prepare(job: Job, templates: list[Record]) -> tuple[Any, list[Record]]:
-    """The model on its device, and the records with the conditions that are known now."""
+def _prepare(job: Job, templates: list[Record], batch: int) -> tuple[Any, list[Record]]:
+    """The subject of a measurement, and its records with all conditions filled in; invalid if outputs are no good."""
     import torch
 
-    from bench.measure import speed, subject
+    from bench.measure import subject
 
-    s = job.settings
-    torch.set_num_threads(s.threads)
-    weights = Path(s.weights[job.model]) if job.model in s.weights else None
-    model = subject.load(subject.resolve(job.model), job.form, weights, s.seed, s.backend)
-    assert isinstance(s.batch, int)
-    layout = "channels_first" if s.layout == "auto" else s.layout
-    ready = subject.place(model, s.device, s.dtype, layout, s.batch, job.resolution, s.seed)
-    if s.layout == "auto":
+    torch.set_num_threads(job.settings.threads)
+    ready = subject.prepare(job, batch)
+    if job.settings.layout == "auto":
+        from bench.measure import speed
+
         speed.faster_layout(ready)
-    with subject.BackendsSeen() as seen:
-        problems = subject.check_outputs(ready)
-    backend = "+".join(sorted(seen.names))
-    if backend and s.backend not in ("auto", backend):
-        raise RuntimeError(f"ContMix ran {backend}, not {s.backend} as asked for")
-    label = subject.weights_label(weights, s.seed)
-    return ready, [
-        replace(r, layout=ready.layout, backend=backend, weights=label, valid=not problems, reasons=problems)
-        for r in templates
-    ]
-
-
-def _throughput(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.measure import speed
-
-    ready, (record,) = _prepare(job, templates)
-    budget = speed.QUICK if job.settings.quick else speed.DEFAULT
-    assert record.batch is not None
-    result = speed.throughput(ready, record.batch, budget)
-    notes = []
-    if not result.steady:
-        notes.append(f"warm-up did not settle within {budget.warmup:g} s")
-    if result.launch_bound:
-        notes.append("launch bound: the host is no quicker than the device")
-    rate = result.images_per_second
-    yield replace(record, value=rate.median, lo=rate.lo, hi=rate.hi, n=rate.n, method=speed.METHOD, notes=tuple(notes))
+    checked = subject.check(ready)
+    asked = job.settings.backend
+    if checked.backend and asked not in ("auto", checked.backend):
+        raise RuntimeError(f"ContMix ran {checked.backend}, not {asked} as asked for")
+    label = subject.weights_label_of(job)
+    conditions: dict[str, Any] = {"layout": ready.layout, "backend": checked.backend, "weights": label}
+    return ready, [replace(r, **conditions, valid=not checked.problems, reasons=checked.problems) for r in templates]
 
 
 def _memory(job: Job, templates: list[Record]) -> Iterator[Record]:
     from bench.measure import memory
 
-    ready, (record,) = _prepare(job, templates)
+    assert isinstance(job.settings.batch, int)
+    ready, (record,) = _prepare(job, templates, job.settings.batch)
     result = memory.measure(ready)
     peak = result.peak
     yield replace(record, value=peak.median, lo=peak.lo, hi=peak.hi, n=peak.n, method=result.method)
     yield replace(record, metric="memory_weights", value=result.weights, method="parameters and buffers as loaded")
-    if result.reserved is not None:
-        yield replace(record, metric="memory_reserved", value=result.reserved, n=1, method="peak reserved")
+    for metric, value, method in result.further:
+        yield replace(record, metric=metric, value=value, n=1, method=method)
 
 
-_MEASURES = {COST: _cost, THROUGHPUT: _throughput, MEMORY: _memory}
+def _largest_batch(job: Job, templates: list[Record]) -> Iterator[Record]:
+    from bench.measure import fit
+
+    ready, (record,) = _prepare(job, templates, 1)
+    result = fit.largest_batch(ready, job.resolution, job.settings.memory_budget)
+    yield replace(record, value=result.batch, method=result.method, notes=result.notes)
+
+
+def _breakdown(job: Job, templates: list[Record]) -> Iterator[Record]:
+    assert isinstance(job.settings.batch, int)
+    ready, (record,) = _prepare(job, templates, job.settings.batch)
+    yield from breakdown.measure(record, ready)
+
+
+_MEASURES = {COST: _cost, MEMORY: _memory, LARGEST_BATCH: _largest_batch, BREAKDOWN: _breakdown}
 
 if __name__ == "__main__":
     main()

@@ -28,6 +28,8 @@ import baselines  # noqa: F401 (registers the models)
 from bench.models import MODELS
 
 COMMAND = [sys.executable, "-m", "bench.compare"]
+PLANTED = ["--import", "planted_models", "--resolutions", "32", "--threads", "1", "--quick", "--batch-size", "2"]
+WITH_PLANTED = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)}
 SMALL = ["--resolutions", "32", "--threads", "1", "--quick"]
 
 
@@ -54,6 +56,7 @@ def test_prints_one_table(measured: tuple[subprocess.CompletedProcess[str], Path
     assert sum(line.startswith("resnet18  ") for line in lines) == 1
     assert any(line.startswith("Measured on ") and "batch 2" in line for line in lines)
     assert any("MogaNet" in line and "README" in line for line in lines), "sources were asked for"
+    assert any("2 rounds cannot tell a difference of 5 % from noise" in line for line in lines), "--quick"
 
 
 def test_no_progress_bar_without_a_terminal(measured: tuple[subprocess.CompletedProcess[str], Path]) -> None:
@@ -70,11 +73,17 @@ def test_records_carry_their_conditions(measured: tuple[subprocess.CompletedProc
     assert data["environment"]["libraries"]["torch"] == torch.__version__
     records = {(r["model"], r["metric"]): r for r in data["records"]}
     assert {m for m, _ in records} == {"moganet_xt", "resnet18"}
-    assert {metric for _, metric in records} == {"params", "macs", "throughput", "memory", "memory_weights"}
+    timed = {"throughput", "throughput_ratio", "memory", "memory_weights"}
+    assert {metric for _, metric in records} == {"params", "macs", *timed}
+    ratio = records["moganet_xt", "throughput_ratio"]
+    assert ratio["against"] == "resnet18 deploy"
+    assert len(ratio["samples"]) == ratio["n"] == 2
+    assert len({record["run"] for record in records.values()}) == 1
+    assert all(name in data["environment"] for name in ("before", "after", "timed_allocator", "tf32"))
     assert records["moganet_xt", "params"]["value"] == 2_956_066
     assert records["resnet18", "memory_weights"]["value"] >= 4 * records["resnet18", "params"]["value"]
     for (_, metric), record in records.items():
-        assert record["valid"], record["reasons"]
+        assert record["valid"] or all("canary" in reason for reason in record["reasons"]), record["reasons"]
         assert record["value"] > 0
         assert record["machine"] == data["environment"]["machine"]
         if metric in ("throughput", "memory"):
@@ -95,13 +104,13 @@ def test_both_forms_of_overlock_run_what_is_asked() -> None:
     )
     records = json.loads(done.stdout)["records"]
     assert [(r["form"], r["metric"]) for r in records] == [
-        *(("train", metric) for metric in ("params", "throughput")),
-        *(("deploy", metric) for metric in ("params", "throughput")),
+        *(("train", metric) for metric in ("params", "params_without_aux", "throughput")),
+        *(("deploy", metric) for metric in ("params", "params_with_aux", "throughput")),
     ]
     assert [r["value"] for r in records if r["metric"] == "params"] == [17_307_272, 16_453_712]
     assert all("aux_head" in r["notes"][0] for r in records if r["metric"] == "params")
     speeds = [r for r in records if r["metric"] == "throughput"]
-    assert all(r["valid"] for r in speeds), [r["reasons"] for r in speeds]
+    assert all("canary" in reason for r in speeds for reason in r["reasons"])
     assert {(r["backend"], r["dtype"]) for r in speeds} == {("reference", "bfloat16")}
 
 
@@ -121,17 +130,46 @@ def test_out_of_memory_is_a_result() -> None:
     assert "OOM: " in done.stdout
 
 
-def test_a_refused_resolution_costs_only_its_row() -> None:
-    done = run("--models", "vit_tiny_patch16_224", "resnet18", *SMALL, "--metrics", "throughput", "--format", "csv")
-    vit, resnet = csv.DictReader(io.StringIO(done.stdout))
-    assert (done.returncode, vit["throughput_status"], resnet["throughput_status"]) == (0, "failed", "")
-    assert "224" in vit["reasons"]
+def test_a_row_that_fails_costs_no_other(tmp_path: Path) -> None:
+    """Undefined outputs, a killed process: each is told beside its model, and the good one is measured."""
+    names = ["tiny_undefined", "tiny_killed_once", "tiny"]
+    env = {**WITH_PLANTED, "KILLED": str(tmp_path / "killed")}
+    done = run("--models", *names, *PLANTED, "--metrics", "throughput", env=env)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any("tiny_undefined" in line and "outputs are not finite" in line for line in lines)
+    assert any("tiny_killed_once" in line and "1 process lost: killed by SIGKILL" in line for line in lines)
+    for name in ("tiny_killed_once", "tiny"):
+        (row,) = [line.split() for line in lines if line.startswith(f"{name}  ")]
+        assert any(word.replace(".", "").isdecimal() and float(word) > 0 for word in row[2:]), row
 
 
-def test_nothing_measured_is_an_error() -> None:
-    done = run("--models", "vit_tiny_patch16_224", *SMALL, "--metrics", "throughput")
+def test_an_interrupted_sweep_resumes(tmp_path: Path) -> None:
+    """The second run measures the new batch alone; figures of the first stand as they were, in one file."""
+    path = tmp_path / "sweep.csv"
+    args = ["--models", "tiny", "resnet10t", *PLANTED, "--metrics", "throughput", "--resume", str(path)]
+    first = run(*args, env=WITH_PLANTED)
+    assert first.returncode == 0, first.stderr
+    before = path.read_text()
+    second = run(*args, "--batch-sizes", "2", "3", "--format", "csv", env=WITH_PLANTED)
+    assert second.returncode == 0, second.stderr
+    assert path.read_text().startswith(before)
+    added = list(csv.DictReader(io.StringIO(path.read_text())))[len(before.splitlines()) - 1 :]
+    assert {row["batch"] for row in added} == {"3"}
+    rows = list(csv.DictReader(io.StringIO(second.stdout)))
+    assert [(row["model"], float(row["batch"])) for row in rows] == [
+        (model, batch) for model in ("tiny", "resnet10t") for batch in (2.0, 3.0)
+    ]
+    assert all(float(row["throughput"]) > 0 for row in rows)
+
+
+def test_a_full_disk_loses_no_figure() -> None:
+    """/dev/full takes no byte: the table is printed all the same, and the error names the file."""
+    done = run("--models", "resnet10t", "--metrics", "params", "--output", "/dev/full")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("bench.compare: error: nothing could be measured")
+    assert "resnet10t" in done.stdout
+    assert "cannot write /dev/full: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 BAD = {
@@ -147,6 +185,13 @@ BAD = {
     "weights of none": (["--models", "overlock_t", "--weights", "overlock_t=/nowhere.pth"], "/nowhere.pth"),
     "weights of another": (["--models", "overlock_t", "--weights", "overlock_s=/nowhere.pth"], "overlock_s"),
     "no model": ([], "--models"),
+    "nothing to import": (
+        ["--models", "overlock_t", "--metrics", "params", "--import", "no_such_module"],
+        "PYTHONPATH",
+    ),
+    "no record to compare with": (["--models", "overlock_t", "--against", "/nowhere.csv"], "/nowhere.csv"),
+    "a graph without CUDA": (["--models", "overlock_t", "--device", "cpu", "--compile", "cudagraph"], "CUDA"),
+    "no rounds": (["--models", "overlock_t", "--rounds", "0"], "1 or more"),
 }
 
 
@@ -233,38 +278,40 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """Three models' throughput, the first one's blocks made long by a large batch."""
-    models = ["moganet_xt", "resnet18", "resnet34"]
-    args = ["--models", *models, *SMALL, "--metrics", "params", "throughput", "--batch-size", "16"]
-    running = Terminal(*args)
+    """Three models' throughput, over more rounds than anybody waits for."""
+    models = ["resnet10t", "resnet18", "resnet14t"]
+    args = ["--metrics", "throughput", "--rounds", "20", "--layout", "channels_last"]
+    running = Terminal("--models", *models, *SMALL, *args)
     yield running
     if running.process.poll() is None:
         running.process.kill()
     os.close(running.own)
 
 
-def test_a_killed_worker_costs_only_its_row(terminal: Terminal) -> None:
+def replicates_of(pid: int) -> list[Any]:
+    return workers_of(pid, "bench.measure.replicate")
+
+
+def test_ctrl_c_keeps_the_rounds_that_are_done(terminal: Terminal) -> None:
     pid = terminal.process.pid
-    terminal.until(lambda: "moganet_xt deploy 32: throughput" in terminal.shown and len(workers_of(pid)) > 0)
-    (worker,) = workers_of(pid)
-    worker.kill()
-    out = terminal.finish()
-    assert terminal.process.returncode == 0
-    assert "job/s" in terminal.shown or "s/job" in terminal.shown or "?job" in terminal.shown, "no progress bar"
-    (row,) = [line.split() for line in out.splitlines() if line.startswith("moganet_xt  ")]
-    assert "failed" in row
-    assert "killed by SIGKILL" in out
-    (other,) = [line for line in out.splitlines() if line.startswith("resnet18  ")]
-    assert "failed" not in other
-
-
-def test_ctrl_c_keeps_what_is_done(terminal: Terminal) -> None:
-    terminal.until(lambda: "resnet18 deploy 32: throughput" in terminal.shown)
-    workers = workers_of(terminal.process.pid)
+    terminal.until(lambda: "round 2, block" in terminal.shown and len(replicates_of(pid)) == 3)
+    workers = replicates_of(pid)
     terminal.process.send_signal(signal.SIGINT)
     out = terminal.finish()
     assert terminal.process.returncode == 130
-    (row,) = [line.split() for line in out.splitlines() if line.startswith("moganet_xt  ")]
-    assert float(row[4]) > 0 if len(row) > 4 else False, row
+    assert "left" in terminal.shown, "the bar tells the time that is left"
+    assert "stopped after 1 of 20 rounds" in out
+    for model in ("resnet10t", "resnet18", "resnet14t"):
+        (row,) = [line.split() for line in out.splitlines() if line.startswith(f"{model}  ")]
+        assert float(row[2]) > 0, row
     assert "Traceback" not in terminal.shown
     assert all_end(workers)
+
+
+def test_ctrl_c_before_anything_is_known_says_so(terminal: Terminal) -> None:
+    terminal.until(lambda: "checking" in terminal.shown)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.finish()
+    assert terminal.process.returncode == 130
+    assert "interrupted: 0 figures were measured" in terminal.shown
+    assert "Traceback" not in terminal.shown

@@ -5,16 +5,30 @@ from __future__ import annotations
 import itertools
 import mmap
 import re
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measure import environment, memory, speed
-from bench.measure.job import COST, THROUGHPUT, Job, Settings, automatic_batch
-from bench.measure.subject import Subject, check_outputs, create, load, place, randomise, resolve, weights_label
+from bench.measure import environment, fit, memory, nvml, speed
+from bench.measure.canary import Canary, Reading
+from bench.measure.job import COST, MEMORY, Job, Settings, automatic_batch
+from bench.measure.side import Side
+from bench.measure.subject import (
+    Subject,
+    check_outputs,
+    create,
+    load,
+    place,
+    prepare,
+    randomise,
+    resolve,
+    weights_label,
+)
 
 SMALL = ["overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t"]
 
@@ -77,7 +91,7 @@ def test_randomise_leaves_nothing_constant() -> None:
     assert model[1].weight.mean() > 0.5
 
 
-def test_throughput_counts_images() -> None:
+def test_a_block_counts_its_calls() -> None:
     """A call that sleeps 20 ms cannot be quicker than 50 calls a second, whatever the machine does beside."""
     calls = []
 
@@ -86,19 +100,80 @@ def test_throughput_counts_images() -> None:
         time.sleep(0.02)
         return x
 
-    budget = speed.Budget(warmup=0.1, measure=0.1, block=0.05, min_blocks=3, max_blocks=3)
-    result = speed.throughput(subject_of(sleep), 2, budget)
-    rate = result.images_per_second
-    assert rate.lo <= rate.median <= rate.hi <= 100
-    assert rate.n == 3
-    assert not result.launch_bound
+    work = speed.Inference(subject_of(sleep))
+    block = speed.block(work, seconds=0.02, length=0.1, each=False, start=0)
+    assert block.calls == 5
+    assert len(calls) == 6, "one untimed, since the caches have been others' meanwhile"
+    assert block.seconds >= 0.02
     assert calls[-1] is not calls[-2], "inputs take turns"
+    each = speed.block(work, seconds=0.02, length=0.1, each=True, start=0)
+    assert len(each.each) == 5
+    assert min(each.each) >= 0.02
+    assert block.joules is None, "no energy is claimed on a CPU"
+
+
+def test_long_calls_are_not_repeated_untimed() -> None:
+    calls = []
+    work = speed.Inference(subject_of(lambda x: calls.append(x) or x))
+    speed.block(work, seconds=0.5, length=0.1, each=False, start=0)
+    assert len(calls) == 1
 
 
 def test_warm_up_that_never_settles_says_so() -> None:
     durations = itertools.cycle((1.0, 2.0))
-    _, steady = speed._warm_up(lambda: next(durations), 0.001)
-    assert not steady
+    assert not speed.warm_up_calls(lambda i: next(durations), 0.001).steady
+    settled = speed.warm_up_calls(lambda i: 1.0 / (1 + 20 * (i > 3)), 60.0)
+    assert settled.steady
+    assert settled.seconds == pytest.approx(1 / 21, rel=0.01)
+
+
+def test_a_training_step_trains() -> None:
+    """Every parameter moves, the auxiliary head's too; a loss that is not finite is told."""
+    settings = Settings(device="cpu", threads=1, batch=2)
+    side = Side(model="overlock_xt", form="train", resolution=(32, 32), settings=settings)
+    ready = prepare(side, 2, training=True)
+    before = {name: p.detach().clone() for name, p in ready.model.named_parameters()}
+    work = speed.Training(ready)
+    work.optimiser.param_groups[0]["lr"] = 1e-2
+    work.call(0)
+    still = [name for name, p in ready.model.named_parameters() if torch.equal(p, before[name])]
+    assert still == []
+    assert any("aux" in name for name in before)
+    assert work.problems() == ()
+    with torch.no_grad():
+        next(iter(ready.model.parameters())).fill_(float("nan"))
+    work.call(1)
+    assert work.problems() == ("the loss of a training step is not finite",)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 37, 100])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_the_largest_batch_is_found(limit: int, guarded: bool) -> None:
+    """Each image takes 10 bytes and all of them 3; more than `limit` images never fit. Within 2 % of the best."""
+    tried = []
+
+    def peak(batch: int) -> int | None:
+        tried.append(batch)
+        return 3 + 10 * batch
+
+    found = fit.search(peak, budget=3 + 10 * limit, guarded=guarded)
+    assert limit - max(1, limit // 50) < found <= limit
+    if guarded:
+        assert max(tried) * 10 <= 1.3 * (3 + 10 * limit) + 10, "what would go far over the budget is not tried"
+
+
+def test_nothing_fits() -> None:
+    assert fit.search(lambda batch: None, budget=None, guarded=False) == 0
+    assert fit.search(lambda batch: 100 * batch, budget=50, guarded=True) == 0
+
+
+def test_canary_tells_how_far_it_moved() -> None:
+    before, after = Reading(product=1.0, copy=2.0), Reading(product=1.01, copy=1.9)
+    moved, what = before.moved(after)
+    assert (round(moved, 6), what) == (0.05, "copy")
+    reading = Canary(torch.device("cpu")).read()
+    assert reading.product > 0
+    assert reading.copy > 0
 
 
 @pytest.mark.parametrize(
@@ -153,7 +228,7 @@ def test_memory_of_a_call_is_above_the_loaded_model() -> None:
     result = memory.measure(subject_of(copies))
     assert 1.8 * size < result.peak.median < 3 * size
     assert result.weights == 0
-    assert result.reserved is None
+    assert result.further == ()
 
 
 def test_environment_is_told() -> None:
@@ -164,6 +239,63 @@ def test_environment_is_told() -> None:
     assert found["allocator"]["name"]
     assert 1 <= found["cores"] <= found["logical_cpus"]
     assert all(part in environment.describe(found) for part in (found["cpu"], torch.__version__))
+
+
+def test_what_changes_meanwhile_is_told() -> None:
+    found = environment.collect("cpu", 1)
+    before = found["before"]
+    assert before["load_average"] >= 0
+    assert isinstance(before["busy_processes"], list)
+    assert "gpu" not in before
+
+
+def test_without_a_card_nvml_tells_nothing() -> None:
+    """The library is there or not; either way no energy is claimed."""
+    assert nvml.joules("GPU-of-nobody") is None
+    assert nvml.state("GPU-of-nobody") == {}
+
+
+class Card(types.ModuleType):
+    """A stand-in for pynvml with a card that tells its clocks and energy, and nothing of its power."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = range(3)
+
+    class NVMLError(Exception):
+        pass
+
+    def __getattr__(self, name: str) -> object:
+        answers = {
+            "nvmlInit": None,
+            "nvmlDeviceGetHandleByUUID": "card",
+            "nvmlDeviceGetTotalEnergyConsumption": 2_500,
+            "nvmlDeviceGetClockInfo": 1980,
+            "nvmlDeviceGetTemperature": 40,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": 0x4 | 0x1,
+            "nvmlDeviceGetComputeRunningProcesses": [types.SimpleNamespace(pid=7)],
+        }
+
+        def answer(*args: object) -> object:
+            if name not in answers:
+                raise self.NVMLError(name)
+            return answers[name]
+
+        return answer
+
+
+def test_what_a_card_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Card("pynvml"))
+    nvml.handle.cache_clear()
+    try:
+        assert nvml.joules("GPU-1") == 2.5
+        assert nvml.state("GPU-1") == {
+            "sm_mhz": 1980,
+            "memory_mhz": 1980,
+            "temperature_c": 40,
+            "throttle_reasons": ["power cap"],
+            "other_processes": [7],
+        }
+    finally:
+        nvml.handle.cache_clear()
 
 
 def test_commit_is_that_of_the_checkout() -> None:
@@ -177,7 +309,7 @@ def test_automatic_batch() -> None:
 
 def test_job_survives_the_way_to_a_worker() -> None:
     settings = Settings(batch=2, weights={"a": "b"})
-    for kind, metrics in ((COST, ("params", "macs")), (THROUGHPUT, ("throughput",))):
+    for kind, metrics in ((COST, ("params", "macs")), (MEMORY, ("memory",))):
         job = Job(kind=kind, model="m", form="train", resolution=(32, 64), metrics=metrics, settings=settings)
         assert Job.from_dict(job.to_dict()) == job
         assert [record.resolution for record in job.records()] == ["32x64"] * len(metrics)

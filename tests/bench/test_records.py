@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.records import Record, from_dict, from_json, to_json
+from bench.records import VERSION, Record, from_dict, from_json, new_run, to_json
 
 RECORD = Record(
     model="overlock_t",
@@ -21,6 +21,9 @@ RECORD = Record(
     batch=4,
     reasons=("one", "two"),
     valid=False,
+    samples=(11.7, 11.8, 11.9),
+    run="20260101T000000-abcdef",
+    against="convnext_t deploy",
 )
 
 
@@ -50,3 +53,16 @@ def test_out_of_memory_is_a_result_and_a_failure_is_none() -> None:
     assert RECORD.failed("OOM: 4 GiB").measured
     assert not RECORD.failed("RuntimeError: no").measured
     assert RECORD.failed("OOM: 4 GiB").value is None
+
+
+def test_a_file_of_version_1_still_reads() -> None:
+    text = """{"environment": {"cpu": "c"}, "records": [{"model": "m", "form": "deploy", "metric": "macs", "value": 3,
+    "unit": "MACs", "resolution": "224", "reasons": [], "notes": ["n"], "version": 1}]}"""
+    (record,) = from_json(text)[1]
+    assert (record.version, record.notes, record.samples, record.run, record.counter) == (1, ("n",), (), "", "")
+    assert VERSION == 2
+
+
+def test_runs_sort_by_time_and_differ() -> None:
+    assert new_run()[:8].isdigit()
+    assert new_run() != new_run()

@@ -69,7 +69,7 @@ from bench.measure.job import Job, Settings
 from bench.measure.runner import run
 settings = Settings(device="cpu", batch=64, layout="channels_last")
 job = Job(
-    kind="throughput", model="overlock_b", form="train", resolution=(512, 512), metrics=("throughput",),
+    kind="memory", model="overlock_b", form="train", resolution=(512, 512), metrics=("memory",),
     settings=settings,
 )
 list(run([[job]], 1))

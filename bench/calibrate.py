@@ -1,0 +1,161 @@
+"""`python -m bench.calibrate`: what differences this machine can see, from a model measured against itself.
+
+One long interleaved measurement of a model against itself gives the spread of a round's ratio, from which that of a
+default run and the smallest difference it sees follow; its canaries tell how far they move when nothing but the machine
+changes. The records are kept under results/<machine>/, where compare and gate read them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench import cli
+from bench.cli import BadInput, Parser
+from bench.measure.calibration import CANARY, SPREAD, VISIBLE
+from bench.measure.job import Settings, automatic_batch
+from bench.measure.side import DEFAULT, Plan, Side
+from bench.progress import progress
+
+if TYPE_CHECKING:
+    from bench.measure.interleaved import Outcome
+    from bench.records import Record
+
+LEAST_ROUNDS = 4
+CANARY_PERCENTILE = 95
+"""The canary's limit: what all but one in twenty of the processes of a calibration stayed below."""
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.calibrate", description=__doc__)
+    add = p.add_argument
+    add("--model", default="convnext_t", metavar="MODEL", help="what is measured against itself (default convnext_t)")
+    add("--rounds", type=cli.positive, default=15, help="pairs of fresh processes (default 15: three to four minutes)")
+    add("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
+    add("--resolution", type=cli.resolution, default=(224, 224), metavar="SIZE")
+    add("--device", type=cli.device, default="auto")
+    add("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
+    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
+    add("--no-save", action="store_true", help="print only")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.rounds < LEAST_ROUNDS:
+        raise BadInput(f"--rounds {args.rounds}: a spread needs {LEAST_ROUNDS} rounds or more")
+    from bench import store
+    from bench.measure.environment import describe, physical_cores
+    from bench.measure.runner import run
+    from bench.records import new_run
+
+    settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
+    checked: Any = next(iter(run([[]], settings.threads, {"models": [args.model], "settings": asdict(settings)})))
+    environment = checked["environment"]
+    batch = automatic_batch(checked["device"], args.resolution) if args.batch_size == "auto" else args.batch_size
+    settings = replace(settings, device=checked["device"], batch=batch)
+    plan = replace(DEFAULT, rounds=args.rounds, canary_limit=math.inf)  # nothing is set aside: this is what is measured
+    outcome = measured(args.model, args.resolution, settings, plan)
+    libraries = environment["libraries"]
+    stamp = {key: environment[key] for key in ("machine", "python", "driver", "commit", "dirty")}
+    stamp |= {"torch": libraries["torch"], "timm": libraries["timm"], "run": new_run()}
+    found = [replace(record, **stamp) for record in records_of(outcome)]
+    print(f"Calibration on {describe(environment)}")
+    for record in found:
+        assert record.value is not None
+        shown = f"{record.value:.2%}" if record.unit == "fraction" else f"{record.value:.3e} {record.unit}"
+        print(f"  {record.metric}: {shown} ({record.method})")
+    if not args.no_save:
+        print(f"kept in {store.save(found, environment)}", file=sys.stderr)
+    return cli.OK
+
+
+def measured(model: str, resolution: tuple[int, int], settings: Settings, plan: Plan) -> Outcome:
+    """A model against itself."""
+    from bench.measure import interleaved
+    from bench.models import entry_for_timm, find
+
+    entry = find(model) or entry_for_timm(model)
+    (form, *_) = entry.forms("deploy")
+    sides = [Side(model=entry.name, form=form, resolution=resolution, settings=settings) for _ in range(2)]
+    outcome = None
+    with progress() as bar:
+        bar.total(plan.rounds)
+        for outcome in interleaved.measure(sides, plan=plan, told=bar.begun):  # noqa: B007 (the one object, growing)
+            bar.done()
+    if outcome is None or len(outcome.round_ratios(0, 1)) < LEAST_ROUNDS:
+        why = "; ".join(dict.fromkeys(reason for reasons in outcome.failures for reason in reasons)) if outcome else ""
+        raise BadInput(f"{model} cannot be measured against itself: {why or 'no rounds'}")
+    return outcome
+
+
+def records_of(outcome: Outcome) -> list[Record]:
+    """The calibration's records, without the environment's part."""
+    from bench.measure import figures
+    from bench.measure.statistics import smallest_visible
+
+    logs = [math.log(ratio) for ratio in outcome.round_ratios(0, 1)]
+    deviation = math.sqrt(sum(x * x for x in logs) / len(logs))  # the truth is known: a ratio of 1
+    side = outcome.sides[0]
+    base = replace(
+        next(figures.records_of(outcome, "throughput", ["throughput"], [None] * len(outcome.sides))),
+        unit="fraction",
+        lo=None,
+        hi=None,
+        against=f"{side.model} {side.form}",
+        samples=(),
+    )
+    rounds = DEFAULT.rounds
+    of = f"{len(logs)} rounds of {side.model} against itself"
+    moves = [r.moved for replicates in outcome.replicates for r in replicates if r is not None]
+    readings = [r.last["canary"]["before"] for replicates in outcome.replicates for r in replicates if r is not None]
+    works = outcome.replicates[0][0].last["canary"]["size"] if outcome.replicates[0][0] else {}
+    spread = replace(
+        base,
+        metric=SPREAD,
+        value=deviation / math.sqrt(rounds),
+        n=rounds,
+        samples=tuple(math.exp(x) for x in logs),
+        method=f"standard deviation of the log-ratio of a run of {rounds} rounds, from {of}",
+    )
+    visible = replace(
+        base,
+        metric=VISIBLE,
+        value=smallest_visible(deviation, rounds),
+        n=rounds,
+        method=f"difference that a run of {rounds} rounds tells nine times in ten, from {of}",
+    )
+    canary = replace(
+        base,
+        metric=CANARY,
+        value=float(np.percentile(moves, CANARY_PERCENTILE)),
+        n=len(moves),
+        samples=tuple(moves),
+        method=f"{CANARY_PERCENTILE}th percentile of how far the canary moved in {len(moves)} processes",
+    )
+    machine = replace(base, model="machine", form="", against="", notes=(), batch=None, layout="", weights="")
+    peaks = [
+        replace(
+            machine,
+            metric=metric,
+            unit=unit,
+            value=works[work] / min(reading[work] for reading in readings),
+            n=len(readings),
+            samples=tuple(works[work] / reading[work] for reading in readings),
+            method=f"the canary's {what}, best of the calibration's processes",
+        )
+        for metric, unit, work, what in (
+            ("peak_macs", "MACs/s", "product", "matrix product"),
+            ("copy_bandwidth", "bytes/s", "copy", "copy (bytes read and written)"),
+        )
+    ]
+    return [spread, visible, canary, *peaks]
+
+
+if __name__ == "__main__":
+    cli.run("calibrate", main)

@@ -1,0 +1,110 @@
+"""`python -m bench.claims`: which published statements hold here, by the records that this checkout has."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import cli
+from bench.cli import BadInput, Parser
+
+if TYPE_CHECKING:
+    from bench.evidence.statement import Statement
+
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
+MEASURES = ("cost", "dense", "parity")
+
+DESCRIPTION = """Judge published statements by records: what abstracts and READMEs say in words, and every published
+figure of parameters, FLOPs, top-1, AP and mIoU. Nothing is reproduced by quoting: without a record a statement is NOT
+MEASURED."""
+
+EPILOG = """Verdicts: REPRODUCED prints as published, or lies in the interval that the statement allows; WITHIN ROUNDING
+is off by less than one unit of the last printed digit; REFUTED; CONTRADICTORY SOURCES (what was measured is told);
+UNDECIDED (noise reaches over the border); NOT MEASURED (and what it needs); NOT MEASURABLE. Exit codes: 0 nothing
+refuted; 1 a statement is refuted; 2 bad input, or nothing is measured; 3 undecided and none refuted."""
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.claims", description=DESCRIPTION, epilog=EPILOG)
+    add = p.add_argument
+    add("--results", type=Path, metavar="DIR", help="folder with a folder of records for each machine (default: ours)")
+    add("--records", nargs="+", type=Path, metavar="FILE", help="judge by these files or folders instead")
+    add("--measure", nargs="*", choices=MEASURES, metavar="WHAT",
+        help="first measure what needs neither weights nor data, and keep it: cost (of classifiers), dense (of "
+        "detectors and segmentation models), parity (of both forms of OverLoCK); all by default")  # fmt: skip
+    add("--models", nargs="+", default=[], metavar="MODEL", help="only statements that speak of these")
+    add("--only", nargs="+", default=[], metavar="WORD", help="only statements whose id or text holds one of these")
+    add(
+        "--all", action="store_true", help="in the table for people, all figures, also those reproduced or not measured"
+    )
+    add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
+    add("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from bench.evidence import evidence, show
+    from bench.evidence.judge import Verdict, judge_all
+    from bench.store import results_folder
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    statements = chosen(args.models, args.only)
+    style = args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table")
+    if args.output:
+        cli.check_writable(args.output)
+    results = args.results or results_folder()
+    if args.measure is not None:
+        from bench.evidence.measure import measure
+
+        if args.records:
+            raise BadInput("--measure keeps records under --results: give it without --records")
+        measure(statements, args.measure or MEASURES, {s.model for x in statements for s in x.subjects}, results)
+    known = evidence.load_files(args.records) if args.records else evidence.load(results)
+    findings = judge_all(statements, known)
+    text = show.render(findings, style, args.all)
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+        print(f"wrote {args.output}: {show.summary(findings)}", file=sys.stderr)
+    else:
+        print(text)
+    if not any(finding.evidence for finding in findings):
+        where = "in the files given" if args.records else f"below {results}"
+        raise BadInput(
+            f"no record {where} bears on these statements: python -m bench.claims --measure makes those of cost, "
+            "python -m bench.compare --models ... --save those of speed"
+        )
+    verdicts = {finding.verdict for finding in findings}
+    if Verdict.REFUTED in verdicts:
+        return cli.REGRESSION
+    return cli.UNDECIDED if Verdict.UNDECIDED in verdicts else cli.OK
+
+
+def chosen(models: Sequence[str], words: Sequence[str]) -> list[Statement]:
+    """The statements asked for.
+
+    Raises:
+        BadInput: if there are none.
+    """
+    from bench.evidence.figures import figure_statements
+    from bench.models import find
+    from bench.statements import STATEMENTS
+
+    names = {entry.name if (entry := find(name)) else name for name in models}
+    found = [s for s in (*STATEMENTS, *figure_statements()) if not names or names & {x.model for x in s.subjects}]
+    found = [s for s in found if not words or any(word.lower() in f"{s.id} {s.text}".lower() for word in words)]
+    if not found:
+        asked = [
+            *(f"--models {' '.join(models)}" for _ in models[:1]),
+            *(f"--only {' '.join(words)}" for _ in words[:1]),
+        ]
+        raise BadInput(f"{' '.join(asked)}: no statement speaks of that; python -m bench.claims --all lists them")
+    return found
+
+
+if __name__ == "__main__":
+    cli.run("claims", main)

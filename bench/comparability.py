@@ -1,0 +1,119 @@
+"""Which two records may be compared, and why any others may not. Importing this imports no torch and no pandas.
+
+Figures are compared where everything that bears on them is equal: a cost figure's structure and counter; of a measured
+one also the hardware, the device, dtype, layout, batch, compile mode, backend and threads; of an accuracy the data set.
+What a comparison is usually about (the code, library versions, weights) may differ, and is listed by `differences`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.records import Record
+
+IDENTITY = ("model", "metric", "task", "resolution")
+"""What makes two records figures of the same thing."""
+
+COST = ("form", "unit", "counter")
+ACCURACY = ("form", "unit", "dtype", "dataset")
+MEASURED = (
+    "form", "unit", "machine", "device", "dtype", "layout", "batch", "compile", "backend", "threads", "against",
+)  # fmt: skip
+
+ACCURACIES = ("top", "miou", "macc", "aacc", "box AP", "mask AP")
+"""How the metrics of an accuracy begin: they hold for any hardware and batch."""
+
+MAY_DIFFER = ("commit", "dirty", "torch", "timm", "python", "driver", "weights", "method", "version")
+
+
+def conditions(record: Record) -> tuple[str, ...]:
+    """The fields that must be equal to this record's for a figure to be comparable with it."""
+    names = ACCURACY if record.metric.startswith(ACCURACIES) else MEASURED if record.device else COST
+    if record.metric.startswith("memory") or record.task != "classification":
+        names = (*names, "method")  # two ways to see a peak of memory see different peaks; or the head's name
+    return names
+
+
+def refusal(ours: Record, theirs: Record) -> str:
+    """Why two records of the same thing cannot be compared, with both values; empty if they can."""
+    reasons = []
+    for name in dict.fromkeys((*IDENTITY, *conditions(ours), *conditions(theirs))):
+        a, b = _field(ours, name), _field(theirs, name)
+        if a != b:
+            reasons.append(f"{name} {_shown(a)} against {_shown(b)}")
+    for whose, record in (("", ours), ("the recorded ", theirs)):
+        if not record.valid:
+            reasons.append(f"{whose}figure is not valid ({'; '.join(record.reasons) or 'no reason given'})")
+        elif record.value is None:
+            reasons.append(f"{whose}figure has no value")
+    return "; ".join(reasons)
+
+
+def differences(ours: Record, theirs: Record) -> tuple[str, ...]:
+    """What differs between two comparable records and may: the code, libraries, weights, as `name theirs -> ours`."""
+    pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in MAY_DIFFER]
+    return tuple(f"{name} {_shown(a)} -> {_shown(b)}" for name, a, b in pairs if a != b)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that nothing could be compared with; `theirs` is the nearest recorded one, if there is any."""
+
+    ours: Record
+    theirs: Record | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two sets of records side by side: `pairs` of (ours, theirs); ours that are `refused`; theirs `not_measured`."""
+
+    pairs: tuple[tuple[Record, Record], ...]
+    refused: tuple[Refused, ...]
+    not_measured: tuple[Record, ...]
+
+
+def pair(ours: Sequence[Record], theirs: Sequence[Record]) -> Pairing:
+    """Pair each of our records with the latest of theirs that it may be compared with.
+
+    Theirs count as `not_measured` if no record of ours is a figure of the same thing.
+    """
+    recorded: dict[tuple[str, ...], list[Record]] = {}
+    for record in theirs:
+        recorded.setdefault(_identity(record), []).append(record)
+    pairs, refused = [], []
+    for record in ours:
+        candidates = recorded.get(_identity(record), [])
+        comparable = [other for other in candidates if not refusal(record, other)]
+        if comparable:
+            pairs.append((record, _latest(comparable)))
+        elif candidates:
+            nearest = min(reversed(candidates), key=lambda other: refusal(record, other).count(";"))
+            refused.append(Refused(record, nearest, refusal(record, nearest)))
+        else:
+            refused.append(Refused(record, None, "nothing of the kind was recorded"))
+    measured = {_identity(record) for record in ours}
+    missing = [other for identity, found in recorded.items() if identity not in measured for other in found]
+    return Pairing(tuple(pairs), tuple(refused), tuple(missing))
+
+
+def _identity(record: Record) -> tuple[str, ...]:
+    return tuple(getattr(record, name) for name in IDENTITY)
+
+
+def _latest(records: Iterable[Record]) -> Record:
+    """The last by time; of equal times, the one written last."""
+    return max(enumerate(records), key=lambda item: (item[1].time, item[0]))[1]
+
+
+def _field(record: Record, name: str) -> object:
+    if name == "counter":
+        return record.counter or record.method  # version 1 had the counter in `method`
+    if name == "device":
+        return record.device.partition(":")[0]  # which of several is the machine's, and equal cards are equal
+    return getattr(record, name)
+
+
+def _shown(value: object) -> str:
+    return "none" if value in ("", None) else str(value)

@@ -1,0 +1,194 @@
+"""`python -m bench.erf`: effective receptive fields, the mechanism that papers on large kernels argue with.
+
+The method is Luo et al.'s (NeurIPS 2016), summarised as RepLKNet does (CVPR 2022, section 4.2): the gradient of the
+features in the middle of the last map with respect to the input, positive part, summed over channels and images. A
+field is described by how large a square in the middle holds a share of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+from bench.cli import BadInput, Parser, Resolution
+from bench.measure.environment import physical_cores
+from bench.models import find
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+SHARES = (0.2, 0.3, 0.5, 0.99)
+"""Shares of the gradient for which the side of the square is told, RepLKNet's."""
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+DESCRIPTION = (
+    """Draw effective receptive fields: how much each input pixel bears on the middle of the last feature map."""
+)
+
+EPILOG = """With random weights (the default) a field tells of the architecture at the start of training, not of what a
+trained network looks at: give --weights for that. Models run in their training form, whose function is the same."""
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.erf", description=DESCRIPTION, epilog=EPILOG)
+    add = p.add_argument
+    add("--models", nargs="+", required=True, metavar="MODEL", help="short names or timm names")
+    add("--resolutions", nargs="+", type=cli.resolution, default=[(224, 224)], metavar="SIZE", help="224 or HxW")
+    add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
+    add("--images", type=Path, metavar="DIR", help="folder of images (default: random noise)")
+    add("--count", type=cli.positive, default=8, metavar="N", help="images to sum over (8)")
+    add("--seed", type=int, default=0, help="of random weights and noise")
+    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
+    add("--device", type=cli.device, default="cpu")
+    add("--output", type=Path, default=Path("report/figures/erf.png"), metavar="FILE", help=".png, .svg or .pdf")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.output.suffix not in SUFFIXES:
+        raise BadInput(f"--output {args.output}: give a file that ends in {', '.join(SUFFIXES)}")
+    weights = dict(_checkpoint(text, args.models) for text in args.weights)
+    files = sorted(_images(args.images)) if args.images else []
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    cli.check_writable(args.output)
+
+    import torch
+    from tabulate import tabulate
+
+    from bench.measure.check import choose_device
+    from bench.measure.subject import load, resolve
+
+    torch.set_num_threads(args.threads or physical_cores())
+    device = choose_device(args.device)
+    entries = [resolve(name) for name in args.models]
+    fields: dict[tuple[str, Resolution], np.ndarray[Any, Any]] = {}
+    for entry in entries:
+        model = load(entry, "train", weights.get(entry.name), args.seed).to(device)
+        for size in args.resolutions:
+            print(f"{entry.name} at {cli.resolution_name(size)}", file=sys.stderr)
+            inputs = _inputs(files, size, args.count, args.seed)
+            fields[entry.name, size] = receptive_field(model, (image.to(device) for image in inputs))
+    rows = [
+        [name, cli.resolution_name(size), *(f"{side:.0f} ({side**2 / field.size:.1%})" for side in sides(field))]
+        for (name, size), field in fields.items()
+    ]
+    headings = ["model", "size", *(f"side for {share:.0%}" for share in SHARES)]
+    print(tabulate(rows, headings, colalign=["left", "left"] + ["right"] * len(SHARES), disable_numparse=True))
+    what = f"{len(files)} images" if files else "noise"
+    trained = {name: "trained weights" if name in weights else "random weights" for name, _ in fields}
+    inputs_told = f"{min(args.count, len(files) or args.count)} inputs of {what}"
+    print("\nSide of the square in the middle that holds a share of the gradient, in pixels (its share of the area).")
+    print(f"{inputs_told}; {', '.join(sorted(set(trained.values())))}.")
+    draw(fields, trained, args.output)
+    print(f"wrote {args.output}", file=sys.stderr)
+    return cli.OK
+
+
+def _checkpoint(text: str, names: Sequence[str]) -> tuple[str, Path]:
+    name, sign, path = text.partition("=")
+    entry = find(name)
+    short = entry.name if entry else name
+    known = {found.name if (found := find(n)) else n for n in names}
+    if not sign or short not in known:
+        raise BadInput(f"--weights {text}: give MODEL=PATH, with one of --models {' '.join(names)}")
+    if not Path(path).is_file():
+        raise BadInput(f"--weights {text}: there is no file {path}")
+    return short, Path(path)
+
+
+def _images(folder: Path) -> list[Path]:
+    from bench.accuracy.sources import is_image
+
+    found = [path for path in folder.rglob("*") if is_image(path.as_posix())] if folder.is_dir() else []
+    if not found:
+        raise BadInput(f"--images {folder}: no images there")
+    return found
+
+
+def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> Iterator[Any]:
+    """Normalised images (1, 3, H, W): files resized to `size`, or normal noise."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from bench.models import IMAGENET_MEAN, IMAGENET_STD
+
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(min(count, len(files)) if files else count):
+        if not files:
+            yield torch.randn(1, 3, *size, generator=generator)
+            continue
+        with Image.open(files[i]) as image:
+            pixels = np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
+        pixels = (pixels - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
+        yield torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+
+
+def receptive_field(model: nn.Module, images: Iterator[Any]) -> np.ndarray[Any, Any]:
+    """(H, W): positive gradients of the last map's middle features, summed over channels and images, in all 1.
+
+    Raises:
+        BadInput: for a model whose last features are no map.
+    """
+    import torch
+
+    total = None
+    for image in images:
+        image.requires_grad_(True)
+        features: Any = getattr(model, "forward_features", model)(image)
+        if features.dim() != 4:
+            raise BadInput(
+                f"{type(model).__name__} has no feature map of two sides at its end: give a convolutional network"
+            )
+        middle = features[:, :, features.shape[2] // 2, features.shape[3] // 2]
+        (gradient,) = torch.autograd.grad(torch.relu(middle).sum(), image)
+        field = gradient.clamp(min=0).sum((0, 1)).double().cpu()
+        total = field if total is None else total + field
+    assert total is not None, "no image"
+    return (total / total.sum()).numpy()
+
+
+def sides(field: np.ndarray[Any, Any], shares: Sequence[float] = SHARES) -> list[float]:
+    """For each share, the side in pixels of the smallest square in the middle that holds it; at most the field's."""
+    import numpy as np
+
+    height, width = field.shape
+    ys, xs = np.indices(field.shape)
+    distance = np.maximum(abs(ys - height // 2), abs(xs - width // 2))
+    by_ring = np.bincount(distance.ravel(), weights=field.ravel())
+    held = np.cumsum(by_ring) / field.sum()
+    radii = np.searchsorted(held, np.asarray(shares) - 1e-12)
+    area = [min(2 * int(r) + 1, height) * min(2 * int(r) + 1, width) for r in radii]
+    return [float(np.sqrt(a)) for a in area]
+
+
+def draw(fields: dict[tuple[str, Resolution], np.ndarray[Any, Any]], trained: dict[str, str], path: Path) -> None:
+    """A picture of each field, a row a resolution, brightness by the logarithm of the share."""
+    import matplotlib as mpl
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for name, _ in fields))
+    sizes = list(dict.fromkeys(size for _, size in fields))
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(2.1 * len(names), 2.3 * len(sizes)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(sizes), len(names), squeeze=False)
+        for (name, size), field in fields.items():
+            ax = axes[sizes.index(size)][names.index(name)]
+            shown = np.log10(field / field.max() + 1e-6)
+            ax.imshow(shown, cmap="viridis", vmin=-4, vmax=0, interpolation="nearest")
+            ax.set_title(f"{name}, {cli.resolution_name(size)}\n{trained[name]}", fontsize=8)
+            ax.set_axis_off()
+        figure.savefig(path, dpi=160, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    cli.run("erf", main)

@@ -1,0 +1,161 @@
+"""Records as evidence: where each one is, and which of them tell of what a statement speaks of."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bench.cli import BadInput
+from bench.evidence.statement import ACCURACY, Subject
+from bench.paths import data_file
+from bench.records import Record
+from bench.store import machines, read
+
+MULTI_SCALE = "multi-scale and flip"
+
+MAIN_COUNTERS = ("", "defined", "fvcore, checked by torch FlopCounterMode")
+"""Conventions of multiply-adds that are ours; the last is how records of version 1 name it."""
+
+Conditions = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and where it stands: `results/<machine>/records.csv:17`."""
+
+    record: Record
+    place: str
+
+    @property
+    def value(self) -> float:
+        assert self.record.value is not None
+        return self.record.value
+
+    def __str__(self) -> str:
+        r = self.record
+        run = f", run {r.run}" if r.run else ""
+        commit = f", commit {r.commit[:9]}{' (dirty)' if r.dirty else ''}" if r.commit else ""
+        return f"{self.place} ({r.time or 'no time'}{run}{commit})"
+
+
+class Evidence:
+    """Records that have a value and are valid, by what they measured."""
+
+    def __init__(self, found: Iterable[Found]) -> None:
+        self.all = list(found)
+        self._index: dict[tuple[str, str, str], list[Found]] = {}
+        for item in self.all:
+            if item.record.valid and item.record.value is not None:
+                r = item.record
+                self._index.setdefault((r.task, r.model, r.metric), []).append(item)
+
+    def of(self, subject: Subject) -> list[Found]:
+        """The records that a subject may rest on, newest first; counts by other conventions than ours come last."""
+        found = self._index.get((subject.task, subject.model, subject.metric), [])
+        told = _newest_first(item for item in found if _tells(item.record, subject))
+        return sorted(told, key=lambda item: not main_counter(item.record))
+
+    def ratios(self, first: Subject, second: Subject) -> list[Found]:
+        """Ratios that one run measured between two subjects, newest first; the first over the second."""
+        found = self._index.get((first.task, first.model, f"{first.metric}_ratio"), [])
+        against = f"{second.model} {second.form}"
+        return _newest_first(i for i in found if i.record.against == against and _tells(i.record, first))
+
+
+def _newest_first(found: Iterable[Found]) -> list[Found]:
+    """By time; of equal times the one written later."""
+    return sorted(reversed(list(found)), key=lambda item: item.record.time, reverse=True)
+
+
+def load(results: Path) -> Evidence:
+    """All records below a results folder, with their places.
+
+    Raises:
+        BadInput: if a file there is none of records.
+    """
+    return Evidence(item for folder in machines(results) for file in sorted(folder.glob("*.csv")) for item in _in(file))
+
+
+def load_files(files: Sequence[Path]) -> Evidence:
+    """The records of files (CSV or JSON) or of machines' folders.
+
+    Raises:
+        BadInput: if one cannot be read, or holds no records.
+    """
+    found: list[Found] = []
+    for path in files:
+        if path.is_dir():
+            found += [item for file in sorted(path.glob("*.csv")) for item in _in(file)]
+        else:
+            found += _in(path)
+    return Evidence(found)
+
+
+def _in(file: Path) -> list[Found]:
+    """A file's records. In CSV a record is a line, after the line of headings."""
+    first = 2 if file.suffix == ".csv" else None
+    if not file.exists():
+        raise BadInput(f"there is no file {file}; python -m bench.compare --save keeps records under results/")
+    name = "/".join(file.parts[-3:]) if first else str(file)
+    return [Found(r, f"{name}:{first + i}" if first else f"{name}#{i}") for i, r in enumerate(read(file))]
+
+
+def _tells(record: Record, subject: Subject) -> bool:
+    if subject.form and record.form != subject.form:
+        return False
+    if subject.resolution and subject.metric != "params" and record.resolution != subject.resolution:
+        return False
+    if subject.device and not record.device.startswith(subject.device):
+        return False
+    if subject.head:
+        other_test = (MULTI_SCALE in record.method) != (subject.variant == MULTI_SCALE)
+        if head_of(record) != subject.head or other_test:
+            return False
+    return subject.metric not in ACCURACY or _right_weights(record, subject)
+
+
+def main_counter(record: Record) -> bool:
+    """Whether a count of multiply-adds follows the suite's own convention: every product, ContMix as it is defined."""
+    return record.metric != "macs" or record.counter in MAIN_COUNTERS
+
+
+def head_of(record: Record) -> str:
+    """The head of a dense model: the first word of its record's method."""
+    return re.split(r"[\s,;]", record.method, maxsplit=1)[0]
+
+
+def _right_weights(record: Record, subject: Subject) -> bool:
+    """Whether an accuracy is of the weights that the statement is about.
+
+    Where a file is named, its sum must be known and equal. Otherwise any trained weights that are not known to be
+    another file.
+    """
+    if not record.weights or record.weights.startswith("random"):
+        return False
+    sums = _sums()
+    if subject.weights:
+        return record.weights == sums.get(subject.weights)
+    others = {total for name, total in sums.items() if _special(name)}
+    return record.weights not in others
+
+
+def _special(name: str) -> bool:
+    """Files of weights that no model of the suite is evaluated with by default."""
+    return bool(re.search(r"_pretrain|_reparam|1k_384\.pth|unireplknet_s_in22k|sz256|deit3", name))
+
+
+@cache
+def _sums() -> dict[str, str]:
+    """File of released weights -> its SHA-256, where that is known."""
+    with data_file("weights.csv").open(newline="", encoding="utf-8") as file:
+        return {row["value"].rpartition("/")[2]: row["sha256"] for row in csv.DictReader(file) if row["sha256"]}
+
+
+def conditions(record: Record) -> Conditions:
+    """What timed figures must share to be set against each other: their run, machine, batch and the like."""
+    r = record
+    return (r.run, r.machine, r.device, r.dtype, r.batch, r.threads, r.compile, r.resolution)

@@ -1,0 +1,171 @@
+"""Measuring what statements about cost and about re-parameterisation rest on: seconds, no weights, no data."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.cli import BadInput
+from bench.evidence.statement import Statement, Subject
+from bench.records import Record, from_json, new_run
+
+log = logging.getLogger(__name__)
+
+COST, DENSE, PARITY = "cost", "dense", "parity"
+KINDS = (COST, DENSE, PARITY)
+
+SIZES = {"segmentation": "512x2048", "detection": "800x1280"}
+PARITY_METHOD = "largest difference of float32 logits of deploy() and the training form over their root mean square"
+PARITY_IMAGES = 2
+
+Measured = tuple[dict[str, Any], list[Record]]
+
+
+def wanted(statements: Iterable[Statement], kind: str, models: Collection[str] = ()) -> list[Subject]:
+    """The subjects of a kind that statements speak of, each once; of some models only, if any are given."""
+    kinds = {COST: "classification", DENSE: "dense"}
+    found: dict[Subject, None] = {}
+    for statement in statements:
+        for subject in statement.subjects:
+            if models and subject.model not in models:
+                continue
+            task = "classification" if subject.task == "classification" else "dense"
+            of_kind = subject.metric == "deploy_difference" if kind == PARITY else subject.cost and kinds[kind] == task
+            if of_kind and subject.head != "retinanet":
+                found[subject] = None
+    return list(found)
+
+
+def cost(subjects: Sequence[Subject]) -> Measured:
+    """Parameters and MACs of classifiers, by `bench.compare` in a process of its own for each resolution."""
+    environment: dict[str, Any] = {}
+    records: list[Record] = []
+    for size in sorted({subject.resolution for subject in subjects}):
+        models = list(dict.fromkeys(subject.model for subject in subjects if subject.resolution == size))
+        environment, made = _compare(models, size, [])
+        records += made
+    return environment, records
+
+
+def _compare(models: Sequence[str], size: str, options: Sequence[str]) -> Measured:
+    log.info("counting %s at %s %s", ", ".join(models), size, " ".join(options))
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "cost.json"
+        asked = ["--metrics", "params", "macs", "--resolutions", size, "--output", str(output), *options]
+        command = [sys.executable, "-m", "bench.compare", "--models", *models, *asked]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise BadInput(f"cannot count {' '.join(models)} at {size}: {said[-1] if said else done.returncode}")
+        return from_json(output.read_text(encoding="utf-8"))
+
+
+def dense(subjects: Sequence[Subject]) -> Measured:
+    """Parameters and MACs of whole detectors and segmentation models, in the same way."""
+    sizes = {subject: subject.resolution or SIZES[subject.task] for subject in subjects}
+    groups: dict[tuple[str, str, str], dict[str, None]] = {}
+    for subject, size in sizes.items():
+        groups.setdefault((subject.task, subject.head, size), {})[subject.model] = None
+    environment: dict[str, Any] = {}
+    records: list[Record] = []
+    for (task, head, size), models in groups.items():
+        options = ["--task", task, *(["--head", head] if task == "detection" else [])]
+        environment, made = _compare([*models], size, options)
+        records += made
+    return environment, records
+
+
+def parity(subjects: Sequence[Subject]) -> Measured:
+    """How far `deploy()`'s outputs are from the training form's, on random weights and batch-norm statistics."""
+    records = []
+    for subject in subjects:
+        log.info("comparing the two forms of %s", subject.model)
+        difference = form_difference(subject.model, int(subject.resolution))
+        records.append(
+            Record(
+                model=subject.model,
+                form="deploy",
+                metric=subject.metric,
+                value=difference,
+                unit="relative",
+                resolution=subject.resolution,
+                n=PARITY_IMAGES,
+                method=PARITY_METHOD,
+                batch=PARITY_IMAGES,
+                dtype="float32",
+                device="cpu",
+                weights="random:0",
+            )
+        )
+    return _environment(), records
+
+
+def form_difference(model: str, resolution: int, seed: int = 0) -> float:
+    """max |deploy - train| / rms(train) of the logits, float32 on the CPU."""
+    import torch
+    from torch import nn
+
+    import overlock
+    from bench.measure.subject import load, resolve
+
+    trained = load(resolve(model), "train", None, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in trained.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # statistics that folding must not forget
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    images = torch.randn(PARITY_IMAGES, 3, resolution, resolution, generator=generator)
+    with torch.inference_mode():
+        expected = trained(images)
+        difference = (overlock.deploy(trained)(images) - expected).abs().max() / expected.square().mean().sqrt()
+    return float(difference)
+
+
+def _environment() -> dict[str, Any]:
+    from bench.measure.environment import collect, physical_cores
+
+    return collect("cpu", physical_cores())
+
+
+def stamp(environment: dict[str, Any], records: Iterable[Record]) -> list[Record]:
+    """The records with their run, time, machine, versions and commit, where they have none yet."""
+    libraries = environment.get("libraries", {})
+    run = new_run()
+    known = {key: environment.get(key, "") for key in ("machine", "python", "driver", "commit", "time")}
+    known |= {key: libraries.get(key, "") for key in ("torch", "timm")} | {"run": run}
+    stamped = []
+    for record in records:
+        fill = {key: value for key, value in known.items() if not getattr(record, key)}
+        dirty = environment.get("dirty") if record.dirty is None else record.dirty
+        stamped.append(replace(record, **fill, dirty=dirty))
+    return stamped
+
+
+def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Collection[str], results: Path) -> int:
+    """Measure what statements rest on and keep the records below `results`; returns how many.
+
+    Raises:
+        BadInput: if no statement speaks of these models, or counting fails.
+    """
+    from bench.store import save
+
+    made = 0
+    for kind in kinds:
+        subjects = wanted(statements, kind, models)
+        if not subjects:
+            continue
+        environment, records = {COST: cost, DENSE: dense, PARITY: parity}[kind](subjects)
+        path = save(stamp(environment, records), environment, results)
+        log.info("%s: %d records in %s", kind, len(records), path)
+        made += len(records)
+    if not made:
+        raise BadInput(f"no statement on {', '.join(kinds)} speaks of {' '.join(models)}: see bench.claims --all")
+    return made

@@ -1,0 +1,181 @@
+"""`python -m bench.gate`: has a figure moved that must not? Exact figures, speed, accuracy: one tier a call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+from bench.cli import BadInput, Parser
+from bench.gates import verdict
+from bench.gates.verdict import Judgement
+from bench.measure.side import DEFAULT
+from bench.models import MODELS, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DESCRIPTION = """Judge whether figures moved. --exact recomputes parameters, MACs, names of weights, logits of fixed
+weights and allocated memory, and compares them with results/expected.csv. --speed measures this revision beside another
+(--base), or the model's speed relative to ConvNeXt-T against the recorded one. --accuracy compares predictions that
+bench.top1 kept, image by image."""
+
+EPILOG = """Verdicts: OK; DIFFERS (an exact figure is not the expected one, better or worse); REGRESSION (slower or less
+accurate beyond the margin, seen twice); UNDECIDED (with what could have been seen); INVALID (not comparable or not
+measurable, with the reason). Exit codes: 0 all OK; 1 something differs or regressed; 2 bad input, something invalid, or
+nothing measured; 3 undecided."""
+
+SPEED_MODELS = ("overlock_t",)
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.gate", description=DESCRIPTION, epilog=EPILOG)
+    tier = p.add_mutually_exclusive_group(required=True)
+    tier.add_argument("--exact", action="store_true", help="compare with results/expected.csv")
+    tier.add_argument("--speed", action="store_true", help="compare speeds")
+    tier.add_argument("--accuracy", type=Path, metavar="PATH", help="compare these predictions (a file or a folder)")
+    p.add_argument("--models", nargs="+", metavar="MODEL", help="default: all for --exact, overlock_t for --speed")
+    p.add_argument("--format", choices=verdict.STYLES, default="table")
+    p.add_argument("--output", type=Path, metavar="FILE", help="write there too")
+    p.add_argument("--all-rows", action="store_true", help="list what is OK as well")
+
+    exact = p.add_argument_group("exact figures").add_argument
+    exact("--expected", type=Path, metavar="FILE", help="default: results/expected.csv")
+    exact("--update", action="store_true", help="write what is measured there, and print what that changes")
+
+    speed = p.add_argument_group("speed").add_argument
+    speed("--base", metavar="REV", help="the revision to compare with; without it, the recorded ratio to ConvNeXt-T")
+    speed("--allow-dirty", action="store_true", help="measure the working tree although it has uncommitted changes")
+    speed("--form", choices=("train", "deploy"), default="deploy")
+    speed("--resolutions", nargs="+", type=cli.resolution, default=[(224, 224)], metavar="SIZE", help="224 or HxW")
+    speed("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
+    speed("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
+    speed("--layout", choices=("auto", "channels_last", "channels_first"), default="channels_last")
+    speed("--device", type=cli.device, default="auto")
+    speed("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
+    speed("--rounds", type=cli.positive, default=DEFAULT.rounds, metavar="N", help="before the first verdict")
+    speed("--max-rounds", type=cli.positive, default=4 * DEFAULT.rounds, metavar="N", help="before giving up")
+    speed("--block", type=_fraction, default=DEFAULT.block, metavar="SECONDS", help="of each timed block")
+    speed("--margin", type=_fraction, metavar="FRACTION", help="default: 0.03, or 3 times the machine's A/A spread")
+    speed("--results", type=Path, metavar="DIR", help="where calibration and recorded ratios are (default: results/)")
+    speed("--machine", metavar="KEY", help="whose recorded ratios to compare with (default: this machine's)")
+    speed("--record", action="store_true", help="keep the ratio to ConvNeXt-T for later gates")
+
+    p.add_argument("--against", type=Path, metavar="PATH", help="--accuracy: the earlier predictions")
+    return p
+
+
+def _fraction(text: str) -> float:
+    import argparse
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.output:
+        cli.check_writable(args.output)
+    if args.exact:
+        return _exact(args)
+    if args.accuracy:
+        return _accuracy(args)
+    from bench.gates import speed_tier
+
+    title, judgements = speed_tier.run(args, chosen(args.models or SPEED_MODELS), _say, _progress)
+    _progress("")
+    return report(title, judgements, args)
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """Short names of registered models, each once; `all` for every one.
+
+    Raises:
+        BadInput: for a name that is not registered: only registered models have figures to compare with.
+    """
+    from bench.models import unknown
+
+    found: dict[str, None] = {}
+    for name in names:
+        entry = find(name)
+        if entry is None and name != "all":
+            raise unknown(name)
+        found |= dict.fromkeys(MODELS if entry is None else [entry.name])
+    return list(found)
+
+
+def _exact(args: Any) -> int:
+    from bench.gates import exact, expected
+    from bench.store import results_folder
+
+    path = args.expected or results_folder() / "expected.csv"
+    names = chosen(args.models or ["all"])
+    known = expected.read(path) if path.exists() or not args.update else {}
+    with _bar(exact.steps(names)) as done:
+        found = exact.measure(names, done)
+    if found.no_native:
+        _say(f"no figures of the C kernels were measured or compared: {found.no_native}")
+    gone = [] if args.models else sorted({figure.model for figure in known.values()} - set(names))
+    judgements = expected.judge(known, found.figures, [*names, *gone], found.capability, found.skipped)
+    if not args.update:
+        return report("Exact gate", judgements, args)
+    expected.write(path, expected.updated(known, found.figures, [*names, *gone], found.capability, found.skipped))
+    changed = sum(judgement.verdict != verdict.OK for judgement in judgements)
+    print(verdict.render("Expected figures that change", judgements, args.format, args.all_rows))
+    print(f"wrote {path}: {changed} of {len(found.figures)} figures changed", file=sys.stderr)
+    return cli.OK
+
+
+def _accuracy(args: Any) -> int:
+    from bench.gates import accuracy
+
+    if args.against is None:
+        raise BadInput("--accuracy PATH: give --against PATH with the earlier predictions")
+    return report(
+        "Accuracy gate", accuracy.judge(accuracy.collect(args.accuracy), accuracy.collect(args.against)), args
+    )
+
+
+def report(title: str, judgements: Sequence[Judgement], args: Any) -> int:
+    """Print the verdicts, write them to `--output`, and return the exit code."""
+    text = verdict.render(title, judgements, args.format, args.all_rows)
+    print(text)
+    if args.output:
+        try:
+            args.output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"cannot write {args.output}: {error.strerror}") from error
+    if not judgements:
+        raise BadInput("nothing was judged")
+    return verdict.exit_code(judgements)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _progress(what: str) -> None:
+    """One line on a terminal, written over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Any]:
+    """A progress bar on stderr, on a terminal only; gives what to call after each model."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False, unit="model") as bar:
+        yield lambda: bar.update(1)
+
+
+if __name__ == "__main__":
+    cli.run("gate", main)

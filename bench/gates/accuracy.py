@@ -1,0 +1,63 @@
+"""The accuracy tier: two evaluations of the same images, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.accuracy.paired import Comparison, compare, label
+from bench.accuracy.predictions import Predictions, read
+from bench.cli import BadInput
+from bench.gates.verdict import INVALID, OK, REGRESSION, UNDECIDED, Judgement
+
+MARGIN = 0.05
+"""Percentage points of top-1 within which the same weights, run again, agree."""
+
+CONDITIONS = ("task", "recipe", "dataset", "manifest", "classes", "dtype")
+"""What must be equal of two evaluations; code, libraries, batch and device may differ: that is what is judged."""
+
+
+def collect(path: Path) -> dict[str, Predictions]:
+    """Model, form and resolution -> the predictions in a file, or the newest ones in a folder.
+
+    Raises:
+        BadInput: if there are none.
+    """
+    files = sorted(path.rglob("predictions.npz"), key=lambda f: f.stat().st_mtime) if path.is_dir() else [path]
+    found = [read(file) for file in files]
+    if not found:
+        raise BadInput(f"{path}: no predictions there; python -m bench.top1 keeps some under its --results")
+    return {label(predictions): predictions for predictions in found}
+
+
+def judge(ours: Mapping[str, Predictions], theirs: Mapping[str, Predictions]) -> list[Judgement]:
+    """Each of our evaluations against the recorded one of the same model, form and resolution."""
+    return [_judge(name, predictions, theirs.get(name)) for name, predictions in ours.items()]
+
+
+def _judge(name: str, ours: Predictions, theirs: Predictions | None) -> Judgement:
+    if theirs is None:
+        return Judgement(name, "top1", INVALID, {}, "nothing recorded to compare with")
+    differ = [k for k in CONDITIONS if ours.header.get(k) != theirs.header.get(k)]
+    if differ:
+        told = "; ".join(f"{key} {ours.header.get(key)} against {theirs.header.get(key)}" for key in differ)
+        return Judgement(name, "top1", INVALID, {}, told)
+    found = compare(ours, theirs)
+    verdict = OK if found.lo >= -MARGIN else REGRESSION if found.hi < -MARGIN else UNDECIDED
+    return Judgement(name, "top1", verdict, _cells(found), _told(verdict, found))
+
+
+def _cells(found: Comparison) -> dict[str, str]:
+    return {
+        "points": f"{found.delta:+.3f}",
+        "95 % interval": f"{found.lo:+.3f} to {found.hi:+.3f}",
+        "margin": f"{MARGIN:g}",
+        "p (McNemar)": f"{found.p:.2g}",
+        "changed": f"{1 - found.agree:.3%} of {found.n}",
+    }
+
+
+def _told(verdict: str, found: Comparison) -> str:
+    if verdict == UNDECIDED:
+        return f"{found.n} images tell differences of {(found.hi - found.lo) / 2:.2f} points and more"
+    return "better" if found.lo > 0 else ""

@@ -1,0 +1,274 @@
+"""The exact tier: figures of every registered model and form that must be the same on every machine.
+
+Parameters, names and shapes, MACs at five resolutions, logits of fixed weights that come through the loading of a
+checkpoint, and the memory that a call allocates. A model is measured in one process with one thread.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import multiprocessing
+import os
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.cli import BadInput, resolution_name
+from bench.gates.expected import FAILED, Figure
+from bench.measure.environment import physical_cores
+from bench.models import MODELS, Entry
+
+RESOLUTIONS = ((224, 224), (256, 320), (384, 384), (512, 512), (800, 1280))
+LOGITS_AT = {"float32": (2, (224, 224)), "float64": (1, (96, 96)), "bfloat16": (1, (96, 96))}
+"""Images a batch and their size, by dtype."""
+
+FLOAT64_LIMIT = 150e6
+"""Models with more parameters are left out in float64, for memory's sake; smaller ones of a family share their code."""
+
+NATIVE_METRICS = ("logits native", "memory native")
+
+PROCESSES = 2
+LOG_LEVEL = {"KINETO_LOG_LEVEL": "99"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The figures, the CPU's capability by torch's name, and why there are none of the C kernels (empty: there are)."""
+
+    figures: list[Figure]
+    capability: str
+    no_native: str
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Metrics that this machine cannot measure."""
+        return NATIVE_METRICS if self.no_native else ()
+
+
+def measure(names: Sequence[str], done: Callable[[], None]) -> Found:
+    """The figures of registered models, in the order of the names; `done` is called `steps(names)` times.
+
+    All figures are of PyTorch's kernels, which any machine has; logits and memory in float32 also of OverLoCK's C
+    kernels, where they can be had.
+
+    Raises:
+        BadInput: if a process dies, as it does when memory runs out.
+    """
+    found, capability, _ = _in_processes(figures, names, False, done)
+    native, _, reason = _in_processes(native_figures, _with_native(names), True, done)
+    return Found([f for name in names for f in (*found[name], *native.get(name, ()))], capability, reason)
+
+
+def steps(names: Sequence[str]) -> int:
+    """How many times `measure` tells that something is done."""
+    return len(names) + len(_with_native(names))
+
+
+def _with_native(names: Sequence[str]) -> list[str]:
+    """The models that fold, and so run on OverLoCK's kernels."""
+    return [name for name in names if "train" in MODELS[name].family.structure]
+
+
+def _in_processes(
+    work: Callable[[str], list[Figure]], names: Sequence[str], native: bool, done: Callable[[], None]
+) -> tuple[dict[str, list[Figure]], str, str]:
+    """The figures by model, the CPU's capability, and why there are no native kernels."""
+    os.environ.update(LOG_LEVEL)  # the profiler's own messages are not for the reader of a gate
+    found: dict[str, list[Figure]] = {}
+    if not names:
+        return found, "", ""
+    context = multiprocessing.get_context("spawn")
+    workers = min(PROCESSES, physical_cores(), len(names))
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(native,)) as pool:
+        place = pool.submit(_place)
+        futures = {pool.submit(work, name): name for name in sorted(names, key=_work, reverse=True)}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                found[futures[future]] = future.result()
+                done()
+            return found, *place.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise BadInput("a measuring process died, as it does when memory runs out: give fewer --models") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _work(name: str) -> tuple[bool, int]:
+    """Order of size: OverLoCK takes longest to count; later entries of a family are larger."""
+    return name.startswith("overlock"), list(MODELS).index(name)
+
+
+def _begin(native: bool) -> None:
+    """In a new process: one thread, C kernels or not, and no warnings of libraries about each other."""
+    warnings.simplefilter("ignore", FutureWarning)
+    if not native:
+        os.environ["OVERLOCK_NATIVE"] = "0"
+        logging.getLogger("overlock").setLevel(logging.ERROR)  # which it warns of
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _place() -> tuple[str, str]:
+    """The CPU's capability, and why there are no native kernels."""
+    import torch
+
+    from overlock import native
+
+    return str(torch.backends.cpu.get_cpu_capability()), native.unavailable() or ""
+
+
+def figures(name: str) -> list[Figure]:
+    """All figures of one registered model; if it fails, what was found before and the failure as a figure."""
+
+    def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
+        for form in entry.family.forms:
+            yield from _counted(entry, form)
+        yield from _loading(entry, path)
+        yield from _computed(entry, path)
+
+    return _guarded(name, all_of)
+
+
+def native_figures(name: str) -> list[Figure]:
+    """Logits and memory of a model in float32 with the C kernels; none where they cannot be had."""
+
+    def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
+        from overlock import native
+
+        if native.unavailable() is None:
+            _write_weights(entry, path)
+            for figure in _computed(entry, path, ("float32",)):
+                yield replace(figure, metric=f"{figure.metric} native")
+
+    return _guarded(name, all_of)
+
+
+def _guarded(name: str, work: Callable[[Entry, Path], Iterator[Figure]]) -> list[Figure]:
+    """The figures of `work`, by form; if it fails, what was found before and the failure as a figure."""
+    entry = MODELS[name]
+    found: list[Figure] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for figure in work(entry, Path(folder) / "weights.pth"):
+                found.append(figure)
+    except Exception as error:  # a model that fails is a result of its own, not the end of the gate
+        traceback.print_exc()
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        found.append(Figure(name, entry.family.forms[0], FAILED, "", "", told[:300]))
+    return sorted(found, key=lambda figure: entry.family.forms.index(figure.form))
+
+
+def _counted(entry: Entry, form: str) -> Iterator[Figure]:
+    from bench.gates import fingerprint
+    from bench.measure import cost
+    from bench.measure.subject import counted_structure, create_on_meta
+
+    structure = entry.family.structure[form]
+    model = counted_structure(entry, form)
+    yield Figure(entry.name, form, "params", "", "", str(cost.count_parameters(model)))
+    if "aux_head" in structure:
+        has = bool(structure["aux_head"])
+        other = create_on_meta(entry, **{**structure, "aux_head": not has})
+        metric = "params without aux" if has else "params with aux"
+        yield Figure(entry.name, form, metric, "", "", str(cost.count_parameters(other)))
+    yield Figure(entry.name, form, "state_dict", "", "", fingerprint.state_dict(model.state_dict()))
+    for size in RESOLUTIONS:
+        try:
+            macs = str(cost.count_macs(model, size).macs)
+        except cost.CostError as error:
+            macs = f"not counted: {error}"
+        yield Figure(entry.name, form, "macs", resolution_name(size), "", macs)
+
+
+def _loading(entry: Entry, path: Path) -> Iterator[Figure]:
+    """Write fixed weights to `path`, load them, and count the tensors that arrived."""
+    from bench.gates import fixed
+
+    state = _write_weights(entry, path)
+    wrong = fixed.same(_loaded(entry, path).state_dict(), state)
+    told = f"; not {', '.join(wrong[:3])}" if wrong else ""
+    form = entry.family.forms[0]
+    yield Figure(entry.name, form, "loaded", "", "", f"{len(state) - len(wrong)} of {len(state)} tensors{told}")
+
+
+def _write_weights(entry: Entry, path: Path) -> dict[str, Any]:
+    """Fixed weights, in a file as a release has them; returns them."""
+    import torch
+
+    from bench.gates import fixed
+
+    state = fixed.weights(_blank(entry).state_dict())
+    torch.save({"model": state}, path)
+    return state
+
+
+def _computed(entry: Entry, path: Path, dtypes: Sequence[str] = tuple(LOGITS_AT)) -> Iterator[Figure]:
+    """Logits in each form and dtype, and the memory of a call in float32.
+
+    The model is folded in float32 and in float64; in bfloat16 the one folded in float32 runs, as users do it.
+    """
+    import torch
+
+    import overlock
+
+    folds = "train" in entry.family.structure
+    model = _loaded(entry, path)
+    parameters = sum(p.numel() for p in model.parameters())
+    for (
+        dtype
+    ) in LOGITS_AT:  # float32, float64, bfloat16: each holds the numbers of the first until the last rounds them
+        if dtype == "float64" and parameters > FLOAT64_LIMIT:
+            continue
+        model = model.to(getattr(torch, dtype))
+        yield from _forward(entry, entry.family.forms[0], model, dtype)
+        if folds and dtype != "bfloat16":
+            deployed = overlock.deploy(model)
+            yield from _forward(entry, "deploy", deployed, dtype)
+            if dtype == "float32" and "bfloat16" in dtypes:
+                yield from _forward(entry, "deploy", deployed.to(torch.bfloat16), "bfloat16")
+            del deployed
+
+
+def _forward(entry: Entry, form: str, model: Any, dtype: str) -> Iterator[Figure]:
+    import torch
+
+    from bench.gates import fingerprint, fixed
+
+    batch, size = LOGITS_AT[dtype]
+    images = fixed.images(batch, size).to(getattr(torch, dtype))
+    where = entry.name, form
+    with torch.inference_mode():
+        logits = fingerprint.logits(model(images))
+    yield Figure(*where, "logits", resolution_name(size), dtype, logits)
+    if dtype == "float32":
+        memory = fingerprint.allocated_peak(model, images)
+        yield Figure(*where, "memory", resolution_name(size), dtype, str(memory))
+
+
+def _blank(entry: Entry) -> Any:
+    """The training form on the meta device: what a release's weights are of."""
+    from bench.measure.subject import create_on_meta
+
+    return create_on_meta(entry, **entry.family.structure.get("train", {}))
+
+
+def _loaded(entry: Entry, path: Path) -> Any:
+    """The training form with the file's weights.
+
+    Before loading every number is NaN: what loading leaves out cannot pass for a value.
+    """
+    from overlock.weights import load_checkpoint
+
+    model = _blank(entry).to_empty(device="cpu")
+    state = model.state_dict()
+    assert len(state) == len([*model.parameters(), *model.buffers()]), "a buffer that no checkpoint holds"
+    for tensor in state.values():
+        tensor.fill_(float("nan") if tensor.dtype.is_floating_point else -1)
+    load_checkpoint(model, path)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,183 @@
+"""`results/expected.csv`: the figures that must not move, one a line, and how a new figure differs from one.
+
+Counts and fingerprints of names are exact. Logits and bytes are compared within the tolerances below, which stand well
+above what other processors and library versions do to them, and well below what a change of the network does.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from bench.cli import BadInput
+from bench.gates.verdict import DIFFERS, INVALID, OK, Judgement
+from bench.models import MODELS
+
+LOGITS_TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 0.2}
+"""By dtype: largest difference of a number of a logits fingerprint, as a fraction of the logits' root mean square.
+
+Seen between instruction sets (SSE 4.1 to AVX-512) and PyTorch 2.8 and 2.15: below 1e-12, 1.3e-6 and 0.063."""
+
+MEMORY_TOLERANCE = {"AVX512": 0.02}
+OTHER_MEMORY_TOLERANCE = 0.15
+"""As a fraction, by the CPU's capability: the file is written on AVX-512, and other kernels need other workspaces."""
+
+FAILED = "failed"
+"""The metric of a model that could not be measured; its value says why."""
+
+Key = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One expected figure. `value` is text: a whole number, a fingerprint, or the numbers of one."""
+
+    model: str
+    form: str
+    metric: str  # params, state_dict, loaded, macs, logits, memory
+    resolution: str
+    dtype: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        return self.model, self.form, self.metric, self.resolution, self.dtype
+
+    @property
+    def subject(self) -> str:
+        return " ".join(filter(None, (self.model, self.form, self.resolution, self.dtype)))
+
+    @property
+    def shown(self) -> str:
+        """The value for people: counts with separators, the first numbers of a fingerprint."""
+        if self.value.isdecimal():
+            return f"{int(self.value):,}"
+        if self.metric.startswith("logits"):
+            return " ".join([f"{float(number):.6g}" for number in self.value.split()[:2]] + ["..."])
+        return self.value
+
+
+COLUMNS = tuple(f.name for f in fields(Figure))
+
+
+def read(path: Path) -> dict[Key, Figure]:
+    """The figures of a file, by key.
+
+    Raises:
+        BadInput: if it is not there, or no such file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise BadInput(f"{path}: its columns are {reader.fieldnames}, not {', '.join(COLUMNS)}")
+            found = [Figure(**row) for row in reader]
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no file {path}: python -m bench.gate --exact --update writes one") from error
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from error
+    return {figure.key: figure for figure in found}
+
+
+def write(path: Path, figures: Iterable[Figure]) -> None:
+    """Replace the file as a whole.
+
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *map(astuple, figures)])
+        partial.replace(path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def difference(expected: Figure, measured: Figure, capability: str) -> str:
+    """How a figure differs, measured on a CPU of this capability, in words; empty where it is what is expected."""
+    if expected.value == measured.value:
+        return ""
+    if measured.metric.startswith("logits"):
+        return _logits_differ(expected, measured)
+    if measured.value.isdecimal() and expected.value.isdecimal():
+        old, new = int(expected.value), int(measured.value)
+        if measured.metric.startswith("memory"):
+            tolerance = MEMORY_TOLERANCE.get(capability, OTHER_MEMORY_TOLERANCE)
+            if abs(new - old) <= tolerance * old:
+                return ""
+        return f"{new - old:+,} ({(new - old) / old:+.2%})" if old else f"{new - old:+,}"
+    return "not the same"
+
+
+def _logits_differ(expected: Figure, measured: Figure) -> str:
+    try:
+        old, new = (tuple(map(float, figure.value.split())) for figure in (expected, measured))
+    except ValueError:
+        return "not the same"
+    if len(old) != len(new):
+        return "not the same"
+    if not all(map(math.isfinite, new)):
+        return "not finite: was every tensor loaded?"
+    largest = max(abs(a - b) for a, b in zip(old, new, strict=True)) / max(abs(old[0]), 1e-30)
+    tolerance = LOGITS_TOLERANCE[measured.dtype]
+    return f"by {largest:.1e} of the logits' size (tolerance {tolerance:g})" if largest > tolerance else ""
+
+
+def judge(
+    expected: Mapping[Key, Figure],
+    measured: Sequence[Figure],
+    models: Iterable[str],
+    capability: str,
+    skipped: Sequence[str] = (),
+) -> list[Judgement]:
+    """Each measured figure against the expected one, and each expected figure of `models` that nothing measured.
+
+    Metrics that were `skipped` are not missed.
+    """
+    judgements = []
+    failed = {figure.model for figure in measured if figure.metric == FAILED}
+    for figure in measured:
+        if figure.metric == FAILED:
+            judgements.append(Judgement(figure.subject, FAILED, INVALID, {}, figure.value))
+            continue
+        known = expected.get(figure.key)
+        change = difference(known, figure, capability) if known else "not in the file: --update adds it"
+        cells = {"expected": known.shown if known else "", "measured": figure.shown, "change": change}
+        judgements.append(Judgement(figure.subject, figure.metric, DIFFERS if change else OK, cells))
+    found, wanted = {figure.key for figure in measured}, set(models)
+    for key, figure in expected.items():
+        if key not in found and figure.model in wanted - failed and figure.metric not in skipped:
+            cells = {"expected": figure.shown, "measured": "", "change": "nothing measures it any more"}
+            judgements.append(Judgement(figure.subject, figure.metric, DIFFERS, cells))
+    return judgements
+
+
+def updated(
+    expected: Mapping[Key, Figure],
+    measured: Sequence[Figure],
+    models: Iterable[str],
+    capability: str,
+    skipped: Sequence[str] = (),
+) -> list[Figure]:
+    """The figures to write: measured ones where they differ, else those that stand; what was not measured as it is.
+
+    Not measured are other models, and metrics that were `skipped`.
+
+    Raises:
+        BadInput: if a model could not be measured.
+    """
+    failed = [figure for figure in measured if figure.metric == FAILED]
+    if failed:
+        raise BadInput(f"{failed[0].subject} could not be measured, and nothing is written: {failed[0].value}")
+    wanted = set(models)
+    new = []
+    for figure in measured:
+        known = expected.get(figure.key)
+        new.append(known if known and not difference(known, figure, capability) else figure)
+    kept = [f for f in expected.values() if f.model not in wanted or f.metric in skipped]
+    return sorted(new + kept, key=lambda figure: list(MODELS).index(figure.model))

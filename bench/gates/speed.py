@@ -1,0 +1,172 @@
+"""The speed tier: a revision against another, or against what was recorded, in interleaved fresh processes.
+
+Both ways use the engine of every timed figure (`bench.measure.interleaved`). Against a base, the sides are two
+checkouts of this repository under this one's `bench`. Without one, a model is measured beside an anchor, and the ratio
+of the two is compared with the recorded ratio: what a slow day does to both cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import comparability
+from bench.cli import resolution_name
+from bench.gates.margins import cells, change_of, judgement
+from bench.gates.verdict import INVALID, REGRESSION, UNDECIDED, Judgement
+from bench.measure.interleaved import Outcome, measure
+from bench.measure.side import THROUGHPUT, Plan, Side
+from bench.measure.statistics import Ratio
+from bench.records import Record
+
+ANCHOR = "convnext_t"
+RATIO = f"{THROUGHPUT}_ratio"
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a row is judged: `plan` of a first run, and up to `most` rounds in all before it is given up as undecided.
+
+    `progress` is told, in words, what each process does next.
+    """
+
+    margin: float
+    plan: Plan
+    most: int = 18
+    progress: Told = lambda what: None
+
+
+def against_base(base: Side, tip: Side, rules: Rules, told: Told) -> Judgement:
+    """The verdict on `tip`, a model of this revision, against `base`, the same of another.
+
+    A red of the first run is the verdict only if a second run, with fresh processes throughout, is red too.
+    """
+    subject = f"{tip.model} {tip.form} {_size(tip)}"
+    first, outcome = _decided(base, tip, rules)
+    if first is None:
+        return _invalid(subject, outcome)
+    found = judgement(subject, THROUGHPUT, first, rules.margin)
+    if found.verdict != REGRESSION:
+        return found
+    told(f"{subject}: slower, once; measured again to confirm")
+    second, outcome = _decided(base, tip, rules)
+    if second is None:
+        return _invalid(subject, outcome)
+    again = judgement(subject, THROUGHPUT, second, rules.margin)
+    if again.verdict == REGRESSION:
+        return replace(again, reason=f"{again.reason}; a first run said {first.value:.3f}")
+    return replace(again, reason=f"a first run said {first.value:.3f}, a second did not confirm it; {again.reason}")
+
+
+def _decided(base: Side, tip: Side, rules: Rules) -> tuple[Ratio | None, Outcome]:
+    """The ratio of tip to base; None if a side cannot be measured, or the machine was too restless all the time."""
+
+    def clear(outcome: Outcome) -> bool:
+        ratio = _ratio(outcome, 1, 0)
+        return ratio is not None and judgement("", "", ratio, rules.margin).verdict != UNDECIDED
+
+    outcome = _rounds([base, tip], rules, clear)
+    return _ratio(outcome, 1, 0), outcome
+
+
+def _ratio(outcome: Outcome, side: int, base: int) -> Ratio | None:
+    return None if outcome.invalid() else outcome.ratio(side, base)
+
+
+def _rounds(sides: Sequence[Side], rules: Rules, clear: Callable[[Outcome], bool]) -> Outcome:
+    """The plan's rounds, and as many more as it takes to be clear, up to the most."""
+    outcome: Outcome | None = None
+    while True:
+        *_, outcome = measure(sides, THROUGHPUT, rules.plan, rules.progress, outcome)
+        if clear(outcome) or outcome.rounds + rules.plan.rounds > rules.most or any(outcome.gone):
+            return outcome
+
+
+def _invalid(subject: str, outcome: Outcome) -> Judgement:
+    told = [*outcome.invalid()]
+    for side, reasons in zip(outcome.sides, outcome.failures, strict=True):
+        told += [f"{side.name}: {reason}" for reason in dict.fromkeys(reasons)]
+    return Judgement(subject, THROUGHPUT, INVALID, {}, "; ".join(told) or "nothing was measured")
+
+
+def beside_anchor(
+    model: Side, anchor: Side, recorded: Sequence[Record], rules: Rules, stamp: dict[str, Any], recording: bool
+) -> tuple[Judgement, Record]:
+    """The verdict on a model's speed relative to the anchor's, against the recorded ratio; and the ratio as a record.
+
+    `stamp` are the record's fields that tell machine, revision and libraries. Where nothing recorded is comparable,
+    nothing is measured, unless it is to be recorded.
+    """
+    subject = f"{model.model} {model.form} {_size(model)}"
+    planned = _planned(model, anchor, stamp)
+    refused = _refused(planned, recorded)
+    if refused and not recording:
+        return Judgement(subject, RATIO, INVALID, {}, f"no recorded ratio to compare: {refused}"), planned
+    outcome = _rounds([model, anchor], rules, lambda outcome: not outcome.invalid())
+    ratio = _ratio(outcome, 0, 1)
+    if ratio is None:
+        return _invalid(subject, outcome), planned
+    backend = next((str(found.warm.get("backend", "")) for found in outcome.of(0)), "")
+    record = replace(
+        planned, value=ratio.value, lo=ratio.lo, hi=ratio.hi, n=ratio.n, samples=ratio.samples, backend=backend
+    )
+    paired = comparability.pair([record], recorded)
+    if not paired.pairs:
+        shown = {"ratio": f"{ratio.value:.3f}"}
+        reason = f"no recorded ratio to compare: {paired.refused[0].reason}"
+        return Judgement(subject, RATIO, INVALID, shown, reason), record
+    ((_, before),) = paired.pairs
+    assert before.value is not None
+    change = change_of(ratio.samples, before.samples or (before.value,))
+    found = judgement(subject, RATIO, change, rules.margin, "; ".join(comparability.differences(record, before)))
+    shown = {"ratio": f"{ratio.value:.3f}", "recorded": f"{before.value:.3f}", **cells(change, rules.margin)}
+    return replace(found, cells=shown), record
+
+
+def _planned(side: Side, anchor: Side, stamp: dict[str, Any]) -> Record:
+    """The ratio of a side to the anchor as `bench.compare --save` would record it, not yet measured."""
+    s = side.settings
+    assert isinstance(s.batch, int), "the batch is decided before a side is made"
+    return Record(
+        model=side.model,
+        form=side.form,
+        metric=RATIO,
+        value=None,
+        unit="ratio",
+        resolution=_size(side),
+        batch=s.batch,
+        dtype=s.dtype,
+        layout=s.layout,
+        compile="none",
+        threads=s.threads,
+        device=s.device,
+        against=f"{anchor.model} {anchor.form}",
+        weights=f"random:{s.seed}",
+        **stamp,
+    )
+
+
+def _refused(planned: Record, recorded: Sequence[Record]) -> str:
+    """Why no recorded ratio can be compared with what is planned, whichever backend will run; empty if one can."""
+    backends = dict.fromkeys(record.backend for record in recorded if record.model == planned.model) or {"": None}
+    pairings = [comparability.pair([replace(planned, value=1.0, backend=b)], recorded) for b in backends]
+    return "" if any(found.pairs for found in pairings) else pairings[-1].refused[0].reason
+
+
+def _size(side: Side) -> str:
+    return resolution_name(side.resolution)
+
+
+def sides(
+    model: str, form: str, resolution: tuple[int, int], settings: Any, roots: Sequence[Path]
+) -> tuple[Side, Side]:
+    """The base's and the tip's side of a row."""
+    labels = ("base", "tip")
+    base, tip = (
+        Side(model=model, form=form, resolution=resolution, settings=settings, root=str(root), label=label)
+        for root, label in zip(roots, labels, strict=True)
+    )
+    return base, tip

@@ -1,0 +1,81 @@
+"""How often does the speed gate cry wolf? `python -m bench.gates.trials --runs 20 --output FILE`.
+
+Each run is `bench.gate --speed --base REV` as a user starts it; with REV the commit itself (the default), nothing
+differs and no verdict may be REGRESSION. FILE (CSV) gets a line a run as soon as it is known; options after `--` are
+the gate's.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import cli
+from bench.cli import BadInput, Parser
+from bench.gates.verdict import REGRESSION
+
+COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
+           "exit code", "options", "reason")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = Parser(prog="bench.gates.trials", description=__doc__)
+    p.add_argument("--runs", type=cli.positive, default=20)
+    p.add_argument("--base", default="HEAD", metavar="REV")
+    p.add_argument("--output", type=Path, required=True, metavar="FILE")
+    p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
+    p.add_argument("options", nargs="*", help="the gate's")
+    args = p.parse_args(argv)
+    cli.check_writable(args.output)
+    counts: Counter[str] = Counter()
+    for i in range(args.runs):
+        row = one_run(args.base, args.options, shlex.split(args.under))
+        write(args.output, row)
+        counts[row["verdict"]] += 1
+        print(f"run {i + 1}: {row['verdict']} {row['speed']} ({row['95 % interval']})", file=sys.stderr, flush=True)
+    print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    return cli.REGRESSION if counts[REGRESSION] else cli.OK
+
+
+def one_run(base: str, options: Sequence[str], under: Sequence[str]) -> dict[str, str]:
+    """What one gate said, by column.
+
+    Raises:
+        BadInput: if it said nothing.
+    """
+    begin, at = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    command = [*under, sys.executable, "-m", "bench.gate", "--speed", "--base", base, "--format", "json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        (row,) = json.loads(done.stdout)["rows"]
+    except ValueError as error:
+        raise BadInput(f"{shlex.join(command)} printed no verdict: {done.stderr.strip()[-300:]}") from error
+    known = {
+        **row,
+        "time": at,
+        "seconds": f"{time.monotonic() - begin:.0f}",
+        "exit code": str(done.returncode),
+        "options": shlex.join(options),
+    }
+    return {name: str(known.get(name, "")) for name in COLUMNS}
+
+
+def write(path: Path, row: dict[str, str]) -> None:
+    """Add a line to the file."""
+    begun = path.exists() and path.stat().st_size > 0
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not begun:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    cli.run("gates.trials", main)

@@ -1,0 +1,64 @@
+"""Revisions of this repository checked out beside it, for as long as they are measured. Imports no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.cli import BadInput
+from bench.paths import REPOSITORY
+
+
+def git(*args: str, repository: Path = REPOSITORY) -> str:
+    """git's answer in the repository.
+
+    Raises:
+        BadInput: with git's own words, if it fails.
+    """
+    command = ["git", "-C", str(repository), *args]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except OSError as error:
+        raise BadInput(f"this needs git: {error.strerror}") from error
+    if done.returncode:
+        raise BadInput(f"git {args[0]} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+    return done.stdout.strip()
+
+
+def commit_of(revision: str, repository: Path = REPOSITORY) -> str:
+    """The full hash that a revision names.
+
+    Raises:
+        BadInput: if there is no such revision.
+    """
+    try:
+        return git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", repository=repository)
+    except BadInput as error:
+        raise BadInput(f"--base {revision}: {repository} has no such revision (is the history fetched?)") from error
+
+
+def uncommitted(repository: Path = REPOSITORY) -> list[str]:
+    """Tracked files that differ from the last commit, and untracked ones of the packages that are measured."""
+    lines = git("status", "--porcelain", "--untracked-files=no", repository=repository).splitlines()
+    packages = ("overlock", "baselines")
+    lines += git("ls-files", "--others", "--exclude-standard", "--", *packages, repository=repository).splitlines()
+    return [line.strip().split(maxsplit=1)[-1] for line in lines]
+
+
+@contextmanager
+def checked_out(*commits: str, repository: Path = REPOSITORY) -> Iterator[list[Path]]:
+    """A worktree of each commit, in a temporary folder; they are gone after it, whatever happens within."""
+    with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder:
+        roots = [Path(folder) / f"{i}-{commit[:12]}" for i, commit in enumerate(commits)]
+        try:
+            for root, commit in zip(roots, commits, strict=True):
+                git("worktree", "add", "--detach", "--quiet", str(root), commit, repository=repository)
+            yield roots
+        finally:
+            for root in roots:
+                if root.exists():
+                    git("worktree", "remove", "--force", str(root), repository=repository)
+            git("worktree", "prune", repository=repository)

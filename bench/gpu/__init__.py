@@ -1,0 +1,1 @@
+"""What `python -m bench.gpu_run` is made of."""

@@ -1,0 +1,68 @@
+"""The least time that an operator can take: bytes over bandwidth, multiply-adds and exponentials over their rates.
+
+Each input read once, each output written once, nothing between them. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ITEM = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does in a second."""
+
+    bandwidth: float  # bytes copied, read and written ones counted
+    macs: dict[str, float]  # by dtype, of large matrix products
+    exponentials: float = 0.0  # 0: not known, and left out
+    source: str = ""
+
+
+H200_SPECIFIED = Rates(
+    bandwidth=4.8e12,
+    macs={"bfloat16": 494.7e12, "float16": 494.7e12, "tf32": 247.4e12, "float32": 33.5e12},
+    exponentials=132 * 16 * 1.83e9,
+    source="vendor's data sheet (H200 SXM, dense; 16 special-function results a clock and multiprocessor, 1.83 GHz)",
+)
+"""Specified, not measured."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operator must do at least."""
+
+    bytes: float
+    macs: float
+    exponentials: float = 0.0
+
+    def floor(self, rates: Rates, dtype: str) -> float:
+        """Seconds: bytes over bandwidth or MACs over rate, whichever is more."""
+        return max(self.bytes / rates.bandwidth, self.macs / rates.macs[dtype])
+
+    def exponential_floor(self, rates: Rates) -> float:
+        """Seconds for the exponentials alone; 0 where the rate is not known."""
+        return self.exponentials / rates.exponentials if rates.exponentials else 0.0
+
+
+def contmix_work(
+    batch: int, side: int, kernel: int, heads: int, width: int, dtype: str, backward: bool = False, regions: int = 49
+) -> Work:
+    """ContMix with projected keys, `width` channels a head. Backward: gradients of query, key, value and the tables."""
+    tokens, taps, item = batch * side * side, 25 + kernel**2, ITEM[dtype]
+    maps = tokens * heads * width * item  # of the query; value and output are twice that
+    keys = batch * heads * width * regions * item
+    forward = 5 * maps + keys
+    macs = tokens * heads * width * 2 * taps + batch * heads * width * regions * taps
+    if not backward:
+        return Work(forward, macs, tokens * heads * taps)
+    # read q, v, dO and keys, write dq, dv, dk; logits again, dW = dO v^T, dS pk, dS^T q, p^T dO
+    return Work(8 * maps + 2 * keys, tokens * heads * width * taps * 5, tokens * heads * taps)
+
+
+def depthwise_work(batch: int, channels: int, side: int, kernel: int, dtype: str, backward: bool = False) -> Work:
+    """A depthwise convolution as it is defined; backward: of input and weight."""
+    maps = batch * channels * side * side
+    macs = maps * kernel**2
+    return Work((3 if backward else 2) * maps * ITEM[dtype], (2 if backward else 1) * macs)

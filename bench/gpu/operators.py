@@ -1,0 +1,266 @@
+"""A part of the GPU run: operators one by one, every implementation over its floor, and which one wins where."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
+from bench.gpu.parts import Sink, arguments, sink
+from bench.measure.clock import time_calls
+from bench.measure.environment import now
+from bench.records import Record
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
+STAGES = {"stage 3": (14, 13, 8), "stage 4": (7, 7, 16), "stage 3 at 288": (18, 13, 8), "stage 3 at 384": (24, 13, 8)}
+"""ContMix of OverLoCK-T: side of the map, K, heads of 16 channels."""
+LARGE = {"stage 1": (64, 56, 17), "stage 2": (128, 28, 15), "stage 3": (256, 14, 13), "stage 4": (512, 7, 7)}
+"""Large depthwise convolutions of OverLoCK-T: channels, side of the map, K."""
+SETS = 3  # of inputs, taken in turn, so that a call does not find its own in the cache
+LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
+
+
+class Timer:
+    """Median seconds of a call: blocks of back-to-back calls, after calls that compile and choose."""
+
+    def __init__(self, part: Sink) -> None:
+        self.device = torch.device(part.device)
+        self.block = 0.002 if part.tiny else 0.02
+        self.blocks = 3 if part.tiny else 7
+
+    def __call__(self, call: Callable[[int], Any]) -> tuple[float, list[float]]:
+        time_calls(call, 2, self.device)
+        once = time_calls(call, 1, self.device)[0]
+        calls = max(1, round(self.block / max(once, 1e-7)))
+        samples = [time_calls(call, calls, self.device, i * calls)[0] / calls for i in range(self.blocks)]
+        return statistics.median(samples), samples
+
+
+def record(part: Sink, what: str, form: str, timed: tuple[float, list[float]] | None, **conditions: Any) -> Record:
+    """The record of one timed operator."""
+    value, samples = timed or (None, [])
+    return Record(
+        model=what,
+        form=form,
+        metric="operator_time",
+        value=value,
+        unit="s",
+        resolution=conditions.pop("resolution", "none"),
+        n=len(samples) or None,
+        lo=min(samples, default=None),
+        hi=max(samples, default=None),
+        samples=tuple(samples),
+        method="median of blocks of back-to-back calls in one process, inputs in turn; lo and hi: range",
+        device=part.device,
+        time=now(),
+        **conditions,
+    )
+
+
+def attempt(part: Sink, what: str, form: str, timer: Timer, call: Callable[[int], Any], **conditions: Any) -> Record:
+    """The record of a call, or the one that says why there is none: a failure is a row, not the end."""
+    try:
+        with rounding(str(conditions.get("dtype", ""))):
+            return record(part, what, form, timer(call), **conditions)
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        return record(part, what, form, None, **conditions).failed(f"{type(error).__name__}: {text}")
+
+
+def over_floor(row: Record, work: Work, rates: Rates, dtype: str) -> Iterator[Record]:
+    """The row, and its time over its floor at this machine's measured rates."""
+    yield row
+    if row.value is not None:
+        floor = work.floor(rates, dtype)
+        values = {**row.to_dict(), "metric": "over_floor", "value": row.value / floor, "unit": "ratio", "samples": (),
+                  "lo": None, "hi": None, "n": None, "reasons": (),
+                  "notes": (f"floor {floor:.3e} s: {work.bytes:.3e} bytes, {work.macs:.3e} MACs",)}  # fmt: skip
+        yield Record(**values)
+
+
+@contextlib.contextmanager
+def rounding(dtype: str) -> Iterator[None]:
+    """TF32 in products and convolutions for `tf32`, in neither otherwise."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def peaks(part: Sink, timer: Timer) -> Rates:
+    """This device's copy bandwidth and rates of large matrix products, measured."""
+    length, side = (1 << 16, 64) if part.tiny else (1 << 30, 8192)
+    source, target = (torch.ones(length, dtype=torch.uint8, device=part.device) for _ in range(2))
+    seconds, samples = timer(lambda i: target.copy_(source))
+    bandwidth = 2 * length / seconds
+    rows = [record(part, "machine", "copy", (seconds, samples))]
+    macs = {}
+    for dtype, kind in DTYPES.items():
+        a, b = (torch.randn(side, side, device=part.device).to(kind) for _ in range(2))
+        with rounding(dtype):
+            seconds, samples = timer(lambda i, a=a, b=b: a @ b)  # type: ignore[misc]
+        macs[dtype] = side**3 / seconds
+        rows.append(record(part, "machine", "matrix product", (seconds, samples), dtype=dtype))
+    values = [("copy_bandwidth", "", bandwidth, "bytes/s"), *(("peak_macs", d, v, "MACs/s") for d, v in macs.items())]
+    how = "a copy of 1 GiB; products of 8192 x 8192"
+    rows += [
+        Record(model="machine", form="", metric=metric, value=value, unit=unit, resolution="none", dtype=dtype,
+               device=part.device, time=now(), method=how)
+        for metric, dtype, value, unit in values
+    ]  # fmt: skip
+    part.keep(rows)
+    return Rates(bandwidth, macs, source="measured")
+
+
+def contmix_inputs(part: Sink, batch: int, side: int, kernel: int, heads: int, dtype: str) -> list[list[Tensor]]:
+    """Sets of ContMix's seven inputs, maps channels_last."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        x = torch.randn(shape, generator=generator).to(part.device, DTYPES[dtype])
+        return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
+
+    taps, width = 25 + kernel**2, 4 if part.tiny else 16
+    shapes = (
+        (batch, heads * width, side, side),
+        (batch, heads * width, 7, 7),
+        (batch, 2 * heads * width, side, side),
+        (taps, 49),
+        (taps,),
+        (heads, 9, 9),
+        (heads, 2 * kernel - 1, 2 * kernel - 1),
+    )
+    return [[draw(*shape) for shape in shapes] for _ in range(1 if part.tiny else SETS)]
+
+
+def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
+    """Every backend in OverLoCK-T's stages; `fused` besides in its other launches."""
+    from overlock.contmix import BACKENDS, fused
+
+    stages = {"tiny": (7, 7, 1)} if part.tiny else STAGES
+    dtypes = ["float32"] if part.tiny else list(DTYPES)
+    names = [name for name in ("fused", "tiled", "reference") if not (part.tiny and name == "fused")]
+    batches = [1] if part.tiny else [256, 16, 1]
+    cases = sorted(itertools.product(stages, dtypes, batches), key=lambda c: (batches.index(c[2]), dtypes.index(c[1])))
+    for stage, dtype, batch in cases:
+        if not part.room(2.0, f"ContMix {stage} {dtype} batch {batch}"):
+            continue
+        side, kernel, heads = stages[stage]
+        sets = contmix_inputs(part, batch, side, kernel, heads, dtype)
+        conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": "channels_last"}
+        for name in names:
+            if name == "reference" and (batch > 16 and dtype != "bfloat16"):
+                continue
+            module = BACKENDS[name]
+            for backward in (False, True):
+                if backward and name == "reference":
+                    continue  # autograd follows its steps: it has no backward of its own
+
+                call = _call(module, backward, sets)
+                work = contmix_work(batch, side, kernel, heads, 16, dtype, backward)
+                form = "backward" if backward else "forward"
+                row = attempt(part, f"contmix {stage}", form, timer, call, backend=name, **conditions)
+                part.keep(list(over_floor(row, work, rates, dtype)))
+        if "fused" in names and batch == 256 and dtype == "bfloat16":
+            kind = "shared" if fused.shared_windows(side, side, kernel) else "sliding"
+            before = fused.launches[kind]
+            for launch in fused.SHARED_LAUNCHES if kind == "shared" else fused.SLIDING_LAUNCHES:
+                fused.launches[kind] = launch
+                call = _call(fused, False, sets)
+                part.keep(
+                    [attempt(part, f"contmix {stage}, {launch}", "forward", timer, call, backend="fused", **conditions)]
+                )
+            fused.launches[kind] = before
+
+
+def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[int], Any]:
+    """The i-th call of a backend's forward or backward, its inputs in turn."""
+
+    def call(i: int) -> Any:
+        inputs: Any = sets[i % len(sets)]
+        return module.backward(inputs[2], *inputs, 0.25) if backward else module.forward(*inputs, 0.25)
+
+    return call
+
+
+def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
+    """Large depthwise convolutions by cuDNN, by PyTorch's own kernels and by Triton; the winners go to a file."""
+    from overlock.depthwise_device import Case
+    from overlock.depthwise_device import depthwise as by_triton
+
+    shapes = {"tiny": (2, 7, 5)} if part.tiny else LARGE
+    dtypes = ["float32"] if part.tiny else ["bfloat16", "float16", "tf32", "float32"]
+    batch, winners = 1 if part.tiny else 256, []
+
+    def by_torch(x: Tensor, weight: Tensor, cudnn: bool) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=cudnn, allow_tf32=torch.backends.cudnn.allow_tf32):
+            return F.conv2d(x, weight, None, 1, weight.shape[-1] // 2, 1, len(weight))
+
+    paths: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "cudnn": lambda x, w: by_torch(x, w, True),
+        "native": lambda x, w: by_torch(x, w, False),
+    }
+    if not part.tiny:
+        paths["triton"] = by_triton
+    for dtype, (stage, (channels, side, kernel)), layout in itertools.product(dtypes, shapes.items(), LAYOUTS):
+        if not part.room(2.0, f"depthwise {stage} {dtype} {layout}"):
+            continue
+        kind = DTYPES[dtype]
+        x = (
+            torch.randn(batch, channels, side, side, device=part.device)
+            .to(kind)
+            .contiguous(memory_format=LAYOUTS[layout])
+        )
+        weight, grad = torch.randn(channels, 1, kernel, kernel, device=part.device).to(kind), torch.randn_like(x)
+        x.requires_grad_()
+        weight.requires_grad_()
+        times: dict[str, float] = {}
+        for path, run in paths.items():
+
+            def forward(i: int, run: Any = run, x: Tensor = x, weight: Tensor = weight) -> None:
+                with torch.no_grad():
+                    run(x, weight)
+
+            def both(i: int, run: Any = run, x: Tensor = x, weight: Tensor = weight, grad: Tensor = grad) -> None:
+                torch.autograd.grad(run(x, weight), [x, weight], grad)
+
+            for form, call in (("forward", forward), ("forward and backward", both)):
+                work = depthwise_work(batch, channels, side, kernel, dtype)
+                if form != "forward":
+                    back = depthwise_work(batch, channels, side, kernel, dtype, backward=True)
+                    work = Work(work.bytes + back.bytes, work.macs + back.macs)
+                what = f"depthwise {kernel}x{kernel} {stage}"
+                conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": layout}
+                row = attempt(part, what, form, timer, call, backend=path, **conditions)
+                part.keep(list(over_floor(row, work, rates, dtype)))
+                if row.value is not None and form != "forward":
+                    times[path] = row.value
+        if times and dtype != "tf32":  # a winner holds for float32 as it is, without TF32
+            first = min(times, key=lambda p: times[p])
+            winner = "triton" if first == "triton" else "torch"
+            winners.append({"case": Case.of(x.detach(), kernel), "winner": winner, "seconds": times})
+            (part.folder / "depthwise_winners.json").write_text(json.dumps(winners, indent=1), encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    part = sink(arguments("bench.gpu.operators").parse_args(argv))
+    timer = Timer(part)
+    rates = peaks(part, timer)
+    contmix(part, timer, rates)
+    depthwise(part, timer, rates)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The parts of a GPU run: what each is told, and how its records are kept as they come. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.records import Record
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: a module run in a process of its own, seconds it may take, and what it is for."""
+
+    name: str
+    module: str
+    seconds: float
+    purpose: str
+    arguments: tuple[str, ...] = ()
+    beside: bool = False  # it runs beside the parts before the first that measures
+
+
+PARTS = (
+    Part("compile", "bench.gpu.headline", 110, "compile the headline's models, so that they are in the cache",
+         ("--compile-only",), beside=True),
+    Part("correctness", "bench.gpu.correctness", 110, "kernels against float64, on the device"),
+    Part("operators", "bench.gpu.operators", 80, "each implementation of the operators, over its floor"),
+    Part("headline", "bench.gpu.headline", 160, "the ratios: throughput, interleaved"),
+    Part("training", "bench.gpu.headline", 110, "the ratio of training steps, interleaved", ("--training",)),
+    Part("sweep", "bench.gpu.sweep", 600, "four families: sizes, dtypes, modes; latency, memory, energy, training"),
+)  # fmt: skip
+"""In the order in which they run, the most important first; the last takes what time is left."""
+
+
+@dataclass
+class Sink:
+    """Where a part puts its records: a CSV file that is whole after every one of them."""
+
+    name: str
+    folder: Path
+    environment: dict[str, Any]
+    until: float  # seconds since the epoch
+    tiny: bool
+    device: str
+    run: str
+    dropped: list[str] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Seconds left for this part."""
+        return self.until - time.time()
+
+    def room(self, seconds: float, what: str) -> bool:
+        """Whether `what` still fits; if not, it is noted as dropped."""
+        if self.left >= seconds:
+            return True
+        self.drop(what)
+        return False
+
+    def drop(self, what: str) -> None:
+        self.dropped.append(what)
+        with (self.folder / f"{self.name}.dropped").open("a", encoding="utf-8") as file:
+            file.write(f"{what}\n")
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Append records, stamped with where and when they were measured."""
+        from bench import store
+
+        libraries = self.environment.get("libraries", {})
+        stamp = {
+            **{key: self.environment.get(key, "") for key in ("machine", "python", "driver", "commit")},
+            **{key: libraries.get(key, "") for key in ("torch", "timm")},
+            "dirty": self.environment.get("dirty"),
+            "run": self.run,
+        }
+        store.append(self.folder / f"{self.name}.csv", [replace(record, **stamp) for record in records])
+
+
+def arguments(prog: str) -> argparse.ArgumentParser:
+    """What every part takes."""
+    p = argparse.ArgumentParser(prog=prog)
+    p.add_argument("--name", required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--until", type=float, required=True)
+    p.add_argument("--device", default="cuda")
+    p.add_argument("--run", default="")
+    p.add_argument("--tiny", action="store_true")
+    return p
+
+
+def sink(args: argparse.Namespace) -> Sink:
+    """The sink of a part's arguments; the environment is the one that the run noted when it began."""
+    environment = json.loads((args.out / "environment.json").read_text(encoding="utf-8"))
+    return Sink(args.name, args.out, environment, args.until, args.tiny, args.device, args.run)

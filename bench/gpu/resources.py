@@ -1,0 +1,212 @@
+"""What the Triton kernels take of a GPU, compiled for one that need not be here: `python -m bench.gpu.resources`.
+
+For every launch of OverLoCK-T's operators: registers a thread, spilled bytes, shared memory, instructions of its
+longest loop. It finds what the interpreter cannot: types that do not agree, layouts without an instruction, spills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STAGES = {"stage 3": (14, 13, 8, 16), "stage 4": (7, 7, 16, 16), "stage 3 at 288": (18, 13, 8, 16)}
+"""ContMix of OverLoCK-T: side of the map, K, heads, channels of a head."""
+DEPTHWISE = {"stage 1": (64, 56, 17), "stage 3": (256, 14, 13)}
+"""Large depthwise convolutions: channels, side of the map, K."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """One compiled launch."""
+
+    operator: str
+    kernel: str
+    half: str
+    dtype: str
+    warps: int
+    registers: int
+    spilled: int  # bytes of local memory a thread
+    shared: int  # bytes a program
+    loop: int  # instructions of the longest loop body
+    matrix: int  # matrix instructions in the program
+    programs: int
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[Any, dict[str, Any], dict[str, Any], int]]]:
+    """Within it kernels are not launched: (kernel, arguments, options, programs) of each are noted."""
+    from triton.runtime.jit import JITFunction
+
+    seen: list[tuple[Any, dict[str, Any], dict[str, Any], int]] = []
+
+    def note(self: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
+        names = [p.name for p in self.params]
+        values = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
+        seen.append((self, values, {k: v for k, v in kwargs.items() if k not in names}, grid[0]))
+
+    with mock.patch.object(JITFunction, "run", note):
+        yield seen
+
+
+def compiled(kernel: Any, values: dict[str, Any], options: dict[str, Any], capability: int) -> Any:
+    """The kernel compiled for a capability (90: Hopper), specialised to the arguments as a launch would."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+            aligned = value.data_ptr() % 16 == 0
+        else:
+            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
+            aligned = isinstance(value, int) and value % 16 == 0
+        if aligned:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def _tool(name: str, cubin: bytes, *options: str) -> str:
+    import triton
+
+    tool = Path(str(triton.__file__)).parent / "backends/nvidia/bin" / name
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def _longest_loop(sass: str) -> int:
+    """Instructions between the target of a backward branch and the branch, the most of any."""
+    labels: dict[str, int] = {}
+    count = longest = 0
+    for line in sass.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line.strip()):
+            labels[label[1]] = count
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            count += 1
+            branch = re.search(r"BRA.*`\((\.L_x_\d+)\)", instruction[1])
+            if branch and branch[1] in labels and count - labels[branch[1]] > 8:
+                longest = max(longest, count - labels[branch[1]])
+    return longest
+
+
+def measure(operator: str, dtype: str, launch: Callable[[], Any], capability: int) -> Iterator[Resources]:
+    """Compile what `launch` would launch."""
+    with recorded() as seen:
+        launch()
+    for kernel, values, options, programs in seen:
+        program = compiled(kernel, values, options, capability)
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", _tool("cuobjdump", program.asm["cubin"], "--dump-resource-usage"))
+        assert usage is not None
+        sass = _tool("nvdisasm", program.asm["cubin"])
+        yield Resources(
+            operator=operator,
+            kernel=kernel.__name__,
+            half={0: "5x5", 1: "KxK"}.get(values.get("HALF", -1), ""),
+            dtype=dtype,
+            warps=options.get("num_warps", 4),
+            registers=int(usage[1]),
+            spilled=int(usage[2]),
+            shared=program.metadata.shared,
+            loop=_longest_loop(sass),
+            matrix=len(re.findall(r"\b(?:HGMMA|HMMA)\.", sass)),
+            programs=programs,
+        )
+
+
+def contmix_launches(side: int, k: int, heads: int, width: int, dtype: str, batch: int, backward: bool) -> None:
+    """Launch ContMix of these sizes on empty tensors."""
+    from overlock.contmix import fused
+
+    def empty(*shape: int) -> torch.Tensor:
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return torch.empty(shape, dtype=DTYPES[dtype], memory_format=layout)
+
+    value = empty(batch, 2 * heads * width, side, side)
+    inputs = (
+        empty(batch, heads * width, side, side),
+        empty(batch, heads * width, 7, 7),
+        value,
+        empty(25 + k * k, 49),
+        empty(25 + k * k),
+        empty(heads, 9, 9),
+        empty(heads, 2 * k - 1, 2 * k - 1),
+    )
+    with mock.patch.object(fused, "_precision", return_value="ieee"):
+        if backward:
+            fused.backward(value, *inputs, 0.25)
+        else:
+            fused.forward(*inputs, 0.25)
+
+
+def depthwise_launches(channels: int, side: int, k: int, dtype: str, batch: int, backward: bool) -> None:
+    """Launch a depthwise convolution of these sizes on empty tensors."""
+    from overlock import depthwise_device
+
+    x = torch.empty(batch, channels, side, side, dtype=DTYPES[dtype])
+    weight = torch.empty(channels, 1, k, k, dtype=DTYPES[dtype])
+    constants = {"K": k, "S": 1 << (k + 14).bit_length(), "PRECISION": "ieee"}
+    with mock.patch.object(depthwise_device, "_constants", return_value=constants):
+        if backward:
+            depthwise_device.depthwise_backward_op(x, x, weight)
+        else:
+            depthwise_device.depthwise_op(x, weight, None)
+
+
+def everything(
+    dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int, depthwise: bool
+) -> Iterator[Resources]:
+    """All launches of ContMix in these stages, and of the depthwise convolutions, forward and backward."""
+    for dtype in dtypes:
+        for stage in stages:
+            for backward in (False, True):
+                sizes = (*STAGES[stage], dtype, batch, backward)
+                yield from measure(f"contmix {stage}", dtype, lambda s=sizes: contmix_launches(*s), capability)  # type: ignore[misc]
+        for stage, shape in DEPTHWISE.items() if depthwise else ():
+            for backward in (False, True):
+                case = (*shape, dtype, batch, backward)
+                yield from measure(f"depthwise {stage}", dtype, lambda s=case: depthwise_launches(*s), capability)  # type: ignore[misc]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="bench.gpu.resources", description=__doc__.splitlines()[0] if __doc__ else "")
+    p.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["bfloat16"])
+    p.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    p.add_argument("--batch", type=int, default=256)
+    p.add_argument("--capability", type=int, default=90, help="90 is Hopper (default)")
+    p.add_argument("--no-depthwise", action="store_true")
+    p.add_argument("--format", choices=("markdown", "json"), default="markdown")
+    args = p.parse_args(argv)
+    rows = [asdict(r) for r in everything(args.dtypes, args.stages, args.batch, args.capability, not args.no_depthwise)]
+    if args.format == "json":
+        print(json.dumps(rows))
+        return 0
+    from tabulate import tabulate
+
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

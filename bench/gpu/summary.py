@@ -1,0 +1,126 @@
+"""The end of a GPU run: its ratios, operators and losses as a short text. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.records import Record
+
+TARGETS = {
+    "OverLoCK-T deploy / ConvNeXt-B": (1.3, 2.2),
+    "OverLoCK-T deploy / its plain form": (2.5, 5.0),
+    "OverLoCK-XT / ConvNeXt-T, training step": (0.6, 1.0),
+}
+"""Ratio -> what it must reach, and what is aimed at: bfloat16, batch 256, 224x224, the best configuration of each."""
+FLOOR_TARGET = (4.0, 2.0)  # ContMix of stage 3, bfloat16, forward: time over its floor
+MEMORY_TARGET = (1.0, 0.7)  # OverLoCK-T's peak at inference over ConvNeXt-B's
+
+NOT_MEASURED = "not measured"
+
+
+def read(out: Path) -> dict[str, list[Record]]:
+    """The records of each part's file; a file that cannot be read loses itself alone."""
+    from bench import store
+    from bench.cli import BadInput
+
+    found: dict[str, list[Record]] = {}
+    for file in sorted(out.glob("*.csv")):
+        try:
+            found[file.stem] = store.read(file)
+        except BadInput as error:
+            print(f"{file.name}: {error}")
+    return found
+
+
+def ratios(records: Mapping[str, Sequence[Record]]) -> list[tuple[str, float | None, str, tuple[float, float]]]:
+    """(what, value, interval, (must, aim)) of the five figures that the run is for."""
+    every = [r for rows in records.values() for r in rows]
+    found: list[tuple[str, float | None, str, tuple[float, float]]] = []
+    for name, target in TARGETS.items():
+        row = next((r for r in every if r.against and any(note.startswith(name) for note in r.notes)), None)
+        interval = (
+            f"{row.lo:.2f} to {row.hi:.2f}, {row.n} rounds" if row and row.lo is not None and row.hi is not None else ""
+        )
+        found.append((name, row.value if row else None, interval, target))
+    floor = [r for r in every if r.metric == "over_floor" and r.model == "contmix stage 3" and r.form == "forward"]
+    fused = next((r for r in floor if r.backend == "fused" and r.dtype == "bfloat16" and r.batch == 256), None)
+    found.append(("fused ContMix, stage 3 of T: time over its floor", fused.value if fused else None, "", FLOOR_TARGET))
+    peaks = {r.model: r.value for r in records.get("headline", ()) if r.metric == "memory" and r.value}
+    ratio = peaks["overlock_t"] / peaks["convnext_b"] if {"overlock_t", "convnext_b"} <= peaks.keys() else None
+    found.append(("peak memory, OverLoCK-T / ConvNeXt-B", ratio, "", MEMORY_TARGET))
+    return found
+
+
+def _verdict(value: float | None, target: tuple[float, float]) -> str:
+    if value is None:
+        return NOT_MEASURED
+    must, aim = target
+    more = aim > must
+    if (value >= aim) if more else (value <= aim):
+        return "aim reached"
+    return "reached" if ((value >= must) if more else (value <= must)) else "missed"
+
+
+def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str, str, float, str]], dry: bool) -> str:
+    """The text, the ratios last."""
+    from bench.measure.environment import describe
+
+    records = read(out)
+    lines = [f"Measured on {describe(dict(environment))}."]
+    if dry:
+        lines.append("Dry run: tiny models on a CPU. The figures test the script and mean nothing.")
+    lines += [
+        "",
+        tabulate([(name, f"{s:.0f}", how) for name, _, s, how in parts], ("part", "s", "how it went"), "github"),
+    ]
+    for file in sorted(out.glob("*.dropped")):
+        dropped = file.read_text(encoding="utf-8").splitlines()
+        lines.append(f"\n{file.stem}: no time for {len(dropped)} rows: {'; '.join(dropped)}")
+    operators = [r for r in records.get("operators", ()) if r.metric == "operator_time"]
+    if operators:
+        over = {_key(r): r.value for r in records["operators"] if r.metric == "over_floor"}
+        rows: list[tuple[Any, ...]] = [
+            (r.model, r.form, r.backend, r.dtype, r.layout, r.batch, _time(r), _number(over.get(_key(r))))
+            for r in operators
+        ]
+        lines += [
+            "",
+            tabulate(rows, ("operator", "pass", "by", "dtype", "layout", "batch", "us", "x floor"), "github"),
+        ]
+    models = [r for name in ("headline", "training", "sweep") for r in records.get(name, ()) if not r.against]
+    if models:
+        rows = [
+            (r.model, r.form, r.resolution, r.batch, r.dtype, r.backend, r.compile, r.metric, _figure(r), r.unit)
+            for r in models
+        ]
+        headings = ("model", "form", "size", "batch", "dtype", "ContMix", "compile", "metric", "value", "unit")
+        lines += ["", tabulate(rows, headings, "github", disable_numparse=True)]
+    shown = [
+        (what, _number(value) or NOT_MEASURED, interval, f"{target[0]:g}", f"{target[1]:g}", _verdict(value, target))
+        for what, value, interval, target in ratios({} if dry else records)
+    ]
+    columns = ("ratio", "measured", "95 % interval", "must", "aim", "verdict")
+    lines += ["", tabulate(shown, columns, "github", disable_numparse=True)]
+    return "\n".join(lines)
+
+
+def _key(r: Record) -> tuple[object, ...]:
+    return r.model, r.form, r.backend, r.dtype, r.layout, r.batch, r.resolution
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _time(r: Record) -> str:
+    return f"{r.value * 1e6:.1f}" if r.value is not None else "; ".join(r.reasons)[:60]
+
+
+def _figure(r: Record) -> str:
+    if r.value is None:
+        return "; ".join(r.reasons)[:60] or NOT_MEASURED
+    return f"{r.value:.4g}" + ("" if r.valid else " (invalid)")

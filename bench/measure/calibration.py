@@ -1,0 +1,47 @@
+"""This machine's own spread, as `python -m bench.calibrate` found it: read where differences are judged.
+
+Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.records import Record
+
+SPREAD, VISIBLE, CANARY = "aa_spread", "smallest_visible", "canary_spread"
+"""Metrics of a calibration: the standard deviation of the log-ratio of a run of a model against itself, the smallest
+difference that a default run tells nine times in ten, and how far the canary moves in an undisturbed process."""
+
+
+def latest(machine: str) -> dict[str, Record]:
+    """The last calibration's records by metric; empty if this machine has none."""
+    from bench import store
+
+    folder = store.results_folder() / machine
+    if not machine or not folder.is_dir() or not list(folder.glob("*.csv")):
+        return {}
+    found = [r for r in store.read(folder) if r.metric in (SPREAD, VISIBLE, CANARY) and r.value is not None]
+    return {r.metric: r for r in sorted(found, key=lambda r: r.time)}
+
+
+def sentence(found: dict[str, Record]) -> str:
+    """One line for people."""
+    if SPREAD not in found or VISIBLE not in found:
+        return "This machine is not calibrated: python -m bench.calibrate tells what differences it can see."
+    spread, visible = found[SPREAD], found[VISIBLE]
+    return (
+        f"Calibration of {spread.time[:10]}: a model against itself spreads by {spread.value:.2%} from run to run; "
+        f"a run of {visible.n} rounds sees differences from {visible.value:.1%} on."
+    )
+
+
+def canary_limit(found: dict[str, Record], least: float) -> float:
+    """How far the canary may move: `least`, or more where the calibration found it to move further undisturbed."""
+    record = found.get(CANARY)
+    return max(least, record.value) if record is not None and record.value is not None else least
+
+
+def samples_of(records: Sequence[Record]) -> list[float]:
+    """All samples of several records."""
+    return [value for record in records for value in record.samples]

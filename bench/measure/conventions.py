@@ -1,0 +1,160 @@
+"""Which way of counting gives each published FLOPs figure: `python -m bench.measure.conventions`.
+
+No source says which tool it counted with. Each figure is held against several conventions, the plainest first, and is
+explained by the first that rounds to it; where none does, the nearest is named with its distance.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import cli
+from bench.cli import Parser
+from bench.models import MODELS, Entry
+from bench.published import Figure, all_figures
+
+CONVENTIONS: Mapping[str, str] = {
+    "defined": "all convolutions, linear layers, matrix products and ContMix, deploy form without the auxiliary head",
+    "no aggregation": "the same without ContMix's aggregation, which runs in a kernel that counters cannot see",
+    "no contmix": "the same without any of ContMix's products",
+    "training form": "as `defined`, on the training form without the auxiliary head",
+    "training form, auxiliary head": "as `defined`, on the training form with the auxiliary head",
+    "fvcore default": "as `defined`, with norms, pooling and resizing as fvcore counts them by default",
+    "fvcore default, no aggregation": "the same without ContMix's aggregation",
+    "fvcore default, training form": "as `fvcore default`, on the training form without the auxiliary head",
+}
+"""Conventions tried, the plainest first, and what they count."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A published figure and the convention that gives it; `nearest` where none does, with its relative distance."""
+
+    figure: Figure
+    convention: str  # empty: none of ours
+    nearest: str
+    counted: int  # by the convention, or the nearest
+    off: float  # counted over published, less one
+
+    @property
+    def verdict(self) -> str:
+        return self.convention or "none of ours"
+
+
+def rounds_to(counted: int, figure: Figure) -> bool:
+    """Whether a count, printed with the figure's digits, is the figure."""
+    decimals = len(figure.text.partition(".")[2])
+    return f"{counted / 1e9:.{decimals}f}" == f"{float(figure.text):.{decimals}f}"
+
+
+def explain(figure: Figure, counts: Mapping[str, int]) -> Explanation:
+    """The first convention that rounds to the figure, or the nearest."""
+    found = next((name for name, counted in counts.items() if rounds_to(counted, figure)), "")
+    nearest = found or min(counts, key=lambda name: abs(counts[name] - figure.value))
+    return Explanation(figure, found, nearest, counts[nearest], counts[nearest] / figure.value - 1)
+
+
+@functools.lru_cache(maxsize=64)
+def counts(entry: Entry, resolution: tuple[int, int]) -> Mapping[str, int]:
+    """MACs of one image by each convention that applies to the model; equal ones only by the plainest."""
+    from bench.measure.cost import count_parts
+    from bench.measure.subject import create_on_meta
+
+    structure = entry.family.structure
+    deploy = _Parts(count_parts(create_on_meta(entry, **structure["deploy"]), resolution))
+    found = {
+        "defined": deploy.defined,
+        "no aggregation": deploy.defined - deploy.aggregation,
+        "no contmix": deploy.defined - deploy.contmix,
+    }
+    if "train" in structure:
+        head = "aux_head" in structure["train"]
+        without = {**structure["train"], **({"aux_head": False} if head else {})}
+        training = _Parts(count_parts(create_on_meta(entry, **without), resolution))
+        found["training form"] = training.defined
+        if head:
+            model = create_on_meta(entry, **structure["train"]).train()
+            found["training form, auxiliary head"] = _Parts(count_parts(model, resolution)).defined
+        found["fvcore default, training form"] = training.total
+    found["fvcore default"] = deploy.total
+    found["fvcore default, no aggregation"] = deploy.total - deploy.aggregation
+    plainest: dict[str, int] = {}
+    for name in CONVENTIONS:
+        if name in found and found[name] not in plainest.values():
+            plainest[name] = found[name]
+    return plainest
+
+
+class _Parts:
+    """A count by operator: norms, pools and resizing apart."""
+
+    def __init__(self, by_operator: Mapping[str, int]) -> None:
+        from bench.measure.cost import LEFT_OUT
+
+        names = {name.partition("::")[2] for name in LEFT_OUT}
+        self.total = sum(by_operator.values())
+        self.defined = sum(n for name, n in by_operator.items() if name not in names)
+        self.contmix = sum(n for name, n in by_operator.items() if name.startswith("contmix"))
+        self.aggregation = by_operator.get("contmix aggregation", 0)
+
+
+def published() -> list[tuple[Entry, Figure]]:
+    """Every published FLOPs figure of a registered classifier, with its model."""
+    by_name = {name: entry for entry in MODELS.values() for name in entry.published}
+    return [(by_name[f.model], f) for f in all_figures() if f.metric == "flops" and f.model in by_name]
+
+
+def explanations(models: Sequence[str] | None = None) -> list[Explanation]:
+    """Every published FLOPs figure, explained."""
+    found = []
+    for entry, figure in published():
+        if models is None or entry.name in models:
+            side = int(figure.resolution)
+            found.append(explain(figure, counts(entry, (side, side))))
+    return found
+
+
+def table(found: Sequence[Explanation]) -> str:
+    """A Markdown table of explanations."""
+    from tabulate import tabulate
+
+    rows: list[list[Any]] = [
+        [e.figure.model, e.figure.resolution, e.figure.text, e.verdict,
+         f"{e.counted / 1e9:.3f}" + ("" if e.convention else f" ({e.nearest})"), f"{e.off:+.1%}",
+         e.figure.source.split(" ")[0]]
+        for e in found
+    ]  # fmt: skip
+    headings = ["model", "size", "published G", "reproduced by", "counted G", "off", "source"]
+    return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.measure.conventions", description=__doc__)
+    p.add_argument("--models", nargs="+", metavar="MODEL", help="short names (default: all)")
+    p.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    found = explanations(args.models)
+    if not found:
+        raise cli.BadInput(f"no published FLOPs of {' '.join(args.models)}: the suite has {', '.join(MODELS)}")
+    tally = Counter(e.verdict for e in found)
+    lines = [table(found), "", *(f"- {name}: {what}" for name, what in CONVENTIONS.items()), ""]
+    lines.append("; ".join(f"{name}: {n} of {len(found)}" for name, n in tally.most_common()))
+    print("\n".join(lines))
+    if args.output:
+        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"wrote {args.output}", file=sys.stderr)
+    return cli.OK
+
+
+if __name__ == "__main__":
+    cli.run("measure.conventions", main)

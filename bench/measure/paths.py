@@ -1,0 +1,47 @@
+"""Which operators and kernels really ran, from PyTorch's profiler: what a name like `auto` came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from bench.measure.clock import synchronise
+
+SHARE = 0.01
+"""Operators with less than this share of the time are not told."""
+
+
+def ran(work: Any) -> dict[str, float]:
+    """Operators (kernels on CUDA) of one call and their share of its time, the largest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    device = work.subject.device
+    on_cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities, acc_events=True) as profiler:
+        work.call(0)
+        synchronise(device)
+    times: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        time = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        if time > 0 and not (on_cuda and event.device_type != torch.autograd.DeviceType.CUDA):
+            times[event.key[:80]] += time
+    total = sum(times.values())
+    return {name: round(time / total, 4) for name, time in times.most_common() if time >= SHARE * total}
+
+
+def depthwise_path(shares: dict[str, float]) -> str:
+    """What ran the convolutions, in a word or two; empty if none is among `shares`."""
+    marks = {
+        "mkldnn_convolution": "oneDNN",
+        "mkldnn::_convolution_pointwise": "oneDNN, fused",
+        "onednn": "oneDNN",
+        "_slow_conv2d": "slow_conv2d",
+        "thnn_conv2d": "slow_conv2d",
+        "conv_depthwise2d": "native depthwise",
+        "cudnn": "cuDNN",
+        "fft": "FFT",
+    }
+    return ", ".join(dict.fromkeys(word for name in shares for mark, word in marks.items() if mark in name))

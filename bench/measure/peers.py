@@ -1,0 +1,145 @@
+"""The same model timed as others time it: `python -m bench.measure.peers`.
+
+In each of several fresh processes the suite's blocks, timm's `benchmark.py` method (its runner's loop: the mean of
+steps that are each waited for) and `torch.utils.benchmark` (its Timer's median) take turns on one model, batch and
+dtype. The harness's own share is that of a block of calls to a model that does nothing. Printed is each peer's time
+relative to ours with its 95 % interval over processes. On a CPU all three should agree; on CUDA, waiting for each step
+costs what launching does not hide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from statistics import median
+from typing import Any
+
+from bench import cli
+from bench.cli import BadInput, Parser
+from bench.measure.job import Settings, automatic_batch
+from bench.measure.process import STEADY_ALLOCATOR, environment
+from bench.measure.side import Side
+from bench.measure.statistics import Ratio, ratio_of_rounds
+
+OURS, TIMM, TORCH = "bench.measure.speed", "timm's benchmark.py", "torch.utils.benchmark"
+HARNESS = "harness"
+TURNS = 4
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.measure.peers", description=__doc__)
+    p.add_argument("--model", default="convnext_t", metavar="MODEL")
+    p.add_argument("--form", choices=("train", "deploy"), default="deploy")
+    p.add_argument("--resolution", type=cli.resolution, default=(224, 224), metavar="SIZE")
+    p.add_argument("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    p.add_argument("--device", default="cpu", type=cli.device)
+    p.add_argument("--threads", type=cli.positive, metavar="N")
+    p.add_argument("--rounds", type=cli.positive, default=6, help="fresh processes")
+    p.add_argument("--seconds", type=float, default=1.0, help="of each method in each of its turns, about")
+    p.add_argument("--child", help=argparse.SUPPRESS)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.child:
+        request = json.loads(args.child)
+        print(json.dumps(in_this_process(Side.from_dict(request["side"]), request["seconds"])))
+        return cli.OK
+    from bench.measure.environment import physical_cores
+
+    batch = automatic_batch(args.device, args.resolution) if args.batch_size == "auto" else args.batch_size
+    settings = Settings(
+        device=args.device,
+        dtype=args.dtype,
+        layout="channels_last",
+        batch=batch,
+        threads=args.threads or physical_cores(),
+    )
+    side = Side(model=args.model, form=args.form, resolution=args.resolution, settings=settings)
+    rounds = [in_fresh_process(side, args.seconds) for _ in range(args.rounds)]
+    print(f"{args.model} {args.form} {cli.resolution_name(args.resolution)} {args.dtype} batch {batch}, {args.device}:")
+    ours = median(found[OURS] for found in rounds)
+    print(f"  {OURS}: {1e3 * ours:.2f} ms a call, {batch / ours:.2f} images/s")
+    for peer, ratio in compared(rounds).items():
+        print(
+            f"  {peer}: {ratio.value:.4f} of that, 95 % interval {ratio.lo:.4f} to {ratio.hi:.4f}, {ratio.n} processes"
+        )
+    return cli.OK
+
+
+def compared(rounds: Sequence[dict[str, float]]) -> dict[str, Ratio]:
+    """Each peer's seconds a call over ours, from the processes' medians."""
+    return {peer: ratio_of_rounds([found[peer] / found[OURS] for found in rounds]) for peer in (TIMM, TORCH)}
+
+
+def in_fresh_process(side: Side, seconds: float) -> dict[str, float]:
+    """Seconds a call by each method, all in one new process."""
+    request = json.dumps({"side": asdict(side), "seconds": seconds})
+    command = [sys.executable, "-m", "bench.measure.peers", "--child", request]
+    env = STEADY_ALLOCATOR | environment(side.settings.threads)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        raise BadInput(f"{side.name} cannot be timed: {done.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def in_this_process(side: Side, seconds: float) -> dict[str, float]:
+    """Median over turns of each method's seconds a call; the order of the methods turns round each time."""
+    import torch
+
+    from bench.measure import speed, subject
+
+    torch.set_num_threads(side.settings.threads)
+    assert isinstance(side.settings.batch, int)
+    work = speed.Inference(subject.prepare(side, side.settings.batch))
+    one = speed.warm_up(work, 3.0).seconds
+    methods: dict[str, Callable[[], float]] = {
+        OURS: lambda: speed.block(work, one, seconds, each=False, start=0).seconds,
+        TIMM: lambda: timm_method(work, max(2, round(seconds / one))),
+        TORCH: lambda: torch_method(work, seconds),
+    }
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for turn in range(TURNS):
+        for name in list(methods) if turn % 2 == 0 else list(reversed(methods)):
+            times[name].append(methods[name]())
+    nothing = speed.Inference(replace(work.subject, model=torch.nn.Identity()))
+    times[HARNESS] = [speed.block(nothing, 1e-4, 0.1, each=False, start=0).seconds]
+    return {name: median(values) for name, values in times.items()}
+
+
+def timm_method(work: Any, steps: int) -> float:
+    """As timm's InferenceBenchmarkRunner.run: the mean of steps that are each synchronised and timed."""
+    import torch
+
+    from bench.measure.clock import synchronise
+
+    device, total = work.subject.device, 0.0
+    with torch.no_grad():
+        for i in range(steps):
+            synchronise(device)
+            begin = time.perf_counter()
+            work.subject.call(i)
+            synchronise(device)
+            total += time.perf_counter() - begin
+    return total / steps
+
+
+def torch_method(work: Any, seconds: float) -> float:
+    """As torch.utils.benchmark's Timer does it: the median of blocks that its blocked_autorange chooses."""
+    import torch
+    from torch.utils import benchmark
+
+    timer = benchmark.Timer("call(0)", globals={"call": work.call}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=seconds).median)
+
+
+if __name__ == "__main__":
+    cli.run("measure.peers", main)

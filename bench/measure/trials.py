@@ -1,0 +1,89 @@
+"""Does the method find what is there, and nothing else? `python -m bench.measure.trials --runs 20 --output FILE`.
+
+Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy slowed by 5 % (`bench.measure.
+planted`). Counted: how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in twenty by design),
+and how often that of the slowed one does, on the slow side. FILE gets every run's records, so the counts can be redone:
+`--summary` only counts.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import cli, store
+from bench.cli import BadInput, Parser
+from bench.records import Record
+
+TWIN, SLOWED, MODEL = "convnext_t_twin", "convnext_t_slowed", "convnext_t"
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.measure.trials", description=__doc__)
+    p.add_argument("--runs", type=cli.positive, default=20)
+    p.add_argument("--batch-size", type=cli.positive, default=2)
+    p.add_argument("--output", type=Path, required=True, metavar="FILE", help="records of all runs (CSV)")
+    p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
+    p.add_argument("--compare", default="", metavar="OPTIONS", help="further options of bench.compare, such as --quick")
+    p.add_argument("--summary", action="store_true", help="measure nothing: count what FILE holds")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if not args.summary:
+        for i in range(args.runs):
+            begin = time.monotonic()
+            records = one_run(args.batch_size, shlex.split(args.under), shlex.split(args.compare))
+            store.append(args.output, records)
+            ratios = {r.model: r for r in records if r.metric == "throughput_ratio"}
+            told = ", ".join(f"{name} {r.value:.3f} [{r.lo:.3f}, {r.hi:.3f}]" for name, r in ratios.items())
+            print(f"run {i + 1}: {told}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    print("\n".join(summary(store.read(args.output))))
+    return cli.OK
+
+
+def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Record]:
+    """The records of one `bench.compare`."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "records.json"
+        command = [*under, sys.executable, "-m", "bench.compare", "--import", "bench.measure.planted"]
+        command += ["--models", TWIN, SLOWED, MODEL, "--metrics", "throughput", "--batch-size", str(batch)]
+        done = subprocess.run(
+            [*command, "--output", str(output), *options], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BadInput(f"a run failed: {done.stderr.strip().splitlines()[-1:]}")
+        return store.read(output)
+
+
+def summary(records: Sequence[Record]) -> list[str]:
+    """Counts of false alarms and of differences seen, with the spread of the ratios."""
+    lines = []
+    for model, what in ((TWIN, "false alarms: the interval excludes 1"), (SLOWED, "seen: the interval is below 1")):
+        ratios = [r for r in records if r.model == model and r.metric == "throughput_ratio" and r.value is not None]
+        if not ratios:
+            continue
+        values = [r.value for r in ratios if r.value is not None]
+        bounds = [(r.lo, r.hi) for r in ratios if r.lo is not None and r.hi is not None]
+        found = sum(hi < 1 or (model == TWIN and lo > 1) for lo, hi in bounds)
+        spread = float(np.std(np.log(values), ddof=1)) if len(values) > 1 else math.nan
+        middle = math.exp(float(np.mean(np.log(values))))
+        valid = sum(r.valid for r in ratios)
+        lines.append(
+            f"{model}: {found} of {len(ratios)} runs {what}; mean ratio {middle:.4f}, "
+            f"spread of runs {spread:.2%}; valid {valid} of {len(ratios)}"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    cli.run("measure.trials", main)

@@ -1,0 +1,46 @@
+"""A progress bar on stderr, with the time that is left; on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Progress:
+    """Steps done of a total, and in words what is under way."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = tqdm(
+            total=0,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar:20}| {elapsed} gone, {remaining} left: {desc}",
+        )
+
+    def total(self, steps: int) -> None:
+        self._bar.reset(total=steps)
+
+    def begun(self, what: str) -> None:
+        self._bar.set_description_str(what)
+
+    def done(self) -> None:
+        self._bar.update(1)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar that is gone when it ends, however it ends."""
+    bar = Progress()
+    try:
+        yield bar
+    finally:
+        bar.close()

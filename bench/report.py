@@ -1,0 +1,140 @@
+"""`python -m bench.report`: tables, a page and figures from the records that this checkout has."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import cli
+from bench.cli import BadInput, Parser
+from bench.paths import REPOSITORY
+
+if TYPE_CHECKING:
+    from bench.reporting.data import Report
+
+PARTS = ("results", "readme", "page", "figures", "latex")
+
+DESCRIPTION = """Make results/README.md, the README's generated table and figure, the page report/index.html, figures
+(PNG, SVG, PDF) and LaTeX tables from all records."""
+
+EPILOG = """Exit codes: 0 written, or up to date; 1 (--check) something is out of date; 2 bad input."""
+
+
+def parser() -> Parser:
+    p = Parser(prog="bench.report", description=DESCRIPTION, epilog=EPILOG)
+    add = p.add_argument
+    add("--results", type=Path, metavar="DIR", help="folder with a folder of records for each machine (default: ours)")
+    add("--output", type=Path, default=Path("report"), metavar="DIR", help="where page, figures and LaTeX go (report/)")
+    add("--readme", type=Path, metavar="FILE", help="the README with the markers (default: beside the results folder)")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    add("--check", action="store_true", help="write nothing; fail if results/README.md or the README is out of date")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from bench.reporting.data import gather
+    from bench.store import machines, results_folder
+
+    results = args.results or results_folder()
+    if not results.is_dir():
+        raise BadInput(f"there is no folder {results}: give --results one that holds <machine>/*.csv")
+    readme = args.readme or (REPOSITORY / "README.md" if not args.results else results.parent / "README.md")
+    if args.check:
+        return check(gather(results), results, readme)
+    if not machines(results):
+        text = f"no records below {results}: python -m bench.compare --models overlock_t convnext_b --save makes some"
+        print(f"bench.report: {text}", file=sys.stderr)
+    if {"page", "figures", "readme"} & set(args.parts):
+        from bench.reporting.page import check_installed
+
+        check_installed()
+    report = gather(results)
+    for path in write(report, args.parts, results, readme, args.output):
+        print(path)
+    return cli.OK
+
+
+def write(report: Report, parts: Sequence[str], results: Path, readme: Path, output: Path) -> list[Path]:
+    """Write the parts; returns what was written.
+
+    Raises:
+        BadInput: if something cannot be written.
+    """
+    from bench.reporting.tables import latex, results_readme
+
+    written: list[Path] = []
+    try:
+        if "results" in parts:
+            written.append(_write(results / "README.md", results_readme(report)))
+        if "readme" in parts and readme.is_file():
+            written += _readme(report, readme)
+        if "page" in parts:
+            from bench.reporting.page import page
+
+            written.append(_write(output / "index.html", page(report)))
+        if "figures" in parts:
+            from bench.plots import figures
+
+            written += figures(report, output / "figures")
+        if "latex" in parts:
+            written += latex(report, output / "latex")
+    except OSError as error:
+        raise BadInput(f"cannot write {error.filename}: {error.strerror}; give --output another folder") from error
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _readme(report: Report, readme: Path) -> list[Path]:
+    """The README's generated parts, where it has markers, and the figure that it shows."""
+    from bench.plots import accuracy_cost, save
+    from bench.reporting import readme as generated
+
+    written = [_write(readme, generated.update(readme, report))]
+    if generated.headline(report):
+        stem = readme.parent / generated.FIGURE_FILE.removesuffix(".svg")
+        written += save(accuracy_cost(report), stem, ("svg",), report.fingerprint)
+    return written
+
+
+def check(report: Report, results: Path, readme: Path) -> int:
+    """Whether the generated files are those of the present records; says which are not."""
+    from bench.reporting import readme as generated
+    from bench.reporting.tables import results_readme
+
+    stale = []
+    present = results / "README.md"
+    if not present.is_file() or present.read_text(encoding="utf-8") != results_readme(report):
+        stale.append(str(present))
+    if readme.is_file():
+        if readme.read_text(encoding="utf-8") != generated.update(readme, report):
+            stale.append(str(readme))
+        figure = readme.parent / generated.FIGURE_FILE
+        marked = f"<!-- bench.report:{generated.FIGURE} -->" in readme.read_text(encoding="utf-8")
+        if marked and generated.headline(report) and _fingerprint(figure) != report.fingerprint:
+            stale.append(str(figure))
+    if stale:
+        print(f"bench.report: out of date: {', '.join(stale)}; run python -m bench.report", file=sys.stderr)
+        return cli.REGRESSION
+    print("up to date")
+    return cli.OK
+
+
+def _fingerprint(figure: Path) -> str:
+    """The fingerprint of the data that an SVG was drawn of."""
+    if not figure.is_file():
+        return ""
+    found = re.search(r"<dc:description>(\w+)</dc:description>", figure.read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
+if __name__ == "__main__":
+    cli.run("report", main)

@@ -1,0 +1,64 @@
+"""The parts of the README that are generated, between markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.cli import BadInput
+from bench.reporting.data import Report, Row, in_words, measured_rows
+from bench.reporting.tables import comparison
+
+TABLE, FIGURE = "table", "figure"
+FIGURE_FILE = "results/figure.svg"
+HEADLINE: tuple[str, ...] = (
+    *("overlock_xt", "overlock_t", "overlock_s", "overlock_b"),
+    *("convnext_t", "convnext_b", "unireplknet_t", "moganet_s", "moganet_b"),
+)
+
+
+def replaced(text: str, parts: Mapping[str, str]) -> str:
+    """`text` with what stands between the markers of each part replaced; parts without markers are left out.
+
+    Raises:
+        BadInput: if a marker is not closed.
+    """
+    for name, content in parts.items():
+        opening, closing = f"<!-- bench.report:{name} -->", f"<!-- /bench.report:{name} -->"
+        if opening not in text:
+            continue
+        if closing not in text.split(opening, 1)[1]:
+            raise BadInput(f"README.md: {opening} is never closed by {closing}")
+        before, rest = text.split(opening, 1)
+        after = rest.split(closing, 1)[1]
+        text = f"{before}{opening}\n\n{content.strip()}\n\n{closing}{after}"
+    return text
+
+
+def parts(report: Report) -> dict[str, str]:
+    """The generated parts: the headline table and the figure; without any measured row they say so."""
+    rows = headline(report)
+    if not rows:
+        return {TABLE: "No records yet: `python -m bench.compare --models ... --save` makes some.", FIGURE: ""}
+    first = rows[0]
+    batches = ", ".join(sorted({str(row.batch) for row in rows if row.batch}))
+    where = f"{in_words(first.machine, report)}; {first.device} {first.dtype}, {first.resolution} x {first.resolution}"
+    under = f"Measured on {where}, {first.form} form, batch {batches}. Published figures are marked as such."
+    alt = "Published top-1 accuracy against multiply-adds and measured throughput"
+    return {TABLE: f"{comparison(rows)}\n\n{under}", FIGURE: f"![{alt}]({FIGURE_FILE})"}
+
+
+def headline(report: Report) -> list[Row]:
+    """Rows of the headline models at 224, of the machine, device and dtype that has most of them."""
+    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in measured_rows(report):
+        usual = row.task == "classification" and row.form == "deploy" and row.resolution == "224"
+        if usual and row.model in HEADLINE and "throughput" in row.cells and row.compile in ("", "none"):
+            groups.setdefault((row.machine, row.device, row.dtype), {}).setdefault(row.model, row)
+    best = max(groups.values(), key=len, default={})
+    return [best[model] for model in HEADLINE if model in best]
+
+
+def update(path: Path, report: Report) -> str:
+    """The README's text with its generated parts as they should be."""
+    return replaced(path.read_text(encoding="utf-8"), parts(report))

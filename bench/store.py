@@ -1,0 +1,271 @@
+"""Records kept on disk: `results/<machine>/*.csv`, one record a line, appended to by whoever measures.
+
+A file is safe to share. Writers take turns by a lock file and add whole lines; a line that a killed writer left
+unfinished (it has no end of line) is passed over by readers and removed by the next writer. A file of an older version
+reads on, and gets the columns that it lacks when it is next written to. Environments are kept beside them, one a run.
+Importing this imports no torch and no pandas.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from bench.cli import BadInput
+from bench.paths import REPOSITORY
+from bench.records import FIELDS, TUPLES, Record, from_dict, from_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+RECORDS = "records.csv"
+ENVIRONMENTS = "environments.jsonl"
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another writer, who holds the lock for some milliseconds."""
+
+_NUMBERS = ("value", "lo", "hi")
+_COUNTS = ("n", "batch", "threads", "version")
+_FLAGS = {"true": True, "false": False}
+
+
+def results_folder() -> Path:
+    """`results/` of the checkout that this package runs from; of the working directory if it is installed."""
+    root = REPOSITORY if (REPOSITORY / "pyproject.toml").is_file() else Path.cwd()
+    return root / "results"
+
+
+def save(records: Sequence[Record], environment: Mapping[str, Any], results: Path | None = None) -> Path:
+    """Keep records and the environment of their run under `results/<machine>/`; returns the file of records.
+
+    The machine's name, the run's and the rest are as they stand in the records: stamp them before.
+
+    Raises:
+        BadInput: if there is no machine in the environment, or it cannot be written.
+    """
+    machine = str(environment.get("machine") or "")
+    if not machine:
+        raise BadInput("these records cannot be kept: their environment names no machine")
+    folder = (results or results_folder()) / machine
+    known = environments(folder)
+    new = sorted({record.run for record in records} - known.keys())
+    if new:
+        text = "".join(json.dumps({"run": run, "environment": dict(environment)}) + "\n" for run in new)
+        _append_text(folder / ENVIRONMENTS, text)
+    append(folder / RECORDS, records)
+    return folder / RECORDS
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Add records to a CSV file, which is made if it does not exist.
+
+    Raises:
+        BadInput: if it cannot be written or is no file of records; what it held before stays.
+    """
+    rows = [_cells(record) for record in records]
+    if not rows:
+        return
+    with _locked(path):
+        columns = _repaired_columns(path)
+        missing = [name for name in FIELDS if name not in columns]
+        if missing:
+            columns = [*columns, *missing]
+            _rewrite(path, columns)
+        _add(path, _text([[row.get(name, "") for name in columns] for row in rows]))
+
+
+def machines(results: Path | None = None) -> list[Path]:
+    """The folders under `results/` that hold records, by name."""
+    return sorted({file.parent for file in (results or results_folder()).glob("*/*.csv")})
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file (CSV or JSON), or of a machine's folder with all its CSV files, in the order written.
+
+    Raises:
+        BadInput: if there is nothing there, or it holds no records.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.csv"))
+        if not files:
+            raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
+        return [record for file in files for record in read(file)]
+    try:
+        content = path.read_text(encoding="utf-8", errors="strict")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read records from {path}: {error}") from error
+    try:
+        return from_json(content)[1] if content.lstrip().startswith("{") else _parse(content, path)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from error
+
+
+def environments(folder: Path) -> dict[str, dict[str, Any]]:
+    """Run -> the environment that it ran in, of a machine's folder; the last one counts where a run has several."""
+    return dict(_environment_lines(folder / ENVIRONMENTS))
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Records as a table with a column for each field; missing numbers are NaN or NA, several values are tuples."""
+    import pandas as pd
+
+    table = pd.DataFrame([record.to_dict() for record in records], columns=list(FIELDS))
+    kinds = {**dict.fromkeys(_NUMBERS, "float64"), **dict.fromkeys(_COUNTS, "Int64"), "dirty": "boolean"}
+    return table.astype({**kinds, "valid": "bool"})
+
+
+def _environment_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(_whole(path.read_text(encoding="utf-8"), path).splitlines(), 1):
+        try:
+            data = json.loads(line)
+            found.append((str(data["run"]), dict(data["environment"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}, line {number}: no environment of a run: {error}") from error
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Within it no other writer touches the file."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=LOCK_TIMEOUT)
+    except Timeout as error:
+        raise BadInput(
+            f"{path} is being written to for more than {LOCK_TIMEOUT:g} s: who holds {path}.lock?"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _append_text(path: Path, text: str) -> None:
+    with _locked(path):
+        _repair(path)
+        _add(path, text)
+
+
+def _add(path: Path, text: str) -> None:
+    """Append and wait until it is on disk; if that fails, the file is as it was."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if path.exists():
+            os.truncate(path, size)
+        raise BadInput(f"cannot write {path}: {error.strerror or error}; nothing was added to it") from error
+
+
+def _whole(content: str, path: Path) -> str:
+    """The part of a file that ends with its last end of line."""
+    whole = content[: content.rfind("\n") + 1]
+    if whole != content:
+        log.warning("%s: its last line was never finished and is left out", path)
+    return whole
+
+
+def _repair(path: Path) -> None:
+    """Remove an unfinished last line; the caller holds the lock."""
+    if path.exists():
+        content = path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end != len(content):
+            log.warning("%s: its last line was never finished and is removed", path)
+            os.truncate(path, end)
+
+
+def _repaired_columns(path: Path) -> list[str]:
+    """The columns of a file whose unfinished last line, if any, is removed; none for a new file."""
+    _repair(path)
+    if not path.exists() or not path.stat().st_size:
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        columns = next(csv.reader(file))
+    _check_columns(columns, path)
+    return columns
+
+
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    if "model" not in columns or "metric" not in columns:
+        raise BadInput(f"{path}: no file of records: its first line names no columns model and metric")
+
+
+def _rewrite(path: Path, columns: Sequence[str]) -> None:
+    """Give a file these columns, empty where it had none; replaced as a whole."""
+    rows: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(_text([columns, *([row.get(name) or "" for name in columns] for row in rows)]), "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _text(rows: Iterable[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _cells(record: Record) -> dict[str, str]:
+    """A record's fields as text without line breaks, so that a line is a record."""
+    return {name: _cell(getattr(record, name)) for name in FIELDS}
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return json.dumps(value)
+    return " ".join(value.splitlines()) if isinstance(value, str) else repr(value)
+
+
+def _parse(content: str, path: Path) -> list[Record]:
+    reader = csv.DictReader(io.StringIO(_whole(content, path), newline=""))
+    _check_columns(reader.fieldnames or (), path)
+    records = []
+    for number, row in enumerate(reader, 2):
+        try:
+            values = {name: _value(name, text) for name, text in row.items() if name in FIELDS and text}
+            records.append(from_dict({"value": None, "unit": "", "form": "", "version": 1, **values}))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return records
+
+
+def _value(name: str, text: str) -> Any:
+    if name in TUPLES:
+        return json.loads(text)
+    if name in ("dirty", "valid"):
+        if text not in _FLAGS:
+            raise ValueError(f"{name} is {text!r}, neither true nor false")
+        return _FLAGS[text]
+    if name in _COUNTS or (name in _NUMBERS and text.lstrip("-").isdecimal()):
+        return int(text)
+    return float(text) if name in _NUMBERS else text

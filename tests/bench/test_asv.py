@@ -1,0 +1,78 @@
+"""asv's side: its configuration installs what the package needs; its benchmarks are the suite's own measurements."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import asv_machine
+from bench.cli import BadInput
+from bench.models import MODELS
+from bench.paths import REPOSITORY
+
+MODULES = ("networks", "operators", "accuracy")
+
+
+def configuration() -> dict[str, object]:
+    text = (REPOSITORY / "asv.conf.json").read_text(encoding="utf-8")
+    return dict(json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)))
+
+
+def test_environments_have_every_dependency_once_and_wheels_come_without() -> None:
+    conf = configuration()
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    needed = set(re.findall(r'"([A-Za-z0-9_.-]+?)[>=<\[]', block[1]))
+    requirements = conf["matrix"]["req"]  # type: ignore[index]
+    assert set(requirements) == needed | {"hatchling"}
+    assert "--no-deps" in str(conf["install_command"])
+    assert "--no-deps --no-build-isolation" in str(conf["build_command"])
+
+
+def test_benchmarks_import_without_torch() -> None:
+    """asv starts a process for each benchmark and parameter."""
+    names = ", ".join(f"bench.asv_benchmarks.{name}" for name in MODULES)
+    code = f"import sys, {names}; assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_methods_are_versioned_and_timings_have_rounds_enough(name: str) -> None:
+    module = importlib.import_module(f"bench.asv_benchmarks.{name}")
+    assert set(getattr(module, "MODELS", ())) <= set(MODELS)
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    assert classes
+    for found in classes:
+        assert found.version == "1"  # type: ignore[attr-defined]
+        for key, function in vars(found).items():
+            if key.startswith("track_") and function.unit == "seconds":
+                assert function.rounds >= 8, "asv calls nothing different with fewer samples"
+
+
+def test_accuracy_is_skipped_where_no_data_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.asv_benchmarks.accuracy import VARIABLE, Top1
+
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(NotImplementedError, match=VARIABLE):
+        Top1().setup("overlock_t")
+
+
+def test_the_machine_is_described_with_gpu_driver_and_torch(tmp_path: Path) -> None:
+    path = tmp_path / "machines.json"
+    path.write_text('{"other": {"machine": "other"}, "version": 1}')
+    assert asv_machine.main(["--file", str(path)]) == 0
+    written = json.loads(path.read_text())
+    (mine,) = (value for key, value in written.items() if key not in ("other", "version"))
+    assert {"machine", "os", "arch", "cpu", "num_cpu", "ram", "gpu", "driver", "torch"} <= set(mine)
+    assert mine["torch"]
+    assert written["other"] == {"machine": "other"}
+    path.write_text("[]")
+    with pytest.raises(BadInput, match="not asv's file"):
+        asv_machine.main(["--file", str(path)])

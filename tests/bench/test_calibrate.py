@@ -1,0 +1,109 @@
+"""Calibration, trials and peers: their arithmetic on made-up outcomes, and one real run of each that is quick."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+from test_interleaved import outcome_of
+
+from bench import calibrate
+from bench.measure import calibration, peers, trials
+from bench.measure.side import DEFAULT
+from bench.measure.statistics import smallest_visible
+from bench.records import Record
+
+
+def calibrated(moves: list[list[float]]) -> dict[str, Record]:
+    outcome = outcome_of(moves, limit=math.inf)
+    for replicates in outcome.replicates:
+        for replicate in replicates:
+            assert replicate is not None
+            canary = replicate.last["canary"]
+            canary |= {"before": {"product": 0.5, "copy": 0.25}, "size": {"product": 10**9, "copy": 10**8}}
+    return {record.metric: record for record in calibrate.records_of(outcome)}
+
+
+def test_calibration_of_a_known_spread() -> None:
+    """Side 1 is twice as fast in every round: the deviation from the known ratio of 1 is log 2, without a spread."""
+    found = calibrated([[0.01, 0.02, 0.03, 0.10], [0.0, 0.0, 0.0, 0.0]])
+    spread, visible = found[calibration.SPREAD], found[calibration.VISIBLE]
+    assert spread.value == pytest.approx(math.log(2) / math.sqrt(DEFAULT.rounds))
+    assert visible.value == pytest.approx(smallest_visible(math.log(2), DEFAULT.rounds))
+    assert len(spread.samples) == 4
+    assert spread.against == "tiny deploy"
+    canary = found[calibration.CANARY]
+    assert canary.value is not None
+    assert 0.03 < canary.value < 0.10
+    assert canary.n == 8
+    assert found["peak_macs"].value == 2e9
+    assert found["copy_bandwidth"].value == 4e8
+    assert {found[name].model for name in ("peak_macs", "copy_bandwidth")} == {"machine"}
+
+
+def test_the_canarys_limit_is_widened_and_never_narrowed() -> None:
+    found = calibrated([[0.04] * 4, [0.04] * 4])
+    assert calibration.canary_limit(found, 0.02) == pytest.approx(0.04)
+    assert calibration.canary_limit(found, 0.05) == 0.05
+    assert calibration.canary_limit({}, 0.02) == 0.02
+
+
+def test_what_people_read() -> None:
+    assert "not calibrated" in calibration.sentence({})
+    text = calibration.sentence(calibrated([[0.0] * 4, [0.0] * 4]))
+    assert f"a run of {DEFAULT.rounds} rounds sees" in text
+
+
+def ratio(model: str, lo: float, hi: float) -> Record:
+    return Record(
+        model=model, form="deploy", metric="throughput_ratio", value=(lo + hi) / 2, unit="ratio", resolution="224",
+        lo=lo, hi=hi,
+    )  # fmt: skip
+
+
+def test_trials_count_false_alarms_and_what_was_seen() -> None:
+    twins = [(0.97, 1.02), (1.01, 1.03), (0.95, 0.99), (0.99, 1.01)]
+    slowed = [(0.93, 0.97), (0.94, 1.01), (1.01, 1.02)]
+    lines = trials.summary(
+        [*(ratio(trials.TWIN, *ends) for ends in twins), *(ratio(trials.SLOWED, *ends) for ends in slowed)]
+    )
+    assert lines[0].startswith("convnext_t_twin: 2 of 4 runs false alarms")
+    assert lines[1].startswith("convnext_t_slowed: 1 of 3 runs seen")
+
+
+def test_too_few_rounds_are_refused() -> None:
+    command = [sys.executable, "-m", "bench.calibrate", "--rounds", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "4 rounds or more" in done.stderr
+
+
+def test_peers_time_one_model_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "resnet10t", "--resolution", "32", "--batch-size", "1", "--threads", "1"]
+    assert peers.main([*options, "--rounds", "2", "--seconds", "0.05"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in (peers.OURS, peers.TIMM, peers.TORCH, "harness"))
+
+
+def test_planted_work_takes_five_per_cent() -> None:
+    """By its own clock: from the model's start the slowed call ends 5 % later than the model itself did."""
+    import time
+
+    import torch
+    from torch import nn
+
+    from bench.measure.planted import Slowed
+
+    class Sleeps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            begin = time.perf_counter()
+            time.sleep(0.1)
+            self.took = time.perf_counter() - begin
+            return x
+
+    model = Sleeps()
+    begin = time.perf_counter()
+    Slowed(model, 0.05)(torch.zeros(1))
+    assert time.perf_counter() - begin >= 1.05 * model.took

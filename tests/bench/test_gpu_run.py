@@ -1,0 +1,192 @@
+"""The GPU run: its script on the CPU with real processes, floors, summary; and what the kernels compile to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import gpu_run
+from bench.gpu.floors import H200_SPECIFIED, contmix_work, depthwise_work
+from bench.gpu.parts import PARTS, Part
+from bench.gpu.summary import NOT_MEASURED, ratios
+from bench.paths import REPOSITORY
+from bench.records import Record
+
+
+def record(**values: Any) -> Record:
+    defaults = {"model": "overlock_t", "form": "deploy", "metric": "throughput_ratio", "value": 1.5, "unit": "ratio",
+                "resolution": "224"}  # fmt: skip
+    return Record(**{**defaults, **values})
+
+
+def test_floor_of_overlock_ts_third_stage() -> None:
+    work = contmix_work(1, 14, 13, 8, 16, "bfloat16")
+    tokens = 196 * 8  # of 8 heads
+    assert work.macs == tokens * 2 * 16 * 194 + 8 * 16 * 49 * 194  # logits and aggregation, 194 taps; projected keys
+    assert work.bytes == 2 * (5 * tokens * 16 + 8 * 16 * 49)  # query, value and output are 1 + 2 + 2 maps
+    assert work.exponentials == tokens * 194
+    assert work.floor(H200_SPECIFIED, "bfloat16") == work.bytes / 4.8e12  # moving is more than multiplying
+    assert depthwise_work(2, 3, 4, 5, "float32").macs == 2 * 3 * 16 * 25
+
+
+def test_ratios_of_the_summary() -> None:
+    found = {what: (value, target) for what, value, _, target in ratios({})}
+    assert len(found) == 5
+    assert {value for value, _ in found.values()} == {None}
+    note = "OverLoCK-T deploy / ConvNeXt-B: a against b, each the best of its configurations"
+    kept = {
+        "headline": [
+            record(against="convnext_b deploy", notes=(note,), lo=1.4, hi=1.6, n=3),
+            record(metric="memory", unit="bytes", value=7.0),
+            record(model="convnext_b", metric="memory", unit="bytes", value=10.0),
+        ],
+        "operators": [
+            record(model="contmix stage 3", form="forward", metric="over_floor", backend="fused", dtype="bfloat16",
+                   batch=256, value=3.0)
+        ],
+    }  # fmt: skip
+    values = {what: value for what, value, _, _ in ratios(kept)}
+    assert values["OverLoCK-T deploy / ConvNeXt-B"] == 1.5
+    assert values["fused ContMix, stage 3 of T: time over its floor"] == 3.0
+    assert values["peak memory, OverLoCK-T / ConvNeXt-B"] == pytest.approx(0.7)
+    assert values["OverLoCK-T deploy / its plain form"] is None
+
+
+CRASHES = "import sys; sys.exit('it went wrong')"
+HANGS = """
+import subprocess, sys, time
+from pathlib import Path
+from bench.gpu.parts import arguments
+args = arguments("hangs").parse_args()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+(args.out / "child.pid").write_text(str(child.pid))
+time.sleep(600)
+"""
+KEEPS = """
+import time
+from bench.gpu.parts import arguments, sink
+from bench.records import Record
+part = sink(arguments("keeps").parse_args())
+part.keep([Record(model="m", form="deploy", metric="throughput", value=2.0, unit="images/s", resolution="224")])
+assert part.room(1.0, "the first row")
+assert not part.room(1e6, "the long row")
+"""
+
+
+def test_a_part_that_crashes_or_hangs_loses_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import store
+
+    for name, code in (("part_crashes", CRASHES), ("part_hangs", HANGS), ("part_keeps", KEEPS)):
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "environment.json").write_text(json.dumps({"machine": "here", "libraries": {"torch": "2"}}))
+    monkeypatch.setattr(gpu_run, "GRACE", 0.5)
+    parts = [Part("hangs", "part_hangs", 2.0, ""), Part("crashes", "part_crashes", 20.0, ""),
+             Part("keeps", "part_keeps", 20.0, "")]  # fmt: skip
+    ended = {e.part.name: e for e in gpu_run.run_parts(parts, out, time.time() + 60, "cpu", dry=True)}
+    assert ended["hangs"].how.startswith("stopped at its time")
+    assert ended["crashes"].how == "ended with code 1: it went wrong"
+    assert ended["keeps"].how == "done"
+    (kept,) = store.read(out / "keeps.csv")
+    assert (kept.value, kept.machine, kept.torch) == (2.0, "here", "2")
+    assert (out / "keeps.dropped").read_text() == "the long row\n"
+    child = int((out / "child.pid").read_text())
+    deadline = time.time() + 5
+    while _runs(child) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_no_time_left_is_said(tmp_path: Path) -> None:
+    (ended,) = gpu_run.run_parts([PARTS[-1]], tmp_path, time.time() + 1, "cpu", dry=True)
+    assert ended.how == "dropped: no time was left"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=env, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--minutes", "0"], "--minutes 0: give a time above 0"),
+        (["--device", "cpu"], "--device cpu: this measures CUDA devices; --dry-run tests the script on a CPU"),
+        ([], "there is no CUDA device here; --dry-run tests the script on a CPU"),
+    ],
+)
+def test_bad_input(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = run("bench.gpu_run", "--out", str(tmp_path / "out"), *arguments, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stderr) == (2, f"bench.gpu_run: error: {words}\n")
+
+
+def test_an_earlier_runs_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "operators.csv").write_text("model,metric\n")
+    done = run("bench.gpu_run", "--out", str(tmp_path), "--dry-run")
+    assert done.returncode == 2
+    assert "there are records of an earlier run; give another folder" in done.stderr
+
+
+@pytest.mark.slow
+def test_dry_run(tmp_path: Path) -> None:
+    from bench import store
+
+    out = tmp_path / "out"
+    done = run("bench.gpu_run", "--out", str(out), "--dry-run", "--minutes", "8", TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+    for part in PARTS:
+        assert any(line.startswith(f"| {part.name} ") and "| done" in line for line in done.stdout.splitlines()), (
+            done.stdout
+        )
+        assert (out / f"{part.name}.csv").exists() == (part.name not in ("compile", "correctness"))
+    metrics = {r.metric for file in out.glob("*.csv") for r in store.read(file)}
+    assert metrics >= {"throughput", "throughput_ratio", "training", "training_ratio", "latency", "memory",
+                       "operator_time", "over_floor", "copy_bandwidth"}  # fmt: skip
+    assert done.stdout.count(NOT_MEASURED) >= 5  # a dry run gives none of the figures
+    assert json.loads((out / "depthwise_winners.json").read_text())
+
+
+def _resources(*arguments: str) -> list[dict[str, Any]]:
+    done = run("bench.gpu.resources", "--format", "json", *arguments)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def test_kernels_compile_for_hopper() -> None:
+    """In a process of its own, without the interpreter; no GPU is needed."""
+    pytest.importorskip("triton")
+    rows = _resources("--stages", "stage 3", "--no-depthwise")
+    kernels = {(r["kernel"], r["half"]) for r in rows}
+    gradients = {(name, half) for name in ("query_kernel", "taps_kernel", "value_kernel") for half in ("5x5", "KxK")}
+    assert kernels == {("sliding_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients}
+    for r in rows:
+        assert r["matrix"] > 0, f"{r['kernel']} has no matrix instructions"
+        assert r["spilled"] <= 128, f"{r['kernel']} spills {r['spilled']} bytes a thread"
+        assert r["shared"] <= 64 << 10, f"{r['kernel']} takes {r['shared']} bytes of shared memory"
+
+
+@pytest.mark.slow
+def test_every_kernel_and_dtype_compiles_for_hopper() -> None:
+    pytest.importorskip("triton")
+    for dtype in ("bfloat16", "float16", "float32"):
+        rows = _resources("--dtypes", dtype)
+        assert len(rows) == 3 * 8 + 2 * 3
+        assert all(r["shared"] <= 200 << 10 for r in rows)
