@@ -185,7 +185,7 @@ class UniRepLKNetStages(nn.Module):
 
     def train(self: Stages, mode: bool = True) -> Stages:
         if mode and self.deploy:
-            raise RuntimeError("the deploy form of UniRepLKNet is for inference only: train the training form instead")
+            raise ValueError("the deploy form of UniRepLKNet is for inference only: train the training form instead")
         return super().train(mode)
 
     @torch.jit.ignore

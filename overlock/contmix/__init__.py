@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -81,7 +82,18 @@ def contmix(
 def contmix_merged(
     query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, bias1: Tensor, bias2: Tensor, scale: float
 ) -> Tensor:
-    """`contmix` for inference, its three biases merged beforehand by `merge_biases` for this map's size."""
+    """`contmix` for inference, its three biases merged beforehand by `merge_biases` for this map's size.
+
+    Raises:
+        ValueError: if the biases are of another number of queries. Those of a turned map (20x30 for 30x20) are of as many
+            and can't be told apart.
+    """
+    queries = {tiled.tiled_queries(*value.shape[-2:], math.isqrt(bias.shape[-1])) for bias in (bias1, bias2)}
+    if {bias1.shape[1], bias2.shape[1]} != queries:
+        raise ValueError(
+            f"biases merged for {bias1.shape[1]} and {bias2.shape[1]} queries do not fit a "
+            f"{value.shape[-2]}x{value.shape[-1]} map: merge them for its size"
+        )
     args = (*_same_dtype(query, key, value, proj_weight, bias1, bias2), scale)
     if is_plain():
         return tiled.forward_merged(*args)

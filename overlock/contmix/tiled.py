@@ -121,6 +121,11 @@ class _Half:
         return flat if p.scatter is None else flat.gather(-1, p.scatter.expand(len(flat), -1, -1))
 
 
+def tiled_queries(height: int, width: int, kernel_size: int) -> int:
+    """Queries of all tiles of a map; tiles may overlap."""
+    return plan(height, width, kernel_size, TILE, torch.device("cpu")).queries.numel()
+
+
 def merge_biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The one bias of each (query, tap), of both kernels: (G, M*b, t), queries in this backend's tile order."""
     sizes = [(rpb.shape[-1] + 1) // 2 for rpb in (rpb1, rpb2)]

@@ -135,7 +135,7 @@ def test_deploy_form_is_saved_loaded_and_refuses_training(tmp_path: Path) -> Non
         assert not model.training
         assert not any(m.training for m in model.modules())
         assert model.eval() is model
-        with pytest.raises(RuntimeError, match="inference only"):
+        with pytest.raises(ValueError, match="inference only"):
             model.train()
     assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
 

@@ -170,6 +170,12 @@ def test_merged_biases(case: Case, dtype: torch.dtype) -> None:
     assert relative_rms(got, truth(case, dtype)["output"]) < (2e-15 if dtype == torch.float64 else 5e-7)
 
 
+def test_merged_biases_of_another_map_are_refused() -> None:
+    (*_, proj_bias, rpb1, rpb2), (*maps, _, _, _) = Case(14, 14, 13).inputs(), Case(15, 14, 13).inputs()
+    with pytest.raises(ValueError, match="do not fit a 15x14 map"):
+        contmix_merged(*maps, *merge_biases(proj_bias, rpb1, rpb2, 14, 14), SCALE)
+
+
 @pytest.mark.parametrize("backend", ALL)
 @pytest.mark.parametrize("wanting", NAMES)
 def test_gradient_of_one_input_alone(backend: str, wanting: str) -> None:
