@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import depthwise_device
 from .depthwise import fast_size
-from .plain import is_plain
+from .plain import is_plain, is_watched
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish"}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
@@ -33,6 +33,8 @@ def why_not_fused(x: Tensor) -> str | None:
         return "spelled out in plain operators"
     if torch.compiler.is_compiling():
         return "traced, for a compiler to fuse"
+    if is_watched():
+        return "traced or counted, operator by operator"
     if x.device.type != "cpu":
         return f"on {x.device.type}"
     if x.dtype not in _FUSED_DTYPES:

@@ -94,11 +94,11 @@ class _Depthwise(ctypes.Structure):
 
 def why_not_native(x: Tensor, kernel_size: int) -> str | None:
     """Why the C kernel does not take the weight gradient of a k x k kernel over x (B, C, H, W); None where it does."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
-        return f"it takes float32 and bfloat16 on a CPU, not {x.dtype} on {x.device.type}"
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return f"it takes float32 and bfloat16, not {x.dtype}"
     if kernel_size not in NATIVE_SIZES or x.shape[1] % NATIVE_LANES:
         return f"it takes kernels of {NATIVE_SIZES} and multiples of {NATIVE_LANES} channels"
-    return native.unavailable()
+    return native.why_not(x)
 
 
 def native_weight_grad(x: Tensor, grad: Tensor, kernel_size: int, dilation: int) -> Tensor:

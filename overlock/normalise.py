@@ -25,7 +25,7 @@ def why_not_in_place(x: Tensor) -> str | None:
         return f"{x.shape[1]} channels are not a multiple of {LANES}"
     if not x.is_contiguous(memory_format=torch.channels_last):
         return "the map is not channels_last"
-    return native.unavailable()
+    return native.why_not(x)
 
 
 class _Grn(ctypes.Structure):

@@ -25,6 +25,11 @@ def is_plain() -> bool:
     return _plain
 
 
+def is_watched() -> bool:
+    """Whether a tracer, a counter or a fake tensor's mode follows each operator: kernels it doesn't know would be lost."""
+    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def under_autocast(device_type: str) -> bool:
     """Whether autocast is on for this kind of device (the meta device has none)."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

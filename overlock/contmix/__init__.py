@@ -85,8 +85,8 @@ def contmix_merged(
     """`contmix` for inference, its three biases merged beforehand by `merge_biases` for this map's size.
 
     Raises:
-        ValueError: if the biases are of another number of queries. Those of a turned map (20x30 for 30x20) are of as many
-            and can't be told apart.
+        ValueError: if the biases are of another number of queries. Those of a turned map (20x30 for 30x20) are of as
+            many and can't be told apart.
     """
     queries = {tiled.tiled_queries(*value.shape[-2:], math.isqrt(bias.shape[-1])) for bias in (bias1, bias2)}
     if {bias1.shape[1], bias2.shape[1]} != queries:

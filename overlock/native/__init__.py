@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from ..plain import is_watched
+
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
@@ -114,6 +116,18 @@ def unavailable() -> str | None:
     """Why there are no native kernels here; None where there are. The first call compiles them, once a machine."""
     found = _library()
     return found if isinstance(found, str) else None
+
+
+def why_not(x: torch.Tensor) -> str | None:
+    """Why a kernel that is called past PyTorch's dispatcher cannot run on x; None where it can.
+
+    A tracer, a counter or a fake tensor must see operators.
+    """
+    if x.device.type != "cpu":
+        return f"it runs on a CPU, not on {x.device.type}"
+    if type(x) is not torch.Tensor or is_watched():
+        return "traced or counted, operator by operator"
+    return unavailable()
 
 
 def call(name: str, *arguments: object) -> None:

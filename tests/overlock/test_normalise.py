@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from contmix_cases import relative_rms
+from golden_tools import image
+from overlock_tools import tiny
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+import overlock
 from overlock import native
 from overlock.normalise import normalise_, why_not_in_place
 
@@ -72,3 +78,18 @@ def test_not_a_number_stays_one() -> None:
 )
 def test_what_it_refuses(x: Tensor, reason: str) -> None:
     assert reason in str(why_not_in_place(x))
+
+
+def test_a_tracer_and_a_counter_see_operators() -> None:
+    """A traced graph without the convolution would be wrong, a count without it too small."""
+    deployed = overlock.deploy(tiny().eval())
+    x, other = (image(i, (1, 3, 64, 96), torch.float32) for i in (0, 1))
+    with torch.inference_mode():
+        traced = torch.jit.trace(deployed, x)
+        assert relative_rms(traced(other), deployed(other).double()) < 1e-6
+        with FlopCounterMode(display=False) as counter:
+            deployed(x)
+    plain = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(deployed).to("meta")(x.to("meta"))
+    assert plain == counter.get_total_flops()
