@@ -56,7 +56,12 @@ def parser() -> Parser:
     add("--import", nargs="+", default=[], dest="imports", metavar="MODULE", help="import these, which register models")
     add("--task", choices=TASKS, default="classification", help="with the head of that task on the backbone")
     add("--head", default="", metavar="NAME", help="of --task detection: maskrcnn (default), cascade, cascade_2fc")
-    add("--rounds", type=cli.positive, metavar="N", help="fresh processes of each model (default 5)")
+    add(
+        "--rounds",
+        type=cli.positive,
+        metavar="N",
+        help="fresh processes of each model (default: 5 to 12, as time allows)",
+    )
     add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
     add("--quick", action="store_true", help="two short rounds: a rough figure, no verdict on differences")
     add("--breakdown", action="store_true", help="instead, where time, MACs, parameters and activations are")
@@ -190,9 +195,13 @@ def broken_down(
 DEFAULT_SIZES = {"classification": (224, 224), "segmentation": (512, 512), "detection": (800, 1280)}
 
 
+TIMING = 65.0
+"""Seconds of rounds of one group of sides, where they are not counted by --rounds: small models get more of them."""
+
+
 def plan_of(quick: bool, rounds: int | None) -> Plan:
     """How long to look, with the canary's limit that this machine's calibration allows."""
-    plan = QUICK if quick else DEFAULT
+    plan = QUICK if quick else replace(DEFAULT, seconds=0.0 if rounds else TIMING)
     return replace(plan, rounds=rounds or plan.rounds)
 
 

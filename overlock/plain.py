@@ -26,7 +26,7 @@ def is_plain() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a tracer, a counter or a fake tensor's mode follows each operator: kernels it doesn't know would be lost."""
+    """Whether a tracer, a counter or a fake tensor follows each operator: kernels unknown to it would get lost."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 ROUNDS = 10
-BACKENDS = ("reference", "tiled")
+BACKENDS = ("reference", "tiled", "native")
 MAPS = (14, 28)
 
 
@@ -20,6 +22,7 @@ class ContMix:
         from torch.utils.benchmark import Timer
 
         from bench.measure.environment import physical_cores
+        from overlock.contmix import BACKENDS as THERE
         from overlock.contmix import contmix
 
         threads = physical_cores()
@@ -27,6 +30,8 @@ class ContMix:
         for side in MAPS:
             inputs = _inputs(side)
             for backend in BACKENDS:
+                if backend not in THERE or THERE[backend].supports(*inputs[:3]) is not None:
+                    continue
                 timer = Timer(
                     "contmix(*inputs, 0.2, backend=backend)",
                     globals={"contmix": contmix, "inputs": inputs, "backend": backend},
@@ -36,6 +41,10 @@ class ContMix:
                     found[f"{backend} {side}"] = float(timer.blocked_autorange(min_run_time=0.3).median)
         return found
 
+    def setup(self, found: dict[str, float], backend: str, side: int) -> None:
+        if f"{backend} {side}" not in found:
+            raise NotImplementedError(f"{backend} cannot run here")
+
     def track_seconds(self, found: dict[str, float], backend: str, side: int) -> dict[str, object]:
         return {"samples": [found[f"{backend} {side}"]], "number": 1}
 
@@ -43,7 +52,7 @@ class ContMix:
     track_seconds.rounds = ROUNDS  # type: ignore[attr-defined]
 
 
-def _inputs(side: int) -> list[object]:
+def _inputs(side: int) -> list[Any]:
     """The operator's seven tensors for one image, 8 heads, 256 query and 512 value channels, kernels 5 and 17."""
     import torch
 

@@ -18,7 +18,7 @@ from bench.measure.environment import physical_cores, state
 from bench.measure.figures import OF_KIND, PRIMARY, records_of
 from bench.measure.job import COST, COST_METRICS, LARGEST_BATCH, MEMORY, Job, Settings, automatic_batch
 from bench.measure.runner import run
-from bench.measure.side import DEFAULT, KINDS, LATENCY, TRAINING, Plan, Side
+from bench.measure.side import DEFAULT, ENERGY_BLOCK, KINDS, LATENCY, TRAINING, Plan, Side
 from bench.models import Entry
 from bench.records import Record, new_run
 
@@ -115,8 +115,10 @@ class Campaign:
                 for group in self._groups():
                     self._time(kind, group, point)
             for kind in self._passes(point):
-                for row in self.rows():
-                    self._pass(kind, row, point)
+                beside = 1 if self.settings.device.startswith("cuda") else physical_cores()
+                rows = self.rows()
+                for i in range(0, len(rows), beside):
+                    self._pass(kind, rows[i : i + beside], point)
 
     def _wanted(self, metrics: Sequence[str]) -> tuple[str, ...]:
         return tuple(metric for metric in metrics if metric in self.metrics)
@@ -253,16 +255,20 @@ class Campaign:
         at = f"{resolution_name(point.resolution)} {point.dtype} batch {1 if kind == LATENCY else settings.batch}"
         outcome: interleaved.Outcome | None = None
         rounds = 0
-        known = interleaved.measure(sides, kind, self.plan, lambda what: self.begun(f"{kind} {at}: {what}"))
+        plan = self.plan
+        if "energy" in metrics and settings.device.startswith("cuda"):
+            plan = replace(plan, block=max(plan.block, ENERGY_BLOCK))
+        known = interleaved.measure(sides, kind, plan, lambda what: self.begun(f"{kind} {at}: {what}"))
         try:
             for outcome in known:  # noqa: B007 (the one object, growing)
                 rounds += 1
-                self.done()
+                if rounds <= self.plan.rounds:
+                    self.done()
             for _ in range(rounds, self.plan.rounds):
                 self.done()
         except KeyboardInterrupt:
             if outcome is not None:
-                outcome.notes.append(f"stopped after {rounds} of {self.plan.rounds} rounds")
+                outcome.notes.append(f"stopped after {rounds} of {max(rounds, self.plan.rounds)} rounds")
                 self._report(outcome, kind, metrics, baseline_again)
             raise
         if outcome is not None:
@@ -280,21 +286,29 @@ class Campaign:
             if not (baseline_again and record.model == self.baseline):
                 self._keep(record)
 
-    def _pass(self, kind: str, row: Row, point: Point) -> None:
-        """Memory or the largest batch, in a fresh process; the layout that was timed holds here too."""
-        settings = self._settings(point)
-        if self._is_known(row, point.resolution, kind, settings):
-            self.done()
+    def _pass(self, kind: str, rows: Sequence[Row], point: Point) -> None:
+        """Memory or the largest batch, in fresh processes that load side by side and measure one after another; the
+        layout that was timed holds here too."""
+        jobs = []
+        for row in rows:
+            settings = self._settings(point)
+            if self._is_known(row, point.resolution, kind, settings):
+                self.done()
+                continue
+            timed = [r for r in self.records if (r.model, r.form, r.metric) == (*row, "throughput")]
+            size = resolution_name(point.resolution)
+            at = [r.layout for r in timed if (r.resolution, r.dtype) == (size, point.dtype) and r.layout != "auto"]
+            if settings.layout == "auto" and at:
+                settings = replace(settings, layout=at[-1])
+            jobs.append([self._job(kind, (kind,), row, point.resolution, settings)])
+        if not jobs:
             return
-        timed = [r for r in self.records if (r.model, r.form, r.metric) == (*row, "throughput") and r.layout != "auto"]
-        at = [r for r in timed if (r.resolution, r.dtype) == (resolution_name(point.resolution), point.dtype)]
-        if settings.layout == "auto" and at:
-            settings = replace(settings, layout=at[-1].layout)
-        self.begun(f"{row[0]} {row[1]} {resolution_name(point.resolution)}: {kind.replace('_', ' ')}")
-        for message in run([[self._job(kind, (kind,), row, point.resolution, settings)]], settings.threads):
+        self.begun(f"{kind.replace('_', ' ')} of {', '.join(job.model for (job,) in jobs)}")
+        for message in run(jobs, self.settings.threads):
             if isinstance(message, Record):
                 self._keep(message)
-        self.done()
+            elif isinstance(message, Job):
+                self.done()
 
 
 def _with(metrics: Sequence[str], kind: str) -> tuple[str, ...]:

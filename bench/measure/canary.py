@@ -34,11 +34,11 @@ class Reading:
 
 
 class Canary:
-    """A matrix product that fits the cache and a copy that does not, on preallocated memory of one device."""
+    """A matrix product that fits a core's caches, and a copy that does not, on preallocated memory of one device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        side, length = (4096, 2**28) if device.type == "cuda" else (512, 2**23)
+        side, length = (4096, 2**26) if device.type == "cuda" else (512, 2**23)
         generator = torch.Generator().manual_seed(0)
         self._a, self._b = (torch.randn(side, side, generator=generator).to(device) for _ in range(2))
         self._out = torch.empty_like(self._a)

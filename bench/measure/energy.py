@@ -8,9 +8,6 @@ import torch
 
 from bench.measure import nvml
 
-LEAST_SECONDS = 2.0
-"""The counter moves in steps of 20 to 100 ms: a block this long knows its energy to a few per cent."""
-
 
 def joules(device: torch.device) -> float | None:
     """Energy that the device has used so far; None where nothing tells."""

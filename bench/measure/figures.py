@@ -27,7 +27,7 @@ METHODS = {
     "latency": f"{INTERVAL}; each process: median of single calls, each waited for",
     "latency_p90": "90th percentile of all processes' single calls; lo and hi: range of the processes' own",
     "latency_p99": "99th percentile of all processes' single calls; lo and hi: range of the processes' own",
-    "training": f"{INTERVAL}; each process: median of blocks of steps (forward, loss, backward, AdamW)",
+    "training": f"{INTERVAL}; each process: median of blocks of steps (forward, loss, backward, fused AdamW)",
     "cold_start": f"{INTERVAL}; the first call of a process, model loaded",
     "compile_time": f"{INTERVAL}; the first call of a compiled model less a steady one",
     "energy": f"{INTERVAL}; NVML's energy counter over a block, idle power included",

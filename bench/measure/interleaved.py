@@ -12,6 +12,7 @@ elsewhere they wait beside each other, and fall back to one after another if mem
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from typing import Any
 
 from bench.cli import BadInput
 from bench.measure.process import Failed, SideProcess
-from bench.measure.side import DEFAULT, THROUGHPUT, Plan, Side
-from bench.measure.statistics import Ratio, ratio_of_rounds
+from bench.measure.side import DEFAULT, MOST_ROUNDS, THROUGHPUT, Plan, Side
+from bench.measure.statistics import ODD, Ratio, odd_round, ratio_of_rounds
 from bench.records import OUT_OF_MEMORY
 
 Progress = Callable[[str], None]
@@ -92,10 +93,19 @@ class Outcome:
         """The rounds that no canary disturbed."""
         return [r for r in range(self.rounds) if not self.disturbed(r)]
 
-    def counted(self) -> list[int]:
-        """The rounds that figures are computed from: the undisturbed ones if they are half of all or more, else all."""
+    def odd(self) -> int | None:
+        """The one round that a process far off its side's others makes useless, if there is one."""
         clean = self.clean()
-        return clean if 2 * len(clean) >= self.rounds else list(range(self.rounds))
+        seconds = [[found.seconds if (found := of_side[r]) else None for r in clean] for of_side in self.replicates]
+        odd = odd_round(seconds)
+        return None if odd is None else clean[odd]
+
+    def counted(self) -> list[int]:
+        """The rounds that figures are computed from: undisturbed, and without an odd one; all if half are disturbed."""
+        clean = self.clean()
+        if 2 * len(clean) < self.rounds:
+            return list(range(self.rounds))
+        return [r for r in clean if r != self.odd()]
 
     def invalid(self) -> tuple[str, ...]:
         """Why no figure of this measurement is valid: the canary moved in most rounds."""
@@ -145,11 +155,14 @@ class Outcome:
             )
         if any(r.last.get("launch_bound") for r in found):
             notes.append("launch bound: the host is no quicker than the device")
-        aside = self.rounds - len(self.counted())
-        if aside:
+        aside = self.rounds - len(self.clean())
+        if aside and not self.invalid():
             notes.append(
                 f"{aside} of {self.rounds} rounds set aside: the canary moved over {self.plan.canary_limit:.1%}"
             )
+        odd = self.odd()
+        if odd is not None and odd not in self.counted():
+            notes.append(f"round {odd + 1} set aside: a process over {ODD:g} times off its side's other ones")
         lost = self.failures[side]
         if lost and found:
             count = f"{len(lost)} process{'es' if len(lost) > 1 else ''}"
@@ -176,12 +189,20 @@ def measure(
         count = len(sides)
         outcome = Outcome(list(sides), plan, [[] for _ in range(count)], [[] for _ in range(count)], [False] * count)
     run = _Run(outcome, kind, plan, told)
-    done = outcome.rounds
-    for r in range(done, done + plan.rounds):
-        if all(outcome.gone):
+    done, begin = outcome.rounds, time.monotonic()
+    while not all(outcome.gone):
+        r = outcome.rounds
+        enough = r - done >= plan.rounds
+        if enough and not further_rounds(r - done, time.monotonic() - begin, plan.seconds):
             return
         run.round(r, first=r == 0)
         yield outcome
+
+
+def further_rounds(done: int, took: float, seconds: float) -> int:
+    """How many more rounds fit `seconds`, as long as those done. It depends on time and never on what they found."""
+    fit = int((seconds - took) * done / took) if took else 0
+    return max(0, min(fit, MOST_ROUNDS - done))
 
 
 class _Run:

@@ -40,6 +40,10 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Environment of a process that measures memory, where the user does not set it: see `bench.measure.memory`."""
 
 
+TURN = "OVERLOCK_BENCH_TURN"
+"""Variable that names the lock by which processes that load side by side measure one after another."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Conditions that hold for a whole run. `device` and the batch may still be `auto`."""

@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{args.model} {args.form} {cli.resolution_name(args.resolution)} {args.dtype} batch {batch}, {args.device}:")
     ours = median(found[OURS] for found in rounds)
     print(f"  {OURS}: {1e3 * ours:.2f} ms a call, {batch / ours:.2f} images/s")
+    own = median(found[HARNESS] for found in rounds)
+    print(f"  the harness's own share: {1e6 * own:.2f} us a call, {own / ours:.4%}")
     for peer, ratio in compared(rounds).items():
         print(
             f"  {peer}: {ratio.value:.4f} of that, 95 % interval {ratio.lo:.4f} to {ratio.hi:.4f}, {ratio.n} processes"

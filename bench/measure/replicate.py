@@ -14,6 +14,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from dataclasses import asdict
 from typing import Any
@@ -65,6 +66,8 @@ class Replicate:
         settings = self.side.settings
         torch.set_num_threads(settings.threads)
         import_modules(settings.imports)
+        if kind == TRAINING and settings.compile == "cudagraph":
+            raise BadInput("--compile cudagraph replays inference: leave the metric training out")
         batch = 1 if kind == LATENCY else settings.batch
         assert isinstance(batch, int), "the batch is decided before a process is started"
         self.batch = batch
@@ -84,7 +87,9 @@ class Replicate:
         if chosen_here:
             speed.faster_layout(self.subject)
         checked = subject.check(self.subject) if check and self.kind != TRAINING else None
+        begin = time.perf_counter()
         subject.compiled(self.subject, settings.compile)
+        built = time.perf_counter() - begin
         first = self.work.first_call()
         warm = speed.warm_up(self.work, self.plan.warmup)
         backend = checked.backend if checked else ""
@@ -95,7 +100,7 @@ class Replicate:
         self.before = self.canary.read()
         return {
             "cold": None if chosen_here or checked else first,  # anything that ran before was the first call
-            "compile": None if settings.compile == "none" else max(0.0, first - warm.seconds),
+            "compile": None if settings.compile == "none" else max(0.0, built + first - warm.seconds),
             "steady": warm.steady,
             "calls": warm.calls,
             "seconds": warm.seconds,

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from bench.cli import BadInput
-from bench.measure.job import ALLOCATOR, MEMORY, Job
+from bench.measure.job import ALLOCATOR, MEMORY, TURN, Job
+from bench.measure.process import environment
 from bench.records import Record, from_dict
 
 
@@ -23,7 +24,7 @@ class Worker:
     """A worker process with some jobs. Its messages come through `inbox` as (worker, message), the last being None."""
 
     def __init__(
-        self, jobs: Sequence[Job], check: Mapping[str, Any] | None, threads: int, inbox: queue.Queue[Any]
+        self, jobs: Sequence[Job], check: Mapping[str, Any] | None, threads: int, inbox: queue.Queue[Any], turn: str
     ) -> None:
         self.jobs = list(jobs)
         self.checking = check is not None
@@ -36,7 +37,7 @@ class Worker:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
-            env=_environment(threads, jobs),
+            env=_environment(threads, jobs, turn),
             start_new_session=True,  # Ctrl-C is for this process alone
         )
         assert self._process.stdin is not None
@@ -76,15 +77,15 @@ class Worker:
         self._errors.close()
 
 
-def _environment(threads: int, jobs: Sequence[Job]) -> dict[str, str]:
+def _environment(threads: int, jobs: Sequence[Job], turn: str) -> dict[str, str]:
     allocator = ALLOCATOR if any(job.kind == MEMORY for job in jobs) else {}
-    return {**allocator, **os.environ, **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}}
+    return {**allocator, **environment(threads), TURN: turn}
 
 
 def run(
     batches: Sequence[Sequence[Job]], threads: int, check: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any] | Record | Job]:
-    """Run each batch of jobs in a process of its own, the processes side by side.
+    """Run each batch of jobs in a process of its own, the processes side by side; only one at a time runs a network.
 
     Yields the answer to `check` (a dict, by the first process), each record as it comes, and each job once it is done.
     When a process dies, the job under way gets records that say how, and a fresh process takes the rest.
@@ -94,9 +95,11 @@ def run(
     """
     inbox: queue.Queue[Any] = queue.Queue()
     workers: set[Worker] = set()
+    folder = tempfile.TemporaryDirectory()
+    turn = os.path.join(folder.name, "turn")
     try:
         for i, jobs in enumerate(batches):
-            workers.add(Worker(jobs, check if i == 0 else None, threads, inbox))
+            workers.add(Worker(jobs, check if i == 0 else None, threads, inbox, turn))
         while workers:
             try:
                 worker, message = inbox.get(timeout=1.0)  # a timeout lets Ctrl-C through everywhere
@@ -115,10 +118,11 @@ def run(
                 yield from (r.failed(how or "worker ended early") for r in job.records() if r.metric not in had)
                 yield job
                 if rest:
-                    workers.add(Worker(rest, None, threads, inbox))
+                    workers.add(Worker(rest, None, threads, inbox, turn))
     finally:
         for worker in workers:
             worker.kill()
+        folder.cleanup()
 
 
 def _pass_on(worker: Worker, message: dict[str, Any]) -> Iterator[dict[str, Any] | Record | Job]:

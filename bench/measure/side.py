@@ -53,6 +53,7 @@ class Plan:
     seconds, taken in turn with the other sides' (ABBA)."""
 
     rounds: int = 5
+    seconds: float = 0.0  # rounds go on while another one fits this time (`bench.compare` alone), up to MOST_ROUNDS
     turns: int = 4
     block: float = 0.3
     warmup: float = 1.5  # seconds at most
@@ -62,6 +63,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+
+MOST_ROUNDS = 12
+ENERGY_BLOCK = 2.0
+"""Least seconds of a block whose energy is wanted: a card's counter moves in steps of 20 to 100 ms."""
 
 DEFAULT = Plan()
 QUICK = Plan(rounds=2, turns=2, block=0.2, warmup=0.5)

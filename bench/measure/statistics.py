@@ -17,6 +17,9 @@ import numpy as np
 CONFIDENCE = 0.95
 POWER = 0.9
 
+ODD, LEAST_FOR_ODD = 1.3, 4
+"""A process is odd if it is so many times slower or quicker than the median of its side's, of four or more."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -86,6 +89,22 @@ def ratio_of_rounds(ratios: Sequence[float]) -> Ratio:
     half = t_quantile(n - 1, (1 + CONFIDENCE) / 2) * error
     visible = smallest_visible(error * math.sqrt(n), n)
     return Ratio(math.exp(mean), _exp(mean - half), _exp(mean + half), n, tuple(map(float, ratios)), visible)
+
+
+def odd_round(sides: Sequence[Sequence[float | None]]) -> int | None:
+    """The one round in which a process is far off its side's other ones; None if there is none, or more than one.
+
+    `sides` has each side's figure by round, None where one is missing. Now and then a process is slow for its whole
+    life for no reason that its canary sees; one such round would drown the other ones. Where it happens twice the
+    machine, or a side, has two modes, and the interval must show them.
+    """
+    found: set[int] = set()
+    for figures in sides:
+        known = [x for x in figures if x is not None]
+        if len(known) >= LEAST_FOR_ODD:
+            middle = median(known)
+            found |= {r for r, x in enumerate(figures) if x is not None and abs(math.log(x / middle)) > math.log(ODD)}
+    return found.pop() if len(found) == 1 else None
 
 
 def smallest_visible(deviation: float, rounds: int) -> float:

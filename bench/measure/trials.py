@@ -21,6 +21,7 @@ import numpy as np
 
 from bench import cli, store
 from bench.cli import BadInput, Parser
+from bench.measure.statistics import Ratio, odd_round, ratio_of_rounds
 from bench.records import Record
 
 TWIN, SLOWED, MODEL = "convnext_t_twin", "convnext_t_slowed", "convnext_t"
@@ -66,23 +67,39 @@ def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Re
 
 
 def summary(records: Sequence[Record]) -> list[str]:
-    """Counts of false alarms and of differences seen, with the spread of the ratios."""
+    """Counts of false alarms and of differences seen, with the spread of the ratios; redone from the samples."""
     lines = []
     for model, what in ((TWIN, "false alarms: the interval excludes 1"), (SLOWED, "seen: the interval is below 1")):
-        ratios = [r for r in records if r.model == model and r.metric == "throughput_ratio" and r.value is not None]
+        ratios = {run: ratio for run, ratio in redone(records, model).items() if ratio is not None}
         if not ratios:
             continue
-        values = [r.value for r in ratios if r.value is not None]
-        bounds = [(r.lo, r.hi) for r in ratios if r.lo is not None and r.hi is not None]
-        found = sum(hi < 1 or (model == TWIN and lo > 1) for lo, hi in bounds)
+        values = [ratio.value for ratio in ratios.values()]
+        found = sum(r.hi < 1 or (model == TWIN and r.lo > 1) for r in ratios.values())
         spread = float(np.std(np.log(values), ddof=1)) if len(values) > 1 else math.nan
         middle = math.exp(float(np.mean(np.log(values))))
-        valid = sum(r.valid for r in ratios)
+        valid = sum(r.valid for r in records if r.model == model and r.metric == "throughput_ratio")
         lines.append(
             f"{model}: {found} of {len(ratios)} runs {what}; mean ratio {middle:.4f}, "
             f"spread of runs {spread:.2%}; valid {valid} of {len(ratios)}"
         )
     return lines
+
+
+def redone(records: Sequence[Record], model: str) -> dict[str, Ratio | None]:
+    """Run -> the ratio of a model, from the rounds that were kept, the odd one left out."""
+    by_run: dict[str, dict[tuple[str, str], Record]] = {}
+    for r in records:
+        by_run.setdefault(r.run, {})[r.model, r.metric] = r
+    found: dict[str, Ratio | None] = {}
+    for run, of_run in by_run.items():
+        ratio = of_run.get((model, "throughput_ratio"))
+        sides = [of_run[name, "throughput"].samples for name in (TWIN, SLOWED, MODEL) if (name, "throughput") in of_run]
+        if ratio is None or not ratio.samples:
+            found[run] = None
+            continue
+        odd = odd_round(sides) if all(len(s) == len(ratio.samples) for s in sides) else None
+        found[run] = ratio_of_rounds([x for r, x in enumerate(ratio.samples) if r != odd])
+    return found
 
 
 if __name__ == "__main__":

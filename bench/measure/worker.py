@@ -6,6 +6,7 @@ to what was its stdout: `checked`, `record`, `done` (of a job) or `bad_input`. I
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import logging
@@ -17,11 +18,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Any
 
+from filelock import FileLock
+
 from bench.cli import BadInput
 from bench.dense.names import with_head
 from bench.measure import breakdown
 from bench.measure.breakdown import BREAKDOWN
-from bench.measure.job import COST, LARGEST_BATCH, MEMORY, Job
+from bench.measure.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
 from bench.records import OUT_OF_MEMORY, Record
 
 log = logging.getLogger(__name__)
@@ -108,6 +111,7 @@ def _prepare(job: Job, templates: list[Record], batch: int) -> tuple[Any, list[R
 
     torch.set_num_threads(job.settings.threads)
     ready = subject.prepare(job, batch)
+    _wait_for_turn()
     if job.settings.layout == "auto":
         from bench.measure import speed
 
@@ -119,6 +123,17 @@ def _prepare(job: Job, templates: list[Record], batch: int) -> tuple[Any, list[R
     label = subject.weights_label_of(job)
     conditions: dict[str, Any] = {"layout": ready.layout, "backend": checked.backend, "weights": label}
     return ready, [replace(r, **conditions, valid=not checked.problems, reasons=checked.problems) for r in templates]
+
+
+@functools.cache
+def _wait_for_turn() -> FileLock | None:
+    """Take the lock by which processes that loaded side by side measure one after another; held until this one ends."""
+    path = os.environ.get(TURN)
+    if not path:
+        return None
+    lock = FileLock(path)
+    lock.acquire()
+    return lock
 
 
 def _memory(job: Job, templates: list[Record]) -> Iterator[Record]:

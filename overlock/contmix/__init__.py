@@ -88,11 +88,12 @@ def contmix_merged(
         ValueError: if the biases are of another number of queries. Those of a turned map (20x30 for 30x20) are of as
             many and can't be told apart.
     """
-    queries = {tiled.tiled_queries(*value.shape[-2:], math.isqrt(bias.shape[-1])) for bias in (bias1, bias2)}
+    height, width = value.shape[-2:]
+    queries = {tiled.tiled_queries(height, width, math.isqrt(bias.shape[-1])) for bias in (bias1, bias2)}
     if {bias1.shape[1], bias2.shape[1]} != queries:
         raise ValueError(
             f"biases merged for {bias1.shape[1]} and {bias2.shape[1]} queries do not fit a "
-            f"{value.shape[-2]}x{value.shape[-1]} map: merge them for its size"
+            f"{height}x{width} map: merge them for its size"
         )
     args = (*_same_dtype(query, key, value, proj_weight, bias1, bias2), scale)
     if is_plain():

@@ -308,6 +308,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_done(terminal: Terminal) -> None:
     assert all_end(workers)
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_anything_is_known_says_so(terminal: Terminal) -> None:
     terminal.until(lambda: "checking" in terminal.shown)
     terminal.process.send_signal(signal.SIGINT)

@@ -12,7 +12,7 @@ from processes import all_end, workers_of
 
 from bench.cli import BadInput
 from bench.measure import figures
-from bench.measure.interleaved import Outcome, Replicate, measure
+from bench.measure.interleaved import Outcome, Replicate, further_rounds, measure
 from bench.measure.job import Settings
 from bench.measure.side import LATENCY, TRAINING, Plan, Side
 from overlock.contmix import BACKENDS
@@ -45,6 +45,7 @@ def test_a_killed_process_costs_its_side_one_round(tmp_path: Path) -> None:
     assert undefined.reasons == ("outputs are not finite",)
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_tried_again_alone_and_is_a_result() -> None:
     *_, outcome = measure([side("tiny"), side("tiny_starved")], plan=replace(PLAN, rounds=1))
     assert outcome.replicates[0][0] is not None
@@ -113,18 +114,14 @@ def test_a_side_can_be_another_checkout(checkout: Path) -> None:
     assert "this is the other checkout" in outcome.failures[0][0]
 
 
-def test_a_root_without_the_networks_is_bad_input(tmp_path: Path) -> None:
-    """Python would quietly import this checkout's."""
-    there = Side(
-        model="convnext_t",
-        form="deploy",
-        resolution=(32, 32),
-        settings=replace(SETTINGS, imports=()),
-        root=str(tmp_path),
-    )
-    there = replace(there, env={"PYTHONPATH": str(REPOSITORY)})
-    with pytest.raises(BadInput, match="imported from"):
-        list(measure([there], plan=replace(PLAN, rounds=1)))
+@pytest.mark.slow
+def test_a_root_without_the_networks_is_bad_input(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Python would quietly import those that are installed."""
+    settings = replace(SETTINGS, imports=())
+    empty = str(tmp_path_factory.mktemp("empty"))
+    there = Side(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings, root=empty)
+    with pytest.raises(BadInput, match=r"imported from .*install it there"):
+        list(measure([replace(there, env={"PYTHONPATH": str(checkout)})], plan=replace(PLAN, rounds=1)))
 
 
 def test_stopping_early_leaves_no_process() -> None:
@@ -178,6 +175,25 @@ def test_most_rounds_disturbed_make_the_row_invalid() -> None:
     assert records[2].value == pytest.approx(2.0), "shown, and marked"
     assert records[2].against == "tiny deploy"
     assert outcome_of([[0.03, 0.0, 0.5, 0.0], [0.0, 0.04, 0.0, 0.0]], limit=0.6).invalid() == ()
+
+
+def test_a_round_with_one_odd_process_is_set_aside_and_told() -> None:
+    outcome = outcome_of([[0.0] * 5, [0.0] * 5])
+    odd = outcome.replicates[0][1]
+    assert odd is not None
+    odd.blocks = [3 * seconds for seconds in odd.blocks]
+    assert outcome.counted() == [0, 2, 3, 4]
+    record, _ = figures.records_of(outcome, "throughput", ["throughput"], [None, None])
+    assert record.valid
+    assert record.n == 4
+    assert any("round 2 set aside" in note for note in record.notes)
+
+
+def test_rounds_go_on_while_time_lasts() -> None:
+    assert further_rounds(5, took=50.0, seconds=0.0) == 0
+    assert further_rounds(5, took=50.0, seconds=65.0) == 1
+    assert further_rounds(5, took=10.0, seconds=65.0) == 12 - 5
+    assert further_rounds(0, took=0.0, seconds=65.0) == 0
 
 
 def test_energy_is_not_claimed_where_nothing_tells_it() -> None:

@@ -38,7 +38,8 @@ def test_a_fresh_process_takes_the_jobs_of_a_killed_one() -> None:
                 (worker,) = workers_of()
                 worker.kill()
     assert done == jobs
-    assert sorted((r.model, r.metric) for r in records) == sorted((m, k) for m in MODELS for k in ("params", "macs"))
+    asked = [(r.model, r.metric) for r in records if r.metric in ("params", "macs")]
+    assert sorted(asked) == sorted((m, k) for m in MODELS for k in ("params", "macs"))
     failed = [r for r in records if r.value is None]
     assert len({r.model for r in failed}) == 1
     assert all("SIGKILL" in r.reasons[0] and not r.valid for r in failed)
