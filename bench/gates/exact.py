@@ -21,13 +21,13 @@ from typing import Any
 from bench.cli import BadInput, resolution_name
 from bench.gates.expected import FAILED, Figure
 from bench.measure.environment import physical_cores
-from bench.models import MODELS, Entry
+from bench.models import MODELS, OVERLOCK, Entry
 
 RESOLUTIONS = ((224, 224), (256, 320), (384, 384), (512, 512), (800, 1280))
 LOGITS_AT = {"float32": (2, (224, 224)), "float64": (1, (96, 96)), "bfloat16": (1, (96, 96))}
 """Images a batch and their size, by dtype."""
 
-FLOAT64_LIMIT = 150e6
+LARGE = 150e6
 """Models with more parameters are left out in float64, for memory's sake; smaller ones of a family share their code."""
 
 NATIVE_METRICS = ("logits native", "memory native")
@@ -70,8 +70,8 @@ def steps(names: Sequence[str]) -> int:
 
 
 def _with_native(names: Sequence[str]) -> list[str]:
-    """The models that fold, and so run on OverLoCK's kernels."""
-    return [name for name in names if "train" in MODELS[name].family.structure]
+    """The models whose inference the C kernels serve."""
+    return [name for name in names if MODELS[name].family is OVERLOCK]
 
 
 def _in_processes(
@@ -129,8 +129,11 @@ def figures(name: str) -> list[Figure]:
     def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
         for form in entry.family.forms:
             yield from _counted(entry, form)
-        yield from _loading(entry, path)
-        yield from _computed(entry, path)
+        state = _write_weights(entry, path)
+        model = _loaded(entry, path)
+        yield _arrived(entry, model, state)
+        del state
+        yield from _computed(entry, model)
 
     return _guarded(name, all_of)
 
@@ -143,7 +146,7 @@ def native_figures(name: str) -> list[Figure]:
 
         if native.unavailable() is None:
             _write_weights(entry, path)
-            for figure in _computed(entry, path, ("float32",)):
+            for figure in _computed(entry, _loaded(entry, path), ("float32",)):
                 yield replace(figure, metric=f"{figure.metric} native")
 
     return _guarded(name, all_of)
@@ -186,15 +189,14 @@ def _counted(entry: Entry, form: str) -> Iterator[Figure]:
         yield Figure(entry.name, form, "macs", resolution_name(size), "", macs)
 
 
-def _loading(entry: Entry, path: Path) -> Iterator[Figure]:
-    """Write fixed weights to `path`, load them, and count the tensors that arrived."""
+def _arrived(entry: Entry, model: Any, state: dict[str, Any]) -> Figure:
+    """How many tensors of a file are in the model that was loaded from it."""
     from bench.gates import fixed
 
-    state = _write_weights(entry, path)
-    wrong = fixed.same(_loaded(entry, path).state_dict(), state)
+    wrong = fixed.same(model.state_dict(), state)
     told = f"; not {', '.join(wrong[:3])}" if wrong else ""
     form = entry.family.forms[0]
-    yield Figure(entry.name, form, "loaded", "", "", f"{len(state) - len(wrong)} of {len(state)} tensors{told}")
+    return Figure(entry.name, form, "loaded", "", "", f"{len(state) - len(wrong)} of {len(state)} tensors{told}")
 
 
 def _write_weights(entry: Entry, path: Path) -> dict[str, Any]:
@@ -208,8 +210,8 @@ def _write_weights(entry: Entry, path: Path) -> dict[str, Any]:
     return state
 
 
-def _computed(entry: Entry, path: Path, dtypes: Sequence[str] = tuple(LOGITS_AT)) -> Iterator[Figure]:
-    """Logits in each form and dtype, and the memory of a call in float32.
+def _computed(entry: Entry, model: Any, dtypes: Sequence[str] = tuple(LOGITS_AT)) -> Iterator[Figure]:
+    """Logits in each form and dtype, and the memory of a call in float32, of the training form that is given.
 
     The model is folded in float32 and in float64; in bfloat16 the one folded in float32 runs, as users do it.
     """
@@ -218,12 +220,9 @@ def _computed(entry: Entry, path: Path, dtypes: Sequence[str] = tuple(LOGITS_AT)
     import overlock
 
     folds = "train" in entry.family.structure
-    model = _loaded(entry, path)
     parameters = sum(p.numel() for p in model.parameters())
-    for (
-        dtype
-    ) in LOGITS_AT:  # float32, float64, bfloat16: each holds the numbers of the first until the last rounds them
-        if dtype == "float64" and parameters > FLOAT64_LIMIT:
+    for dtype in dtypes:  # in LOGITS_AT's order each holds the first one's numbers, until the last rounds them
+        if dtype == "float64" and parameters > LARGE:
             continue
         model = model.to(getattr(torch, dtype))
         yield from _forward(entry, entry.family.forms[0], model, dtype)

@@ -2,7 +2,8 @@
 
 Each run is `bench.gate --speed --base REV` as a user starts it; with REV the commit itself (the default), nothing
 differs and no verdict may be REGRESSION. FILE (CSV) gets a line a run as soon as it is known; options after `--` are
-the gate's.
+the gate's. `--judge FILE` measures nothing: it applies the gate's rule, once and without further rounds, to the ratios
+that `bench.measure.trials` kept.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import cli
+from bench import cli, store
 from bench.cli import BadInput, Parser
-from bench.gates.verdict import REGRESSION
+from bench.gates.margins import LEAST, verdict
+from bench.gates.verdict import INVALID, REGRESSION
+from bench.measure.side import THROUGHPUT
+from bench.measure.statistics import ratio_of_rounds
+from bench.records import Record
 
 COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
            "exit code", "options", "reason")  # fmt: skip
@@ -29,10 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = Parser(prog="bench.gates.trials", description=__doc__)
     p.add_argument("--runs", type=cli.positive, default=20)
     p.add_argument("--base", default="HEAD", metavar="REV")
-    p.add_argument("--output", type=Path, required=True, metavar="FILE")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, metavar="FILE")
+    what.add_argument("--judge", type=Path, metavar="FILE", help="records of bench.measure.trials")
     p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
     p.add_argument("options", nargs="*", help="the gate's")
     args = p.parse_args(argv)
+    if args.judge:
+        print("\n".join(judged(store.read(args.judge))))
+        return cli.OK
     cli.check_writable(args.output)
     counts: Counter[str] = Counter()
     for i in range(args.runs):
@@ -42,6 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"run {i + 1}: {row['verdict']} {row['speed']} ({row['95 % interval']})", file=sys.stderr, flush=True)
     print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
     return cli.REGRESSION if counts[REGRESSION] else cli.OK
+
+
+def judged(records: Sequence[Record]) -> list[str]:
+    """For each model, how often each verdict falls on its ratios."""
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        if record.metric == f"{THROUGHPUT}_ratio":
+            good = record.valid and record.samples
+            found = verdict(ratio_of_rounds(record.samples), LEAST) if good else INVALID
+            counts.setdefault(f"{record.model} against {record.against}", Counter())[found] += 1
+    return [f"{name}: {', '.join(f'{n} {v}' for v, n in found.most_common())}" for name, found in counts.items()]
 
 
 def one_run(base: str, options: Sequence[str], under: Sequence[str]) -> dict[str, str]:

@@ -47,7 +47,7 @@ def test_benchmarks_import_without_torch() -> None:
 def test_methods_are_versioned_and_timings_have_rounds_enough(name: str) -> None:
     module = importlib.import_module(f"bench.asv_benchmarks.{name}")
     assert set(getattr(module, "MODELS", ())) <= set(MODELS)
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     assert classes
     for found in classes:
         assert found.version == "1"  # type: ignore[attr-defined]
