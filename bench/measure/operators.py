@@ -63,19 +63,22 @@ def operators(subject: Subject, calls: int) -> list[Operator]:
         ValueError: if two calls dispatch different operators.
     """
     with _places(subject.model) as places:
+        with _Watch(subject, places, counting=False):  # fills the caches that a size has
+            subject.call(0)
         watch = _Watch(subject, places, counting=True)
         with watch:
-            subject.call(0)
+            subject.call(1)
         found = watch.seen
-        for i in range(calls + 1):
+        for op in found:
+            op.seconds.clear()
+        for i in range(calls):
             again = _Watch(subject, places, counting=False)
             with again:
-                subject.call(i + 1)
+                subject.call(i + 2)
             if [op.name for op in again.seen] != [op.name for op in found]:
                 raise ValueError("two calls dispatch different operators: their times cannot be put together")
-            if i:
-                for op, timed in zip(found, again.seen, strict=True):
-                    op.seconds += timed.seconds
+            for op, timed in zip(found, again.seen, strict=True):
+                op.seconds += timed.seconds
     return found
 
 

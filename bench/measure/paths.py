@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import torch
-
-from bench.measure.clock import synchronise
-
 SHARE = 0.01
 """Operators with less than this share of the time are not told."""
 
 
 def ran(work: Any) -> dict[str, float]:
     """Operators (kernels on CUDA) of one call and their share of its time, the largest first."""
+    import torch
     from torch.profiler import ProfilerActivity, profile
+
+    from bench.measure.clock import synchronise
 
     device = work.subject.device
     on_cuda = device.type == "cuda"

@@ -2,7 +2,7 @@
 
 They need a C compiler (`CC`, else `cc`, `gcc` or `clang`) and Linux; `unavailable()` says why there are none, and
 `OVERLOCK_NATIVE=0` switches them off. They run on the threads that PyTorch's own kernels run on: the library is linked
-with the OpenMP runtime that PyTorch has loaded, since the threads of a second one would take the cores from the first.
+with the OpenMP runtime that PyTorch calls, since the threads of a second one would take the cores from the first.
 """
 
 from __future__ import annotations
@@ -53,14 +53,19 @@ def _compiler() -> list[str]:
     raise _Unavailable(f"there is no C compiler (looked for {', '.join(COMPILERS)}; CC names another)")
 
 
-def _openmp() -> Path:
-    """The OpenMP runtime that PyTorch has loaded."""
-    loaded = {line.split(maxsplit=5)[-1].strip() for line in Path("/proc/self/maps").read_text().splitlines()}
-    names = ("libgomp", "libiomp5", "libomp.")
-    runtimes = sorted(path for path in loaded if Path(path).name.startswith(names))
-    if len(runtimes) != 1:
-        raise _Unavailable(f"PyTorch should have loaded one OpenMP runtime, there are {len(runtimes)}")
-    return Path(runtimes[0])
+def _openmp(library: ctypes.CDLL) -> Path:
+    """The OpenMP runtime that a library calls: a process may have loaded several (scikit-learn brings its own)."""
+    try:
+        address = ctypes.cast(library.omp_get_max_threads, ctypes.c_void_p).value
+    except AttributeError as error:
+        raise _Unavailable(f"{library._name} is not built with OpenMP") from error
+    assert address is not None
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, path = line.split(maxsplit=5)
+        begin, end = (int(x, 16) for x in span.split("-"))
+        if begin <= address < end:
+            return Path(path)
+    raise AssertionError("a function is in a file that is mapped")
 
 
 def _cpu() -> str:
@@ -98,7 +103,7 @@ def _library() -> ctypes.CDLL | str:
             raise _Unavailable("switched off by OVERLOCK_NATIVE=0")
         if sys.platform != "linux":
             raise _Unavailable(f"they are built on Linux only, this is {sys.platform}")
-        compiler, openmp = _compiler(), _openmp()
+        compiler, openmp = _compiler(), _openmp(ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so")))
         text = "".join(path.read_text() for path in sorted(SOURCES.glob("*.[ch]")))
         key = hashlib.sha256("\n".join([text, *FLAGS, *compiler, str(openmp), _cpu()]).encode()).hexdigest()[:16]
         target = cache_folder() / f"kernels-{key}.so"
@@ -106,7 +111,10 @@ def _library() -> ctypes.CDLL | str:
             target.parent.mkdir(parents=True, exist_ok=True)
             _compile(target, compiler, openmp)
             log.info("compiled CPU kernels into %s", target)
-        return ctypes.CDLL(str(target))
+        library = ctypes.CDLL(str(target))
+        if _openmp(library) != openmp:
+            raise _Unavailable(f"they would run on the threads of {_openmp(library)}, PyTorch runs on {openmp}'s")
+        return library
     except (_Unavailable, OSError) as error:
         log.warning("no native CPU kernels: %s", error)
         return str(error)

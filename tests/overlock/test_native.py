@@ -23,6 +23,17 @@ print(choose_backend("auto", *[torch.zeros(1, 4, 7, 7)] * 3))
 print(native.unavailable())
 """
 
+RUNTIMES = """
+import sklearn.cluster
+from pathlib import Path
+import torch
+from overlock import native
+assert native.unavailable() is None, native.unavailable()
+loaded = {line.split(maxsplit=5)[-1].strip() for line in open("/proc/self/maps") if "gomp" in line or "omp5" in line}
+assert len(loaded) > 1, loaded
+print(native._openmp(native._library()))
+"""
+
 
 def run(folder: Path, **environment: str) -> tuple[str, str, str]:
     """Backend chosen, why there is no native one, what was logged."""
@@ -59,6 +70,14 @@ def test_compiled_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+def test_another_openmp_runtime_in_the_process(tmp_path: Path) -> None:
+    """scikit-learn brings one of its own: the kernels still run, on PyTorch's."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OVERLOCK_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", RUNTIMES], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "scikit_learn" not in done.stdout
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     chosen, why, _ = run(tmp_path / "file")
