@@ -43,12 +43,10 @@ class Memory:
 
 
 def measure(subject: Subject) -> Memory:
-    """Peak memory of calls after a first one, which loads kernels and grows the allocator's pools."""
+    """Peak memory of calls. The model has been called before: kernels are loaded, caches and pools are filled."""
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     with torch.inference_mode():
-        subject.call(0)
-        synchronise(subject.device)
         if subject.device.type == "cuda":
             return _cuda(subject, weights)
         peaks = []

@@ -49,8 +49,8 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long to look. In each round every side gets a fresh process, and in it `turns` blocks of at least `block`
-    seconds, taken in turn with the other sides' (ABBA)."""
+    """How long to look. In each round every side gets a fresh process, and in it `turns` blocks of about `block`
+    seconds (one call at least), taken in turn with the other sides' (ABBA)."""
 
     rounds: int = 5
     seconds: float = 0.0  # rounds go on while another one fits this time (`bench.compare` alone), up to MOST_ROUNDS

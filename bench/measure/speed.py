@@ -149,9 +149,9 @@ class Block:
 
 
 def block(work: Work, seconds: float, length: float, each: bool, start: int) -> Block:
-    """A block of at least `length` seconds of calls that take about `seconds` each; before short ones, one untimed."""
+    """A block of about `length` seconds of calls that take `seconds` each, one at least; before short ones, one untimed."""
     device = work.subject.device
-    calls = max(1, math.ceil(length / seconds))
+    calls = max(1, round(length / seconds))
     if seconds < SHORT:
         time_calls(work.call, 1, device, start)
     if each:
