@@ -149,7 +149,7 @@ class Block:
 
 
 def block(work: Work, seconds: float, length: float, each: bool, start: int) -> Block:
-    """A block of about `length` seconds of calls that take `seconds` each, one at least; before short ones, one untimed."""
+    """A block of about `length` seconds of calls of `seconds`, one at least; before short ones, one untimed."""
     device = work.subject.device
     calls = max(1, round(length / seconds))
     if seconds < SHORT:
