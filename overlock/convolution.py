@@ -15,15 +15,16 @@ from torch import Tensor
 
 from . import depthwise_device
 from .depthwise import fast_size
+from .packed import packed
 from .plain import is_plain, is_watched
 
-_FUSED_NAME = {"gelu": "gelu", "silu": "swish"}
+_FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @lru_cache(maxsize=1)
 def _library_has_fused() -> bool:
-    names = ("_convolution_pointwise", "_convolution_pointwise_")
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
@@ -60,19 +61,26 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
         bias: (O,)
         activation: `gelu` (exact), `silu` or None.
     """
-    groups = x.shape[1] // weight.shape[1]
-    if groups > 1 and why_not_fused(x) is None and (size := fast_size(x, weight.shape[-1])) != weight.shape[-1]:
-        weight = F.pad(weight, [(size - weight.shape[-1]) // 2] * 4)
-    padding = weight.shape[-1] // 2
-    if activation is not None and why_not_fused(x) is None:
+    groups, kernel_size = x.shape[1] // weight.shape[1], weight.shape[-1]
+    if why_not_fused(x) is None:
+        size = fast_size(x, kernel_size) if groups > 1 else kernel_size
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], groups, _FUSED_NAME[activation], [], "none"
+            x,
+            packed(weight, x, size, stride, groups),
+            bias,
+            [size // 2] * 2,
+            [stride] * 2,
+            [1, 1],
+            groups,
+            _FUSED_NAME[activation],
+            [],
+            "none",
         )
         return out
     if groups > 1 and stride == 1 and depthwise_device.wins(x, weight):
         y = depthwise_device.depthwise(x, weight, bias)
     else:
-        y = F.conv2d(x, weight, bias, stride, padding, 1, groups)
+        y = F.conv2d(x, weight, bias, stride, kernel_size // 2, 1, groups)
     if activation == "gelu":
         return F.gelu(y)
     return F.silu(y, inplace=True) if activation == "silu" else y
@@ -82,7 +90,7 @@ def conv_add_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     """out += 1x1 convolution of x, in place: (B, O, H, W), (B, C, H, W), (O, C, 1, 1)."""
     if why_not_fused(x) is None:
         torch.ops.mkldnn._convolution_pointwise_.binary(
-            out, x, weight, bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None
+            out, x, packed(weight, x, 1, 1, 1), bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None
         )
         return out
     return out.add_(F.conv2d(x, weight, bias))
