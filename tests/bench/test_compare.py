@@ -256,7 +256,13 @@ class Terminal:
     def __init__(self, *args: str) -> None:
         self.own, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-        self.process = subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=theirs, text=True)
+        self.process = subprocess.Popen(
+            [*COMMAND, *args],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+        )
         os.close(theirs)
         self.shown = ""
 
@@ -266,15 +272,28 @@ class Terminal:
         while not condition():
             assert time.monotonic() < end, f"not seen in time: {self.shown[-500:]}"
             assert self.process.poll() is None, f"ended too soon: {self.shown[-500:]}"
-            if select.select([self.own], [], [], 0.2)[0]:
-                self.shown += os.read(self.own, 4096).decode(errors="replace")
+            self._read()
+
+    def _read(self) -> bool:
+        """Whether there was something to read within a moment; a terminal nobody reads would stop the command."""
+        if not select.select([self.own], [], [], 0.2)[0]:
+            return False
+        try:
+            self.shown += os.read(self.own, 4096).decode(errors="replace")
+        except OSError:  # closed at the other end
+            return False
+        return True
 
     def finish(self) -> str:
         """Its stdout, once it has ended."""
+        end = time.monotonic() + 120
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"not ended in time: {self.shown[-500:]}"
+            self._read()
+        while self._read():
+            pass
         assert self.process.stdout is not None
-        out = self.process.stdout.read()
-        self.process.wait(60)
-        return out
+        return self.process.stdout.read()
 
 
 @pytest.fixture
