@@ -195,7 +195,12 @@ def measure(
         enough = r - done >= plan.rounds
         if enough and not further_rounds(r - done, time.monotonic() - begin, plan.seconds):
             return
-        run.round(r, first=r == 0)
+        try:
+            run.round(r, first=r == 0)
+        except BaseException:  # an interrupted round is none: what is known was measured before it
+            for replicates in outcome.replicates:
+                del replicates[r:]
+            raise
         yield outcome
 
 

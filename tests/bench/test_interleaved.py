@@ -133,6 +133,22 @@ def test_stopping_early_leaves_no_process() -> None:
     assert not workers_of(module="bench.measure.replicate")
 
 
+def test_an_interrupted_round_does_not_count() -> None:
+    """Else it would stand for an undisturbed one, and set aside what was measured before it."""
+
+    def interrupt(what: str) -> None:
+        if "round 2, block" in what:
+            raise KeyboardInterrupt
+
+    running = measure([side("tiny")], plan=replace(PLAN, canary_limit=-1.0), told=interrupt)
+    outcome = next(running)
+    with pytest.raises(KeyboardInterrupt):
+        next(running)
+    assert outcome.rounds == 1
+    assert outcome.of(0)
+    assert not workers_of(module="bench.measure.replicate")
+
+
 def test_a_side_that_does_not_answer_is_given_up() -> None:
     told: list[str] = []
     plan = replace(PLAN, rounds=1, timeout=1.0)  # less than any process takes to start
