@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_packed = (
-    WeakTensorKeyDictionary()
-)  # weight -> (what it was when packed, packed weight), for as long as the weight lives
+_packed = WeakTensorKeyDictionary()
+"""Weight -> (what it was when packed, packed weight, its data then), for as long as the weight lives. The last keeps the
+memory, which it shares, so that no other `.data` comes to lie at the same address."""
 
 
 def packed(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) -> Tensor:
@@ -32,6 +32,7 @@ def packed(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) -> Te
             torch.ops.mkldnn._reorder_convolution_weight(
                 _framed(weight, size), [size // 2] * 2, [stride] * 2, [1, 1], groups, list(x.shape)
             ),
+            weight.detach(),
         )
         _packed[weight] = found
     kernel: Tensor = found[1]

@@ -62,6 +62,17 @@ def test_a_weight_that_changes_is_packed_anew() -> None:
         assert torch.equal(conv_add_(first.clone(), x, weight, None), 2 * first)
 
 
+def test_data_that_is_replaced_leaves_its_address_taken() -> None:
+    """Neither the count of changes nor, at the same address, anything else would tell that `.data` is another one."""
+    for channels in (16, 24, 64):
+        weight = weights(torch.float32, channels, channels, 1, 1)
+        with torch.no_grad():
+            conv(maps(torch.float32, 2, channels, 6, 6), weight, None)
+        address, weight.data = weight.data_ptr(), 2 * weight.data
+        kept = [3 * weight.data for _ in range(20)]
+        assert address not in {t.data_ptr() for t in kept}
+
+
 def test_a_module_is_loaded_cast_copied_and_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_packed", WeakTensorKeyDictionary())
     x = maps(torch.float32, 1, 24, 6, 6)
