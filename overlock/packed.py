@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _packed = WeakTensorKeyDictionary()
-"""Weight -> (what it was when packed, packed weight, its data then), for as long as the weight lives. The last keeps the
-memory, which it shares, so that no other `.data` comes to lie at the same address."""
+"""Weight -> (what it was when packed, packed weight, its data then), for as long as the weight lives. The last keeps
+the memory, which it shares, so that no other `.data` comes to lie at the same address."""
 
 
 def packed(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) -> Tensor:
