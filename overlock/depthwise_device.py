@@ -1,8 +1,8 @@
 """Large depthwise convolutions on a GPU: PyTorch's, or `depthwise_kernels` where a measurement says that it wins.
 
-`overlock::depthwise` is the operator of the latter, with its gradients. `winners` holds the measured cases in which it
-is faster than what PyTorch picks; `python -m bench.gpu_run` measures them and writes the file for `load_winners`.
-None has been measured yet, so none is listed and PyTorch's convolution runs everywhere.
+`overlock::depthwise` is the operator of the latter, with its gradients. `use` says where it runs, and so does
+OVERLOCK_DEPTHWISE when this is imported: `torch` (nowhere), `triton` (wherever it can), or a file of measured winners,
+which `python -m bench.gpu_run` writes. None has been measured yet: without the variable PyTorch's convolution runs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import functools
 import importlib
 import importlib.util
 import json
+import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .plain import is_plain, under_autocast
 
+log = logging.getLogger(__name__)
+
+VARIABLE = "OVERLOCK_DEPTHWISE"
+TORCH, TRITON = "torch", "triton"
+
 KERNEL_SIZES = (5, 7, 9, 11, 13, 15, 17)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROWS = 128  # of a program
@@ -30,7 +37,8 @@ PROGRAMS = 2048  # of the weight's gradient, at least, if the rows suffice
 
 
 class Case(NamedTuple):
-    """One measured case: the map without its batch, the kernel, dtype and layout as `torch` names them."""
+    """One measured case: the map without its batch, the kernel, dtype and layout as `torch` names them, and whether
+    gradients are wanted too."""
 
     kernel_size: int
     channels: int
@@ -38,29 +46,62 @@ class Case(NamedTuple):
     width: int
     dtype: str
     layout: str  # channels_last or channels_first
+    gradients: bool
 
     @classmethod
-    def of(cls, x: Tensor, kernel_size: int) -> Case:
+    def of(cls, x: Tensor, kernel_size: int, gradients: bool) -> Case:
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         layout = "channels_last" if last else "channels_first"
-        return cls(kernel_size, x.shape[1], x.shape[2], x.shape[3], str(x.dtype).removeprefix("torch."), layout)
+        return cls(
+            kernel_size, x.shape[1], x.shape[2], x.shape[3], str(x.dtype).removeprefix("torch."), layout, gradients
+        )
 
 
 winners: set[Case] = set()
-"""Where `overlock::depthwise` beats PyTorch's convolution, forward and gradients together."""
+"""Where `overlock::depthwise` beats PyTorch's convolution."""
+
+everywhere = False
+"""Whether it is taken in every case that it can run, measured or not."""
+
+interpreting = False
+"""Whether it may be taken on a CPU, by Triton's interpreter. Noted by `use`: `wins` is traced by torch.compile."""
 
 
-def load_winners(path: Path) -> None:
-    """Take the cases of a file that `bench.gpu_run` wrote: a list of {"case": [...], "winner": "triton" or "torch"}."""
-    rows: Iterable[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    winners.update(Case(*row["case"]) for row in rows if row["winner"] == "triton")
+def use(what: str) -> None:
+    """Have large depthwise convolutions run by PyTorch (`torch`), by these kernels wherever they can (`triton`), or by
+    these where a file of `bench.gpu_run` says that they win: a list of {"case": [...], "winner": "triton" or "torch"}.
+
+    Raises:
+        ValueError: if it is neither, the file cannot be read, or there is no Triton.
+    """
+    global everywhere, interpreting
+    found: set[Case] = set()
+    if what not in (TORCH, TRITON):
+        try:
+            rows: Iterable[dict[str, Any]] = json.loads(Path(what).read_text(encoding="utf-8"))
+            found = {Case(*row["case"]) for row in rows if row["winner"] == TRITON}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{what}: neither {TORCH}, {TRITON} nor a file of winners as bench.gpu_run writes it ({error})"
+            ) from error
+    if what != TORCH and importlib.util.find_spec("triton") is None:
+        raise ValueError(f"{what}: Triton is not installed")
+    winners.clear()
+    winners.update(found)
+    everywhere = what == TRITON
+    interpreting = what != TORCH and _interpreted()
+    if everywhere or winners:
+        log.info("large depthwise convolutions by Triton: %s", "all" if everywhere else f"{len(winners)} cases")
 
 
 def wins(x: Tensor, weight: Tensor) -> bool:
     """Whether x (B, C, H, W) is to be convolved with weight (C, 1, K, K) by this module."""
-    if not winners or not x.is_cuda or is_plain() or under_autocast("cuda"):
+    if not (everywhere or winners) or is_plain() or under_autocast(x.device.type):
         return False
-    return Case.of(x, weight.shape[-1]) in winners and why_not(x, weight) is None
+    if not (x.is_cuda or interpreting) or _not_taken(x, weight) is not None:
+        return False
+    gradients = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return everywhere or Case.of(x, weight.shape[-1], gradients) in winners
 
 
 @functools.lru_cache(maxsize=1)
@@ -71,19 +112,27 @@ def _kernels() -> Any:
 def _interpreted() -> bool:
     from triton.runtime.jit import JITFunction
 
-    return not isinstance(_kernels().forward_kernel, JITFunction)
+    return not isinstance(_kernels().depthwise_kernel, JITFunction)
 
 
 def why_not(x: Tensor, weight: Tensor) -> str | None:
-    """Why these cannot be convolved here; None: they can."""
+    """Why these cannot be convolved here; None: they can. Not to be traced: the operator asks it, not its callers."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
+    reason = _not_taken(x, weight)
+    if reason is not None:
+        return reason
+    if not x.is_cuda and not (x.device.type == "cpu" and _interpreted()):
+        return f"it needs a CUDA device, and the map is on {x.device.type}"
+    return None
+
+
+def _not_taken(x: Tensor, weight: Tensor) -> str | None:
+    """Why the kernels are not for this dtype or kernel size; None: they are."""
     if x.dtype not in DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}"
     if weight.shape[-1] not in KERNEL_SIZES:
         return f"the kernels have sizes {', '.join(map(str, KERNEL_SIZES))}, not {weight.shape[-1]}"
-    if not x.is_cuda and not (x.device.type == "cpu" and _interpreted()):
-        return f"it needs a CUDA device, and the map is on {x.device.type}"
     return None
 
 
@@ -101,9 +150,6 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: where the kernels cannot run, with the reason.
     """
-    reason = why_not(x, weight)
-    if reason is not None:
-        raise ValueError(f"no depthwise convolution by Triton: {reason}")
     out: Tensor = torch.ops.overlock.depthwise(x, weight, bias)
     return out
 
@@ -135,7 +181,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool) -> Ten
     rows = min(ROWS, max(16, 1 << (batch * height - 1).bit_length()))
     grid = channels * -(-width // 16) * -(-batch * height // rows)
     with _on(x):
-        _kernels().forward_kernel[(grid,)](
+        _kernels().depthwise_kernel[(grid,)](
             wide, *wide.stride(), weight, weight if bias is None else bias, out, *out.stride(), channels,
             batch * height, height, width, **_constants(x, k), M=rows, FLIP=flip, BIAS=bias is not None, num_warps=4,
         )  # fmt: skip
@@ -144,6 +190,9 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool) -> Ten
 
 @torch.library.custom_op("overlock::depthwise", mutates_args=())
 def depthwise_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    reason = why_not(x, weight)
+    if reason is not None:
+        raise ValueError(f"no depthwise convolution by Triton: {reason}")
     return _convolve(x, weight, bias, flip=False)
 
 
@@ -158,7 +207,7 @@ def depthwise_backward_op(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tens
     parts = -(-rows // share)
     part = torch.empty(parts, channels, k, k, dtype=torch.float32, device=x.device)
     with _on(x):
-        _kernels().weight_kernel[(parts * channels * k,)](
+        _kernels().depthwise_weight_kernel[(parts * channels * k,)](
             wide, *wide.stride(), grad, *grad.stride(), part, channels, rows, height, width, share,
             **_constants(x, k), KP=1 << (k - 1).bit_length(), M=WEIGHT_ROWS, num_warps=4,
         )  # fmt: skip
@@ -199,3 +248,6 @@ def _flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
 @register_flop_formula(torch.ops.overlock.depthwise_backward, get_raw=False)
 def _backward_flops(grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     return 4 * x[0] * x[1] * x[2] * x[3] * weight[-1] ** 2
+
+
+use(os.environ.get(VARIABLE, TORCH))

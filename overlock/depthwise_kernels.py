@@ -36,7 +36,7 @@ def load_rows(ptr, sb, sh, sw, rows, shift, columns, R, H, W):
 
 
 @triton.jit
-def forward_kernel(
+def depthwise_kernel(
     x_ptr, xb, xc, xh, xw, w_ptr, bias_ptr, y_ptr, yb, yc, yh, yw, C, R, H, W,
     K: tl.constexpr, S: tl.constexpr, M: tl.constexpr, FLIP: tl.constexpr, BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -64,7 +64,7 @@ def forward_kernel(
 
 
 @triton.jit
-def weight_kernel(
+def depthwise_weight_kernel(
     x_ptr, xb, xc, xh, xw, g_ptr, gb, gc, gh, gw, part_ptr, C, R, H, W, SHARE,
     K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip

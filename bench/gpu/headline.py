@@ -6,13 +6,15 @@ Every model runs in several configurations side by side, and the ratio is that o
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
+from typing import NamedTuple
 
-from bench.gpu.parts import Sink, arguments, sink
+from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
 from bench.measure.figures import OF_KIND, records_of
 from bench.measure.interleaved import Outcome, measure
 from bench.measure.job import MEMORY, Job, Settings
@@ -20,30 +22,58 @@ from bench.measure.runner import run
 from bench.measure.side import THROUGHPUT, TRAINING, Plan, Side
 from bench.records import Record
 
-Configuration = tuple[str, str, str, str]  # model, form, ContMix's backend, compile
+
+class Configuration(NamedTuple):
+    """One way to run a model."""
+
+    model: str
+    form: str
+    backend: str  # ContMix's
+    compile: str
+    depthwise: str = "torch"  # what runs large depthwise convolutions: torch, triton, or the measured winners
+    layout: str = "channels_last"
+
+    @property
+    def name(self) -> str:
+        """The model and form, and how they run."""
+        return f"{self.model} {self.form} ({self.backend}, {self.compile}, {self.layout}, {self.note})"
+
+    @property
+    def note(self) -> str:
+        """What a record has no field for."""
+        return f"{DEPTHWISE} {self.depthwise}"
+
 
 INFERENCE: tuple[Configuration, ...] = (
-    ("overlock_t", "deploy", "fused", "cudagraph"),
-    ("overlock_t", "deploy", "fused", "default"),
-    ("overlock_t", "deploy", "tiled", "cudagraph"),
-    ("convnext_b", "deploy", "auto", "cudagraph"),
-    ("convnext_b", "deploy", "auto", "default"),
-    ("overlock_t", "train", "reference", "default"),  # the plain form
+    Configuration("overlock_t", "deploy", "fused", "cudagraph"),
+    Configuration("overlock_t", "deploy", "fused", "cudagraph", "winners"),
+    Configuration("overlock_t", "deploy", "fused", "default"),
+    Configuration("overlock_t", "deploy", "fused", "default", "triton"),
+    Configuration("convnext_b", "deploy", "auto", "cudagraph"),
+    Configuration("convnext_b", "deploy", "auto", "cudagraph", layout="channels_first"),
+    Configuration("convnext_b", "deploy", "auto", "default"),
+    Configuration("overlock_t", "train", "reference", "default"),  # the plain form
+    Configuration("overlock_t", "deploy", "tiled", "cudagraph"),
 )
+"""Compiled ones are compiled before winners are known, and so take all or none. The last is for the case that fused
+ContMix fails."""
 STEPS: tuple[Configuration, ...] = (
-    ("overlock_xt", "train", "fused", "none"),
-    ("overlock_xt", "train", "fused", "default"),
-    ("convnext_t", "deploy", "auto", "none"),
-    ("convnext_t", "deploy", "auto", "default"),
+    Configuration("overlock_xt", "train", "fused", "none"),
+    Configuration("overlock_xt", "train", "fused", "default"),
+    Configuration("overlock_xt", "train", "fused", "default", "triton"),
+    Configuration("convnext_t", "deploy", "auto", "none"),
+    Configuration("convnext_t", "deploy", "auto", "none", layout="channels_first"),
+    Configuration("convnext_t", "deploy", "auto", "default"),
 )
 TINY_INFERENCE: tuple[Configuration, ...] = (
-    ("overlock_xt", "deploy", "tiled", "none"),
-    ("convnext_t", "deploy", "auto", "none"),
-    ("overlock_xt", "train", "reference", "none"),
+    Configuration("overlock_xt", "deploy", "tiled", "none"),
+    Configuration("overlock_xt", "deploy", "tiled", "none", "winners"),
+    Configuration("convnext_t", "deploy", "auto", "none"),
+    Configuration("overlock_xt", "train", "reference", "none"),
 )
 TINY_STEPS: tuple[Configuration, ...] = (
-    ("overlock_xt", "train", "tiled", "none"),
-    ("convnext_t", "deploy", "auto", "none"),
+    Configuration("overlock_xt", "train", "tiled", "none"),
+    Configuration("convnext_t", "deploy", "auto", "none"),
 )
 SIDE_SECONDS = 16.0
 """About what one process of one side takes, compiled code in the cache."""
@@ -56,43 +86,45 @@ def sides(configurations: Sequence[Configuration], part: Sink) -> list[Side]:
     dtype = "float32" if part.tiny else "bfloat16"
     return [
         Side(
-            model=model,
-            form=form,
+            model=c.model,
+            form=c.form,
             resolution=size,
             settings=Settings(
-                device=part.device, dtype=dtype, batch=batch, backend=backend, compile=mode, layout="channels_last"
+                device=part.device, dtype=dtype, batch=batch, backend=c.backend, compile=c.compile,
+                layout=c.layout,
             ),
-            label=f"{model} {form} ({backend}, {mode})",
+            label=c.name,
+            env=depthwise_variable(part.folder, c.depthwise),
         )
-        for model, form, backend, mode in configurations
-    ]
+        for c in configurations
+    ]  # fmt: skip
 
 
-def _same(configurations: Sequence[Configuration], i: int) -> list[Configuration]:
-    """The configurations of the same model and form; the plain form is one of its own."""
-    model, form, backend, _ = configurations[i]
-    return [c for c in configurations if c[:2] == (model, form) and (c[2] == "reference") == (backend == "reference")]
+def group(c: Configuration) -> tuple[str, str, bool]:
+    """Model and form, of which the best configuration counts; the plain form is one of its own."""
+    return c.model, c.form, c.backend == "reference"
 
 
-def best(outcome: Outcome, wanted: Sequence[Configuration]) -> int | None:
-    """The side of `wanted` with most images a second; None if none of them was measured."""
-    keys = [(s.model, s.form, s.settings.backend, s.settings.compile) for s in outcome.sides]
-    measured = [i for i, key in enumerate(keys) if key in wanted and outcome.samples(i)]
-    rate = {i: median(r.images_per_second for r in outcome.of(i)) for i in measured}
-    return max(measured, key=lambda i: rate[i], default=None)
+def best(outcome: Outcome, configurations: Sequence[Configuration], like: Configuration) -> int | None:
+    """The side of `like`'s group with most images a second; None if none of them was measured."""
+    own = [i for i, c in enumerate(configurations) if group(c) == group(like) and outcome.samples(i)]
+    rate = {i: median(r.images_per_second for r in outcome.of(i)) for i in own}
+    return max(own, key=lambda i: rate[i], default=None)
 
 
 def keep_the_best(outcome: Outcome, configurations: Sequence[Configuration]) -> None:
-    """Leave the further rounds to the best configuration of each model and form, and to the plain form."""
-    groups = {(*c[:2], c[2] == "reference"): _same(configurations, i) for i, c in enumerate(configurations)}
-    chosen = {best(outcome, group) for group in groups.values()}
+    """Leave the further rounds to the best configuration of each group."""
+    chosen = {best(outcome, configurations, c) for c in configurations}
     outcome.gone = [gone or i not in chosen for i, gone in enumerate(outcome.gone)]
 
 
 def compare(
-    part: Sink, kind: str, configurations: Sequence[Configuration], pairs: Sequence[tuple[str, int, int]]
-) -> None:
-    """Measure the configurations in turn; `pairs` are (name, configuration, configuration) of models to compare."""
+    part: Sink,
+    kind: str,
+    configurations: Sequence[Configuration],
+    pairs: Sequence[tuple[str, Configuration, Configuration]],
+) -> Outcome:
+    """Measure the configurations in turn; `pairs` are the ratios' names and one configuration of either group."""
     rounds = 2 if part.tiny else 3
     plan = Plan(rounds=1, turns=2, block=0.1 if part.tiny else 0.4, warmup=0.3 if part.tiny else 1.0)
     outcome: Outcome | None = None
@@ -105,15 +137,15 @@ def compare(
         outcome = next(measure(sides(configurations, part), kind, plan, _told, outcome), outcome)
     assert outcome is not None
     kept = list(records_of(outcome, kind, OF_KIND[kind], [None] * len(outcome.sides)))
+    each = len(kept) // len(configurations)
+    kept = [replace(r, notes=(*r.notes, configurations[i // each].note)) for i, r in enumerate(kept)]
     for name, first, second in pairs:
-        kept += _ratio(outcome, kind, name, configurations, first, second)
+        kept += _ratio(outcome, kind, name, best(outcome, configurations, first), best(outcome, configurations, second))
     part.keep([r for r in kept if r.value is not None or r.metric in ("throughput", "training", "throughput_ratio")])
+    return outcome
 
 
-def _ratio(
-    outcome: Outcome, kind: str, name: str, configurations: Sequence[Configuration], first: int, second: int
-) -> list[Record]:
-    a, b = best(outcome, _same(configurations, first)), best(outcome, _same(configurations, second))
+def _ratio(outcome: Outcome, kind: str, name: str, a: int | None, b: int | None) -> list[Record]:
     if a is None or b is None:
         return []
     metric = f"{OF_KIND[kind][0]}_ratio"
@@ -128,20 +160,22 @@ def _told(what: str) -> None:
 
 def memory(part: Sink, configurations: Sequence[Configuration]) -> None:
     """Peak memory of inference, a fresh process each."""
-    for side in sides(configurations, part):
+    for c, side in zip(configurations, sides(configurations, part), strict=True):
         if not part.room(SIDE_SECONDS, f"memory of {side.name}"):
             continue
         settings = replace(side.settings, compile="none")
         job = Job(kind=MEMORY, model=side.model, form=side.form, resolution=side.resolution, metrics=("memory",),
                   settings=settings)  # fmt: skip
-        part.keep([message for message in run([[job]], settings.threads) if isinstance(message, Record)])
+        os.environ.update(side.env)  # the worker's too
+        found = [message for message in run([[job]], settings.threads) if isinstance(message, Record)]
+        part.keep([replace(r, notes=(*r.notes, c.note)) for r in found])
 
 
 def compile_all(part: Sink) -> None:
     """Have every compiled side compiled once, each in a process of its own, side by side: the cache keeps it."""
     processes = []
     for kind, configurations in ((THROUGHPUT, INFERENCE), (TRAINING, STEPS)):
-        for side in sides([c for c in configurations if c[3] == "default"], part):
+        for side in sides([c for c in configurations if c.compile == "default"], part):
             request = json.dumps({"side": side.to_dict(), "kind": kind})
             command = [sys.executable, "-m", "bench.gpu.warm", request]
             processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
@@ -161,22 +195,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.compile_only:
         if not part.tiny:
             compile_all(part)
-    elif args.training:
-        steps = TINY_STEPS if part.tiny else STEPS
-        compare(part, TRAINING, steps, [("OverLoCK-XT / ConvNeXt-T, training step", 0, len(steps) - 1)])
-    else:
-        inference = TINY_INFERENCE if part.tiny else INFERENCE
-        other = next(i for i, c in enumerate(inference) if c[0].startswith("convnext"))
-        compare(
-            part,
-            THROUGHPUT,
-            inference,
-            [
-                ("OverLoCK-T deploy / ConvNeXt-B", 0, other),
-                ("OverLoCK-T deploy / its plain form", 0, len(inference) - 1),
-            ],
-        )
-        memory(part, [inference[0], inference[other]])
+        return 0
+    configurations = (
+        (TINY_STEPS if part.tiny else STEPS) if args.training else TINY_INFERENCE if part.tiny else INFERENCE
+    )
+    for c in [c for c in configurations if c.depthwise == "winners" and not (part.folder / WINNERS).exists()]:
+        part.drop(f"{c.name}: they were not measured")
+        configurations = tuple(other for other in configurations if other != c)
+    ours, theirs = configurations[0], next(c for c in configurations if c.model.startswith("convnext"))
+    if args.training:
+        compare(part, TRAINING, configurations, [("OverLoCK-XT / ConvNeXt-T, training step", ours, theirs)])
+        return 0
+    plain = next(c for c in configurations if c.backend == "reference")
+    pairs = [("OverLoCK-T deploy / ConvNeXt-B", ours, theirs), ("OverLoCK-T deploy / its plain form", ours, plain)]
+    outcome = compare(part, THROUGHPUT, configurations, pairs)
+    chosen = (best(outcome, configurations, c) for c in (ours, theirs))
+    memory(part, [configurations[i] for i in chosen if i is not None])
     return 0
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
-from bench.gpu.parts import Sink, arguments, sink
+from bench.gpu.parts import WINNERS, Sink, arguments, sink
 from bench.measure.clock import time_calls
-from bench.measure.environment import now
+from bench.measure.environment import CUDNN_BENCHMARK, now
 from bench.records import Record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
@@ -71,7 +71,7 @@ def attempt(part: Sink, what: str, form: str, timer: Timer, call: Callable[[int]
     try:
         with rounding(str(conditions.get("dtype", ""))):
             return record(part, what, form, timer(call), **conditions)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # Triton's are of no narrower class: a launch may ask for more than the device has
         text = " ".join(str(error).split())[:200]
         return record(part, what, form, None, **conditions).failed(f"{type(error).__name__}: {text}")
 
@@ -204,7 +204,8 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     batch, winners = 1 if part.tiny else 256, []
 
     def by_torch(x: Tensor, weight: Tensor, cudnn: bool) -> Tensor:
-        with torch.backends.cudnn.flags(enabled=cudnn, allow_tf32=torch.backends.cudnn.allow_tf32):
+        tf32 = torch.backends.cudnn.allow_tf32
+        with torch.backends.cudnn.flags(enabled=cudnn, benchmark=CUDNN_BENCHMARK, allow_tf32=tf32):
             return F.conv2d(x, weight, None, 1, weight.shape[-1] // 2, 1, len(weight))
 
     paths: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -225,7 +226,7 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
         weight, grad = torch.randn(channels, 1, kernel, kernel, device=part.device).to(kind), torch.randn_like(x)
         x.requires_grad_()
         weight.requires_grad_()
-        times: dict[str, float] = {}
+        times: dict[bool, dict[str, float]] = {False: {}, True: {}}  # by whether gradients are wanted, then path
         for path, run in paths.items():
 
             def forward(i: int, run: Any = run, x: Tensor = x, weight: Tensor = weight) -> None:
@@ -244,21 +245,24 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
                 conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": layout}
                 row = attempt(part, what, form, timer, call, backend=path, **conditions)
                 part.keep(list(over_floor(row, work, rates, dtype)))
-                if row.value is not None and form != "forward":
-                    times[path] = row.value
-        if times and dtype != "tf32":  # a winner holds for float32 as it is, without TF32
-            first = min(times, key=lambda p: times[p])
+                if row.value is not None:
+                    times[form != "forward"][path] = row.value
+        if dtype == "tf32":  # a winner holds for float32 as it is, without TF32
+            continue
+        for gradients, seconds in times.items():
+            first = min(seconds, key=lambda p: seconds[p], default="none ran")
             winner = "triton" if first == "triton" else "torch"
-            winners.append({"case": Case.of(x.detach(), kernel), "winner": winner, "seconds": times})
-            (part.folder / "depthwise_winners.json").write_text(json.dumps(winners, indent=1), encoding="utf-8")
+            winners.append({"case": Case.of(x, kernel, gradients), "winner": winner, "seconds": seconds})
+            (part.folder / WINNERS).write_text(json.dumps(winners, indent=1), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    part = sink(arguments("bench.gpu.operators").parse_args(argv))
+    p = arguments("bench.gpu.operators")
+    p.add_argument("--of", choices=("contmix", "depthwise"), required=True)
+    args = p.parse_args(argv)
+    part = sink(args)
     timer = Timer(part)
-    rates = peaks(part, timer)
-    contmix(part, timer, rates)
-    depthwise(part, timer, rates)
+    (contmix if args.of == "contmix" else depthwise)(part, timer, peaks(part, timer))
     return 0
 
 

@@ -25,12 +25,20 @@ class Part:
     beside: bool = False  # it runs beside the parts before the first that measures
 
 
+WINNERS = "depthwise_winners.json"
+"""What the part `depthwise` writes: by which implementation each large depthwise convolution is the fastest."""
+
+DEPTHWISE = "large depthwise convolutions:"
+"""How the note of a record begins that says what ran them."""
+
 PARTS = (
     Part("compile", "bench.gpu.headline", 110, "compile the headline's models, so that they are in the cache",
          ("--compile-only",), beside=True),
     Part("correctness", "bench.gpu.correctness", 110, "kernels against float64, on the device"),
-    Part("operators", "bench.gpu.operators", 80, "each implementation of the operators, over its floor"),
-    Part("headline", "bench.gpu.headline", 160, "the ratios: throughput, interleaved"),
+    Part("contmix", "bench.gpu.operators", 50, "each implementation of ContMix, over its floor", ("--of", "contmix")),
+    Part("depthwise", "bench.gpu.operators", 45, "each implementation of large depthwise convolutions, over its floor",
+         ("--of", "depthwise")),
+    Part("headline", "bench.gpu.headline", 220, "the ratios: throughput, interleaved"),
     Part("training", "bench.gpu.headline", 110, "the ratio of training steps, interleaved", ("--training",)),
     Part("sweep", "bench.gpu.sweep", 600, "four families: sizes, dtypes, modes; latency, memory, energy, training"),
 )  # fmt: skip
@@ -79,6 +87,13 @@ class Sink:
             "run": self.run,
         }
         store.append(self.folder / f"{self.name}.csv", [replace(record, **stamp) for record in records])
+
+
+def depthwise_variable(folder: Path, what: str) -> dict[str, str]:
+    """The variable that has large depthwise convolutions run by `torch`, by `triton`, or by the `winners` of a run."""
+    from overlock.depthwise_device import VARIABLE
+
+    return {VARIABLE: str((folder / WINNERS).resolve()) if what == "winners" else what}
 
 
 def arguments(prog: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.gpu.parts import DEPTHWISE
 from bench.records import Record
 
 TARGETS = {
@@ -55,6 +56,24 @@ def ratios(records: Mapping[str, Sequence[Record]]) -> list[tuple[str, float | N
     return found
 
 
+def faster_from(operators: Sequence[Record]) -> int | None:
+    """Least tokens (batch x map) from which fused ContMix beats tiled in every case measured; None if it never does."""
+    times: dict[tuple[str, ...], dict[str, float]] = {}
+    tokens: dict[tuple[str, ...], int] = {}
+    for r in operators:
+        if r.model.startswith("contmix") and "," not in r.model and r.value is not None:  # in the launch that is in use
+            case = (r.model, r.form, r.dtype, str(r.batch))
+            times.setdefault(case, {})[r.backend] = r.value
+            tokens[case] = int(r.resolution) ** 2 * (r.batch or 1)
+    found = None
+    wins = [(tokens[case], by["fused"] < by["tiled"]) for case, by in times.items() if by.keys() >= {"fused", "tiled"}]
+    for count, faster in sorted(wins, key=lambda pair: (-pair[0], pair[1])):  # of as many tokens a loss first
+        if not faster:
+            break
+        found = count
+    return found
+
+
 def _verdict(value: float | None, target: tuple[float, float]) -> str:
     if value is None:
         return NOT_MEASURED
@@ -80,9 +99,10 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
     for file in sorted(out.glob("*.dropped")):
         dropped = file.read_text(encoding="utf-8").splitlines()
         lines.append(f"\n{file.stem}: no time for {len(dropped)} rows: {'; '.join(dropped)}")
-    operators = [r for r in records.get("operators", ()) if r.metric == "operator_time"]
+    timed = [r for name in ("contmix", "depthwise") for r in records.get(name, ())]
+    operators = [r for r in timed if r.metric == "operator_time"]
     if operators:
-        over = {_key(r): r.value for r in records["operators"] if r.metric == "over_floor"}
+        over = {_key(r): r.value for r in timed if r.metric == "over_floor"}
         rows: list[tuple[Any, ...]] = [
             (r.model, r.form, r.backend, r.dtype, r.layout, r.batch, _time(r), _number(over.get(_key(r))))
             for r in operators
@@ -91,13 +111,20 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
             "",
             tabulate(rows, ("operator", "pass", "by", "dtype", "layout", "batch", "us", "x floor"), "github"),
         ]
+        tokens = faster_from(operators)
+        rest = f"from {tokens} tokens (batch x map) on" if tokens else "not even with the most tokens"
+        lines.append(
+            f"\nThe fused ContMix is faster than tiled {rest}: what `overlock.contmix.fused.FASTER_FROM` says."
+        )
     models = [r for name in ("headline", "training", "sweep") for r in records.get(name, ()) if not r.against]
     if models:
         rows = [
-            (r.model, r.form, r.resolution, r.batch, r.dtype, r.backend, r.compile, r.metric, _figure(r), r.unit)
+            (r.model, r.form, r.resolution, r.batch, r.dtype, r.backend, _depthwise(r), r.compile, r.metric, _figure(r),
+             r.unit)
             for r in models
-        ]
-        headings = ("model", "form", "size", "batch", "dtype", "ContMix", "compile", "metric", "value", "unit")
+        ]  # fmt: skip
+        headings = ("model", "form", "size", "batch", "dtype", "ContMix", "depthwise", "compile", "metric", "value",
+                    "unit")  # fmt: skip
         lines += ["", tabulate(rows, headings, "github", disable_numparse=True)]
     shown = [
         (what, _number(value) or NOT_MEASURED, interval, f"{target[0]:g}", f"{target[1]:g}", _verdict(value, target))
@@ -110,6 +137,10 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
 
 def _key(r: Record) -> tuple[object, ...]:
     return r.model, r.form, r.backend, r.dtype, r.layout, r.batch, r.resolution
+
+
+def _depthwise(r: Record) -> str:
+    return next((note.removeprefix(DEPTHWISE).strip() for note in r.notes if note.startswith(DEPTHWISE)), "")
 
 
 def _number(value: float | None) -> str:

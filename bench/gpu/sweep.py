@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.cli import resolution_name
-from bench.gpu.parts import Sink, arguments, sink
+from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
 from bench.records import OUT_OF_MEMORY, Record
 
 MODELS = (
@@ -70,6 +71,11 @@ def rows(tiny: bool) -> list[Row]:
     return found
 
 
+def depthwise(part: Sink) -> str:
+    """What runs large depthwise convolutions here: the winners that this run measured, if it did."""
+    return "winners" if (part.folder / WINNERS).exists() else "torch"
+
+
 def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
     """The records of one row: time, and for throughput energy and peak memory."""
     import torch
@@ -94,6 +100,7 @@ def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
         **asdict(template), "resolution": resolution_name((row.size, row.size)), "batch": row.batch, "dtype": row.dtype,
         "compile": row.compile, "layout": ready.layout, "device": part.device, "method": METHOD,
         "backend": checked.backend if checked else "", "valid": not problems, "reasons": tuple(problems),
+        "notes": (f"{DEPTHWISE} {depthwise(part)}",),
     })  # fmt: skip
     seconds = sorted(b.seconds for b in blocks)
     middle = seconds[len(seconds) // 2]
@@ -133,7 +140,7 @@ def one_model(part: Sink, name: str, form: str, backend: str) -> int:
                           resolution="", weights="random:0", threads=torch.get_num_threads())  # fmt: skip
         try:
             part.keep(measure(part, models[training], template, row))
-        except (RuntimeError, ValueError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # Triton's and the compiler's are of no narrower class
             traceback.print_exc()
             text = " ".join(str(error).split())[:200]
             kind = OUT_OF_MEMORY if speed.is_out_of_memory(error) else type(error).__name__
@@ -156,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.model:
         return one_model(part, *json.loads(args.model))
     models = TINY_MODELS if part.tiny else MODELS
+    environment = {**os.environ, **depthwise_variable(part.folder, depthwise(part))}
     failed = 0
     for i, model in enumerate(models):
         until = args.until - part.left * (1 - 1 / (len(models) - i))  # an even share of what is left
@@ -163,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                    "--until", str(until), "--device", args.device, "--run", args.run,
                    "--model", json.dumps(model)]  # fmt: skip
         command += ["--tiny"] if part.tiny else []
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, env=environment)
         try:
             failed += process.wait(timeout=max(1.0, until + 10 - time.time())) != 0
         except subprocess.TimeoutExpired:

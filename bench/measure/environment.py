@@ -22,8 +22,12 @@ from bench.measure.process import STEADY_ALLOCATOR
 from bench.paths import REPOSITORY
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
-ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
+                         "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE")  # fmt: skip
 ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")
+
+CUDNN_BENCHMARK = True
+"""Whether cuDNN tries its algorithms and keeps the quickest, in every process that measures."""
 
 
 def now() -> str:
@@ -188,7 +192,7 @@ def _cuda(device: str) -> dict[str, Any]:
         "device_capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_benchmark": CUDNN_BENCHMARK,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else "",
         "driver": _cuda_driver(),

@@ -40,6 +40,7 @@ def depthwise_path(shares: dict[str, float]) -> str:
         "_slow_conv2d": "slow_conv2d",
         "thnn_conv2d": "slow_conv2d",
         "conv_depthwise2d": "native depthwise",
+        "depthwise_kernel": "Triton",
         "cudnn": "cuDNN",
         "fft": "FFT",
     }

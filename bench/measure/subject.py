@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
+from bench.measure.environment import CUDNN_BENCHMARK
 from bench.measure.job import Job
 from bench.measure.side import Side
 from bench.models import Entry, entry_for_timm, find, unknown
@@ -201,11 +202,13 @@ def place(
 ) -> Subject:
     """Move a model to its device, dtype (cast, not autocast) and layout, and draw its inputs.
 
-    `tf32` is float32 whose matrix products and convolutions may round to TF32 on CUDA; `float32` never does.
+    `tf32` is float32 whose matrix products and convolutions may round to TF32 on CUDA; `float32` never does. cuDNN
+    tries its algorithms at the first call of a size and keeps the quickest, for every model alike.
     """
     allow_tf32 = dtype == "tf32"
     torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = allow_tf32
+    torch.backends.cudnn.benchmark = CUDNN_BENCHMARK
     model = model.to(device=device, dtype=DTYPES[dtype])
     generator = torch.Generator().manual_seed(seed + 1)
     shape = (batch, 3, *resolution)

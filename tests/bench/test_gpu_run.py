@@ -14,8 +14,8 @@ import pytest
 
 from bench import gpu_run
 from bench.gpu.floors import H200_SPECIFIED, contmix_work, depthwise_work
-from bench.gpu.parts import PARTS, Part
-from bench.gpu.summary import NOT_MEASURED, ratios
+from bench.gpu.parts import DEPTHWISE, PARTS, WINNERS, Part
+from bench.gpu.summary import NOT_MEASURED, faster_from, ratios
 from bench.paths import REPOSITORY
 from bench.records import Record
 
@@ -47,7 +47,7 @@ def test_ratios_of_the_summary() -> None:
             record(metric="memory", unit="bytes", value=7.0),
             record(model="convnext_b", metric="memory", unit="bytes", value=10.0),
         ],
-        "operators": [
+        "contmix": [
             record(model="contmix stage 3", form="forward", metric="over_floor", backend="fused", dtype="bfloat16",
                    batch=256, value=3.0)
         ],
@@ -57,6 +57,22 @@ def test_ratios_of_the_summary() -> None:
     assert values["fused ContMix, stage 3 of T: time over its floor"] == 3.0
     assert values["peak memory, OverLoCK-T / ConvNeXt-B"] == pytest.approx(0.7)
     assert values["OverLoCK-T deploy / its plain form"] is None
+
+
+def test_from_how_many_tokens_fused_is_the_fastest() -> None:
+    def timed(batch: int, backend: str, value: float | None, **values: Any) -> Record:
+        conditions = {"model": "contmix stage 3", "form": "forward", "metric": "operator_time", "resolution": "14"}
+        return record(**{**conditions, **values}, batch=batch, backend=backend, value=value, dtype="bfloat16")
+
+    small = [timed(1, "fused", 2.0), timed(1, "tiled", 1.0)]
+    large = [timed(batch, name, value) for batch in (16, 256) for name, value in (("fused", 1.0), ("tiled", 2.0))]
+    assert faster_from([*small, *large]) == 16 * 196
+    assert faster_from(small) is None
+    loses = [timed(256, "fused", 3.0, form="backward"), timed(256, "tiled", 2.0, form="backward")]
+    assert faster_from([*small, *large, *loses]) is None
+    other_launch = timed(256, "fused", 9.0, model="contmix stage 3, Launch(queries=64, warps=4, stages=3)")
+    assert faster_from([*large, other_launch, timed(1, "fused", None), timed(1, "tiled", 1.0)]) == 16 * 196
+    assert faster_from([]) is None
 
 
 CRASHES = "import sys; sys.exit('it went wrong')"
@@ -138,7 +154,7 @@ def test_bad_input(arguments: list[str], words: str, tmp_path: Path) -> None:
 
 
 def test_an_earlier_runs_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "operators.csv").write_text("model,metric\n")
+    (tmp_path / "contmix.csv").write_text("model,metric\n")
     done = run("bench.gpu_run", "--out", str(tmp_path), "--dry-run")
     assert done.returncode == 2
     assert "there are records of an earlier run; give another folder" in done.stderr
@@ -160,7 +176,12 @@ def test_dry_run(tmp_path: Path) -> None:
     assert metrics >= {"throughput", "throughput_ratio", "training", "training_ratio", "latency", "memory",
                        "operator_time", "over_floor", "copy_bandwidth"}  # fmt: skip
     assert done.stdout.count(NOT_MEASURED) >= 5  # a dry run gives none of the figures
-    assert json.loads((out / "depthwise_winners.json").read_text())
+    assert json.loads((out / WINNERS).read_text())
+    throughput = [r for r in store.read(out / "headline.csv") if (r.model, r.metric) == ("overlock_xt", "throughput")]
+    assert {note for r in throughput for note in r.notes if note.startswith(DEPTHWISE)} == {
+        f"{DEPTHWISE} torch",
+        f"{DEPTHWISE} winners",
+    }
 
 
 def _resources(*arguments: str) -> list[dict[str, Any]]:

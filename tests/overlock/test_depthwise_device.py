@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from contmix_cases import relative_rms
 from test_contmix_fused import interpreter  # noqa: F401 (a fixture)
-from torch import Tensor
+from torch import Tensor, nn
 
-from overlock import depthwise_device
+import overlock.depthwise
+from overlock import convolution, depthwise_device
+from overlock.convolution import conv
+from overlock.depthwise import parallel_convs
 from overlock.depthwise_device import Case, depthwise
 
 # relative root mean square against float64 on the inputs as rounded, output and gradients
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture
+def without_tf32() -> Iterator[None]:
+    """PyTorch lets convolutions round to TF32 unless it is told not to, and the kernels follow it."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 def check(
@@ -61,15 +77,111 @@ def test_low_precision_and_layouts(dtype: torch.dtype, layout: str) -> None:
     check((2, 3, 9, 8), 7, dtype, layout=layout)
 
 
-def test_winners_are_used_on_cuda_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depthwise_device, "winners", set())
-    case = Case(13, 8, 14, 14, "float32", "channels_first")
-    (tmp_path / "w.json").write_text(json.dumps([{"case": case, "winner": "triton"}, {"case": [1], "winner": "torch"}]))
-    depthwise_device.load_winners(tmp_path / "w.json")
-    assert depthwise_device.winners == {case}
-    x = torch.zeros(2, 8, 14, 14)
-    assert Case.of(x, 13) == case
-    assert not depthwise_device.wins(x, torch.zeros(8, 1, 13, 13))
+@pytest.fixture
+def using() -> Iterator[Callable[[str], None]]:
+    """`depthwise_device.use`, undone afterwards."""
+    yield depthwise_device.use
+    depthwise_device.use("torch")
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_what_is_used(using: Callable[[str], None], tmp_path: Path) -> None:
+    x, weight = torch.zeros(2, 8, 14, 14), torch.zeros(8, 1, 13, 13)
+    case = Case(13, 8, 14, 14, "float32", "channels_first", gradients=False)
+    assert Case.of(x, 13, False) == case
+    assert Case.of(x.contiguous(memory_format=torch.channels_last), 13, True).layout == "channels_last"
+    assert not depthwise_device.wins(x, weight)
+    using("triton")
+    assert depthwise_device.wins(x, weight)
+    assert not depthwise_device.wins(x.double(), weight.double())
+    assert not depthwise_device.wins(x, torch.zeros(8, 1, 3, 3))
+    with torch.autocast("cpu"):
+        assert not depthwise_device.wins(x, weight)
+    file = tmp_path / "winners.json"
+    file.write_text(
+        json.dumps([{"case": case, "winner": "triton"}, {"case": case._replace(height=7), "winner": "torch"}])
+    )
+    using(str(file))
+    assert depthwise_device.wins(x, weight)
+    assert not depthwise_device.wins(x[:, :, :7], weight)
+    assert not depthwise_device.wins(x[:, :4], weight[:4])
+    assert not depthwise_device.wins(x, weight.requires_grad_())
+    with torch.no_grad():
+        assert depthwise_device.wins(x, weight)
+    using("torch")
+    assert not depthwise_device.wins(x, weight)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1]", '[{"winner": "triton"}]', '[{"case": [1], "winner": "triton"}]'])
+def test_a_file_that_is_none_of_winners(using: Callable[[str], None], tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "winners.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=r"winners.json: neither torch, triton nor a file of winners"):
+        using(str(file))
+
+
+def test_the_variable_is_read() -> None:
+    code = "from overlock import depthwise_device; print(depthwise_device.everywhere)"
+    env = {**os.environ, depthwise_device.VARIABLE: "triton"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.strip() == "True"
+
+
+class Both(nn.Module):
+    """A deployed convolution and two of the training form, as the networks call them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, k, padding=k // 2, groups=3, bias=False) for k in (7, 5))
+        for p in self.parameters():
+            nn.init.normal_(p, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = conv(x, self.convs[0].weight, None, "gelu")
+        a, b = parallel_convs(y, list(self.convs))
+        return a + b
+
+
+def check_in_a_network(using: Callable[[str], None], device: str, compiler: str) -> None:
+    """Eager and compiled into one graph, forward and gradients; the kernels are launched where they are asked for."""
+    net, x = Both().to(device), torch.randn(1, 3, 6, 7, generator=torch.Generator().manual_seed(1)).to(device)
+    compiled = torch.compile(net, fullgraph=True, backend=compiler)
+    launched: list[bool] = []
+    convolve = depthwise_device._convolve
+
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
+        launched.append(True)
+        return convolve(*args, **kwargs)
+
+    results = {}
+    for what in ("torch", "triton"):
+        using(what)
+        torch._dynamo.reset()
+        for name, run in (("eager", net), ("compiled", compiled)):
+            launched.clear()
+            with mock.patch.object(depthwise_device, "_convolve", watched):
+                out = run(x)
+            assert len(launched) == (3 if what == "triton" else 0), (what, name)
+            results[what, name] = [out.detach(), *torch.autograd.grad(out.square().sum(), list(net.parameters()))]
+    for key, found in results.items():
+        for a, b in zip(found, results["torch", "eager"], strict=True):
+            assert relative_rms(a, b.double().cpu()) < 2e-6, key
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_networks_take_it(using: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU oneDNN and our own backward come first: they are switched off."""
+    monkeypatch.setattr(convolution, "why_not_fused", lambda x: "not on CUDA")
+    monkeypatch.setattr(overlock.depthwise, "own_backward", lambda: False)
+    check_in_a_network(using, "cpu", "aot_eager")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("without_tf32")
+def test_networks_take_it_on_a_gpu(using: Callable[[str], None]) -> None:
+    check_in_a_network(using, "cuda", "inductor")
 
 
 def test_reasons_why_not() -> None:
@@ -87,6 +199,19 @@ def test_meta_and_cost() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("tf32", [False, True])
+def test_rounding_to_tf32_is_asked_for_on_a_gpu(tf32: bool) -> None:
+    """Where PyTorch's own convolutions may round to it; a relative rounding of 2^-11 is 5e-4."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(s, generator=generator) for s in ((2, 16, 28, 28), (16, 1, 15, 15)))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        out = depthwise(x.cuda(), weight.cuda())
+    error = relative_rms(out, F.conv2d(x.double(), weight.double(), padding=7, groups=16))
+    assert 1e-5 < error < 1e-3 if tf32 else error < TOLERANCES[torch.float32]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("without_tf32")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(
