@@ -23,7 +23,7 @@ from bench.cli import BadInput, Parser
 from bench.gates.margins import LEAST, verdict
 from bench.gates.verdict import INVALID, REGRESSION
 from bench.measure.side import THROUGHPUT
-from bench.measure.statistics import ratio_of_rounds
+from bench.measure.trials import MODEL, SLOWED, TWIN, redone
 from bench.records import Record
 
 COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
@@ -55,14 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def judged(records: Sequence[Record]) -> list[str]:
-    """For each model, how often each verdict falls on its ratios."""
-    counts: dict[str, Counter[str]] = {}
-    for record in records:
-        if record.metric == f"{THROUGHPUT}_ratio":
-            good = record.valid and record.samples
-            found = verdict(ratio_of_rounds(record.samples), LEAST) if good else INVALID
-            counts.setdefault(f"{record.model} against {record.against}", Counter())[found] += 1
-    return [f"{name}: {', '.join(f'{n} {v}' for v, n in found.most_common())}" for name, found in counts.items()]
+    """For each model, how often each verdict falls on its ratios, as `bench.measure.trials` redoes them."""
+    lines = []
+    for model in (TWIN, SLOWED):
+        good = {r.run for r in records if (r.model, r.metric) == (model, f"{THROUGHPUT}_ratio") and r.valid}
+        counts: Counter[str] = Counter()
+        for run, ratio in redone(records, model).items():
+            counts[verdict(ratio, LEAST) if ratio is not None and run in good else INVALID] += 1
+        lines.append(f"{model} against {MODEL}: {', '.join(f'{n} {v}' for v, n in counts.most_common())}")
+    return lines
 
 
 def one_run(base: str, options: Sequence[str], under: Sequence[str]) -> dict[str, str]:

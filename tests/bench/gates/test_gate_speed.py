@@ -13,12 +13,13 @@ from gate_faults import copy_with, gate
 
 from bench import store
 from bench.cli import BadInput
-from bench.gates import speed, worktrees
+from bench.gates import speed, trials, worktrees
 from bench.gates.speed import Rules
 from bench.measure.environment import collect
 from bench.measure.interleaved import Outcome, Replicate
 from bench.measure.job import Settings
 from bench.measure.side import Plan, Side
+from bench.paths import REPOSITORY
 from bench.records import Record
 
 SETTINGS = Settings(device="cpu", batch=2, threads=1, layout="channels_last")
@@ -217,3 +218,13 @@ def test_a_machine_without_records_is_refused_with_the_mend(recorded: tuple[Path
         assert mend in done.stderr
         assert "machines recorded: there" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1 + ("not calibrated" in done.stderr)
+
+
+def test_the_verdicts_that_the_documentation_tells_of_the_kept_trials() -> None:
+    (kept,) = (REPOSITORY / "results").glob("*/trials/convnext_t.csv")
+    text = (REPOSITORY / "docs" / "gates.md").read_text(encoding="utf-8")
+    lines = trials.judged(store.read(kept))
+    for name, line in zip(("a model against itself", "5 % slower"), lines, strict=True):
+        counts = {verdict: n for n, verdict in (part.split() for part in line.partition(": ")[2].split(", "))}
+        row = " | ".join(counts.get(verdict, "0") for verdict in ("OK", "UNDECIDED", "REGRESSION", "INVALID"))
+        assert f"| {name} | {row} |" in text
