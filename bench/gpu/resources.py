@@ -171,19 +171,17 @@ def depthwise_launches(channels: int, side: int, k: int, dtype: str, batch: int,
         if backward:
             depthwise_device.depthwise_backward_op(x, x, weight)
         else:
-            depthwise_device.depthwise_op(x, weight, None)
+            depthwise_device._convolve(x, weight, None, flip=False)
 
 
-def everything(
-    dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int, depthwise: bool
-) -> Iterator[Resources]:
+def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int) -> Iterator[Resources]:
     """All launches of ContMix in these stages, and of the depthwise convolutions, forward and backward."""
     for dtype in dtypes:
         for stage in stages:
             for backward in (False, True):
                 sizes = (*STAGES[stage], dtype, batch, backward)
                 yield from measure(f"contmix {stage}", dtype, lambda s=sizes: contmix_launches(*s), capability)  # type: ignore[misc]
-        for stage, shape in DEPTHWISE.items() if depthwise else ():
+        for stage, shape in DEPTHWISE.items():
             for backward in (False, True):
                 case = (*shape, dtype, batch, backward)
                 yield from measure(f"depthwise {stage}", dtype, lambda s=case: depthwise_launches(*s), capability)  # type: ignore[misc]
@@ -195,10 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
     p.add_argument("--batch", type=int, default=256)
     p.add_argument("--capability", type=int, default=90, help="90 is Hopper (default)")
-    p.add_argument("--no-depthwise", action="store_true")
     p.add_argument("--format", choices=("markdown", "json"), default="markdown")
     args = p.parse_args(argv)
-    rows = [asdict(r) for r in everything(args.dtypes, args.stages, args.batch, args.capability, not args.no_depthwise)]
+    rows = [asdict(r) for r in everything(args.dtypes, args.stages, args.batch, args.capability)]
     if args.format == "json":
         print(json.dumps(rows))
         return 0

@@ -194,10 +194,11 @@ def _resources(*arguments: str) -> list[dict[str, Any]]:
 def test_kernels_compile_for_hopper() -> None:
     """In a process of its own, without the interpreter; no GPU is needed."""
     pytest.importorskip("triton")
-    rows = _resources("--stages", "stage 3", "--no-depthwise")
+    rows = _resources("--stages", "stage 3")
     kernels = {(r["kernel"], r["half"]) for r in rows}
     gradients = {(name, half) for name in ("query_kernel", "taps_kernel", "value_kernel") for half in ("5x5", "KxK")}
-    assert kernels == {("sliding_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients}
+    depthwise = {("depthwise_kernel", ""), ("depthwise_weight_kernel", "")}
+    assert kernels == {("sliding_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients, *depthwise}
     for r in rows:
         assert r["matrix"] > 0, f"{r['kernel']} has no matrix instructions"
         assert r["spilled"] <= 128, f"{r['kernel']} spills {r['spilled']} bytes a thread"
