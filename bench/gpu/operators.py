@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -195,7 +196,8 @@ def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[in
 
 
 def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
-    """Large depthwise convolutions by cuDNN, by PyTorch's own kernels and by Triton; the winners go to a file."""
+    """Large depthwise convolutions by what PyTorch picks, by cuDNN (forward alone), by PyTorch's own kernels and by
+    Triton; where Triton beats the first goes to a file."""
     from overlock.depthwise_device import Case
     from overlock.depthwise_device import depthwise as by_triton
 
@@ -203,17 +205,24 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     dtypes = ["float32"] if part.tiny else ["bfloat16", "float16", "tf32", "float32"]
     batch, winners = 1 if part.tiny else 256, []
 
-    def by_torch(x: Tensor, weight: Tensor, cudnn: bool) -> Tensor:
+    def by_torch(x: Tensor, weight: Tensor, cudnn: bool = True) -> Tensor:
         tf32 = torch.backends.cudnn.allow_tf32
         with torch.backends.cudnn.flags(enabled=cudnn, benchmark=CUDNN_BENCHMARK, allow_tf32=tf32):
             return F.conv2d(x, weight, None, 1, weight.shape[-1] // 2, 1, len(weight))
 
+    def by_cudnn(x: Tensor, weight: Tensor) -> Tensor:
+        padding, tf32 = [weight.shape[-1] // 2] * 2, torch.backends.cudnn.allow_tf32
+        out: Tensor = torch.ops.aten.cudnn_convolution(
+            x, weight, padding, [1, 1], [1, 1], len(weight), CUDNN_BENCHMARK, False, tf32
+        )
+        return out
+
     paths: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "cudnn": lambda x, w: by_torch(x, w, True),
-        "native": lambda x, w: by_torch(x, w, False),
+        "torch": by_torch,
+        "native": lambda x, w: by_torch(x, w, cudnn=False),
     }
     if not part.tiny:
-        paths["triton"] = by_triton
+        paths |= {"cudnn": by_cudnn, "triton": by_triton}
     for dtype, (stage, (channels, side, kernel)), layout in itertools.product(dtypes, shapes.items(), LAYOUTS):
         if not part.room(2.0, f"depthwise {stage} {dtype} {layout}"):
             continue
@@ -236,7 +245,7 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
             def both(i: int, run: Any = run, x: Tensor = x, weight: Tensor = weight, grad: Tensor = grad) -> None:
                 torch.autograd.grad(run(x, weight), [x, weight], grad)
 
-            for form, call in (("forward", forward), ("forward and backward", both)):
+            for form, call in (("forward", forward), ("forward and backward", both))[: 1 if path == "cudnn" else 2]:
                 work = depthwise_work(batch, channels, side, kernel, dtype)
                 if form != "forward":
                     back = depthwise_work(batch, channels, side, kernel, dtype, backward=True)
@@ -250,8 +259,7 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
         if dtype == "tf32":  # a winner holds for float32 as it is, without TF32
             continue
         for gradients, seconds in times.items():
-            first = min(seconds, key=lambda p: seconds[p], default="none ran")
-            winner = "triton" if first == "triton" else "torch"
+            winner = "triton" if seconds.get("triton", math.inf) < seconds.get("torch", math.inf) else "torch"
             winners.append({"case": Case.of(x, kernel, gradients), "winner": winner, "seconds": seconds})
             (part.folder / WINNERS).write_text(json.dumps(winners, indent=1), encoding="utf-8")
 

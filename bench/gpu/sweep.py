@@ -73,9 +73,9 @@ def rows(tiny: bool) -> list[Row]:
     return found
 
 
-def depthwise(part: Sink) -> str:
-    """What runs large depthwise convolutions here: the winners that this run measured, if it did."""
-    return "winners" if (part.folder / WINNERS).exists() else "torch"
+def depthwise(part: Sink, model: str) -> str:
+    """What runs large depthwise convolutions: the winners that this run measured, if it did, where a model asks."""
+    return "winners" if (part.folder / WINNERS).exists() and model.startswith(("overlock", "unireplknet")) else "torch"
 
 
 def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
@@ -102,7 +102,7 @@ def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
         **asdict(template), "resolution": resolution_name((row.size, row.size)), "batch": row.batch, "dtype": row.dtype,
         "compile": row.compile, "layout": ready.layout, "device": part.device, "method": METHOD,
         "backend": checked.backend if checked else "", "valid": not problems, "reasons": tuple(problems),
-        "notes": (f"{DEPTHWISE} {depthwise(part)}",),
+        "notes": (f"{DEPTHWISE} {depthwise(part, template.model)}",),
     })  # fmt: skip
     seconds = sorted(b.seconds for b in blocks)
     middle = seconds[len(seconds) // 2]
@@ -166,7 +166,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.model:
         return one_model(part, *json.loads(args.model))
     models = TINY_MODELS if part.tiny else MODELS
-    environment = {**os.environ, **depthwise_variable(part.folder, depthwise(part))}
     failed = 0
     for i, model in enumerate(models):
         until = args.until - part.left * (1 - 1 / (len(models) - i))  # an even share of what is left
@@ -174,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                    "--until", str(until), "--device", args.device, "--run", args.run,
                    "--model", json.dumps(model)]  # fmt: skip
         command += ["--tiny"] if part.tiny else []
-        process = subprocess.Popen(command, env=environment)
+        variable = depthwise_variable(part.folder, depthwise(part, model[0]))
+        process = subprocess.Popen(command, env={**os.environ, **variable})
         try:
             failed += process.wait(timeout=max(1.0, until + 10 - time.time())) != 0
         except subprocess.TimeoutExpired:
