@@ -80,7 +80,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
     if groups > 1 and stride == 1 and depthwise_device.wins(x, weight):
         y = depthwise_device.depthwise(x, weight, bias)
     else:
-        y = F.conv2d(x, weight, bias, stride, [kernel_size // 2] * 2, 1, groups)  # two: to a tracer a lone one is a tensor
+        padding = [kernel_size // 2] * 2  # a lone one is a tensor to a tracer
+        y = F.conv2d(x, weight, bias, stride, padding, 1, groups)
     if activation == "gelu":
         return F.gelu(y)
     return F.silu(y, inplace=True) if activation == "silu" else y
