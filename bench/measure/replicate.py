@@ -85,7 +85,7 @@ class Replicate:
         settings = self.side.settings
         chosen_here = settings.layout == "auto"
         if chosen_here:
-            speed.faster_layout(self.subject)
+            speed.faster_layout(self.subject, type(self.work))
         checked = subject.check(self.subject) if check and self.kind != TRAINING else None
         begin = time.perf_counter()
         subject.compiled(self.subject, settings.compile)

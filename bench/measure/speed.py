@@ -164,14 +164,15 @@ def block(work: Work, seconds: float, length: float, each: bool, start: int) -> 
     return Block(took / calls, calls, host / calls, joules=joules)
 
 
-@torch.inference_mode()
-def faster_layout(subject: Subject) -> str:
-    """The memory layout in which the second call is quickest; `subject` is left in it."""
+def faster_layout(subject: Subject, kind: type[Inference] | type[Training] = Inference) -> str:
+    """The memory layout in which the second call (of inference, or a step of training) is quickest; `subject` is left
+    in it."""
     times: dict[str, float] = {}
     for layout in LAYOUTS:
-        subject.lay_out(layout)
-        time_calls(subject.call, 1, subject.device)
-        times[layout] = time_calls(subject.call, 1, subject.device, 1)[0]
+        subject.lay_out(layout)  # not in inference mode: what is made there cannot be trained
+        work = kind(subject)
+        time_calls(work.call, 1, subject.device)
+        times[layout] = time_calls(work.call, 1, subject.device, 1)[0]
     best = min(times, key=lambda layout: times[layout])
     subject.lay_out(best)
     return best
