@@ -165,14 +165,16 @@ def block(work: Work, seconds: float, length: float, each: bool, start: int) -> 
 
 
 def faster_layout(subject: Subject, kind: type[Inference] | type[Training] = Inference) -> str:
-    """The memory layout in which the second call (of inference, or a step of training) is quickest; `subject` is left
-    in it."""
+    """The memory layout in which the second call of inference, or the better of the second and third step of training,
+    is quickest; `subject` is left in it. First steps warm up the allocator too, and would speak for the layout tried
+    last."""
+    again = (1, 2) if kind is Training else (1,)
     times: dict[str, float] = {}
     for layout in LAYOUTS:
         subject.lay_out(layout)  # not in inference mode: what is made there cannot be trained
         work = kind(subject)
         time_calls(work.call, 1, subject.device)
-        times[layout] = time_calls(work.call, 1, subject.device, 1)[0]
+        times[layout] = min(time_calls(work.call, 1, subject.device, i)[0] for i in again)
     best = min(times, key=lambda layout: times[layout])
     subject.lay_out(best)
     return best
