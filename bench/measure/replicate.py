@@ -91,7 +91,7 @@ class Replicate:
         subject.compiled(self.subject, settings.compile)
         built = time.perf_counter() - begin
         first = self.work.first_call()
-        warm = speed.warm_up(self.work, self.plan.warmup)
+        warm = speed.warm_up(self.work, self.plan.warmup * (speed.MORE_WARMUP if self.kind == TRAINING else 1))
         backend = checked.backend if checked else ""
         problems = [*self.work.problems(), *(checked.problems if checked else ())]
         if backend and settings.backend not in ("auto", backend):
