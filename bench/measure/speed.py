@@ -27,7 +27,7 @@ AUX_WEIGHT = 0.4
 """Weight of the auxiliary head's loss in a training step, as OverLoCK was trained."""
 
 MORE_WARMUP = 4
-"""So many times as long may steps of training take to become steady: on a CPU the allocator needs five of them or more."""
+"""So many times as long may steps of training take to become steady: on a CPU the allocator needs five or more."""
 
 SHORT = 0.1
 """Calls shorter than this many seconds go once untimed before a block: another process has used the caches since."""
