@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -214,6 +215,8 @@ def _ratio(row: pd.Series[Any], metric: str) -> str:
     value, lo, hi = (row.get(f"{metric}_ratio{end}") for end in ("", "_lo", "_hi"))
     if pd.isna(value):
         return ""
+    if not pd.isna(hi) and math.isinf(hi):
+        return f"{value:.2f} (one round)"
     return f"{value:.2f}" if pd.isna(lo) else f"{value:.2f} [{lo:.2f}, {hi:.2f}]"
 
 
@@ -228,8 +231,9 @@ def _measured(row: pd.Series[Any], metric: str, column: Column) -> str:
     if pd.isna(value):
         return str(status)
     text = f"{value / column.divisor:.{column.digits}f}"
-    if column.spread and not pd.isna(row[f"{metric}_lo"]):
-        text += f" ±{(row[f'{metric}_hi'] - row[f'{metric}_lo']) / 2 / value:.1%}"
+    lo, hi = row.get(f"{metric}_lo"), row.get(f"{metric}_hi")
+    if column.spread and not pd.isna(lo) and lo < hi:  # a single process tells no spread
+        text += f" ±{(hi - lo) / 2 / value:.1%}"
     return f"{text} ({status})" if status else text
 
 

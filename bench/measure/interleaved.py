@@ -151,7 +151,7 @@ class Outcome:
         unsettled = sum(not r.warm["steady"] for r in found)
         if unsettled:
             notes.append(
-                f"warm-up did not settle within {self.plan.warmup:g} s in {unsettled} of {len(found)} processes"
+                f"warm-up did not settle within {found[0].warm['limit']:g} s in {unsettled} of {len(found)} processes"
             )
         if any(r.last.get("launch_bound") for r in found):
             notes.append("launch bound: the host is no quicker than the device")

@@ -91,7 +91,8 @@ class Replicate:
         subject.compiled(self.subject, settings.compile)
         built = time.perf_counter() - begin
         first = self.work.first_call()
-        warm = speed.warm_up(self.work, self.plan.warmup * (speed.MORE_WARMUP if self.kind == TRAINING else 1))
+        limit = self.plan.warmup * (speed.MORE_WARMUP if self.kind == TRAINING else 1)
+        warm = speed.warm_up(self.work, limit)
         backend = checked.backend if checked else ""
         problems = [*self.work.problems(), *(checked.problems if checked else ())]
         if backend and settings.backend not in ("auto", backend):
@@ -102,6 +103,7 @@ class Replicate:
             "cold": None if chosen_here or checked else first,  # anything that ran before was the first call
             "compile": None if settings.compile == "none" else max(0.0, built + first - warm.seconds),
             "steady": warm.steady,
+            "limit": limit,
             "calls": warm.calls,
             "seconds": warm.seconds,
             "layout": self.subject.layout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -29,9 +30,10 @@ def cell(row: Row, metric: str, against: str = "") -> str:
     text = f"{record.value / how.divisor:,.{how.digits}f}"
     if record.against and record.lo is not None and record.hi is not None:
         to = "" if record.against == against else f" to {record.against}"
-        text += f" [{record.lo:.2f}, {record.hi:.2f}]{to}"
+        interval = "(one round)" if math.isinf(record.hi) else f"[{record.lo:.2f}, {record.hi:.2f}]"
+        text += f" {interval}{to}"
     if metric in ("throughput", "latency", "training") and record.lo is not None and record.hi is not None:
-        text += f" ±{(record.hi - record.lo) / 2 / record.value:.1%}" if record.value else ""
+        text += f" ±{(record.hi - record.lo) / 2 / record.value:.1%}" if record.value and record.lo < record.hi else ""
     return text if record.valid else f"{text} (invalid)"
 
 

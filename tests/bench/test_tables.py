@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -123,6 +124,18 @@ def test_of_what_was_timed_only_a_paired_ratio_is_shown() -> None:
     frame = wide(records, ENTRIES, "convnext_b")
     assert frame["throughput_ratio"].isna()[0]
     assert frame["throughput_ratio"][1] == 1.0
+
+
+def test_a_single_round_tells_no_spread() -> None:
+    records = [
+        record("overlock_t", "throughput", 6.0, lo=6.0, hi=6.0, n=1),
+        record("overlock_t", "throughput_ratio", 1.5, lo=0.0, hi=math.inf, n=1, against="convnext_b deploy"),
+        record("convnext_b", "throughput", 4.0, lo=4.0, hi=4.0, n=1),
+    ]
+    text = render(wide(records, ENTRIES, "convnext_b"), "table")
+    assert "1.50 (one round)" in text
+    assert "±" not in text
+    assert "inf" not in text
 
 
 def test_a_sweep_has_a_row_for_each_point() -> None:
