@@ -73,7 +73,7 @@ def _decided(base: Side, tip: Side, rules: Rules) -> tuple[Ratio | None, Outcome
 
 
 def _ratio(outcome: Outcome, side: int, base: int) -> Ratio | None:
-    return None if outcome.invalid() else outcome.ratio(side, base)
+    return None if outcome.invalid(side, base) else outcome.ratio(side, base)
 
 
 def _rounds(sides: Sequence[Side], rules: Rules, clear: Callable[[Outcome], bool]) -> Outcome:
@@ -86,7 +86,7 @@ def _rounds(sides: Sequence[Side], rules: Rules, clear: Callable[[Outcome], bool
 
 
 def _invalid(subject: str, outcome: Outcome) -> Judgement:
-    told = [*outcome.invalid()]
+    told = [*outcome.invalid(0, 1)]
     for side, reasons in zip(outcome.sides, outcome.failures, strict=True):
         told += [f"{side.name}: {reason}" for reason in dict.fromkeys(reasons)]
     return Judgement(subject, THROUGHPUT, INVALID, {}, "; ".join(told) or "nothing was measured")
@@ -105,7 +105,7 @@ def beside_anchor(
     refused = _refused(planned, recorded)
     if refused and not recording:
         return Judgement(subject, RATIO, INVALID, {}, f"no recorded ratio to compare: {refused}"), planned
-    outcome = _rounds([model, anchor], rules, lambda outcome: not outcome.invalid())
+    outcome = _rounds([model, anchor], rules, lambda outcome: _ratio(outcome, 0, 1) is not None)
     ratio = _ratio(outcome, 0, 1)
     if ratio is None:
         return _invalid(subject, outcome), planned

@@ -68,7 +68,7 @@ def _template(outcome: Outcome, i: int, kind: str) -> Record:
     warm: dict[str, Any] = found[0].warm if found else {}
     told = [r.warm for r in outcome.replicates[i] if r is not None]
     problems = tuple(dict.fromkeys(problem for w in told for problem in w["problems"]))
-    reasons = (*problems, *outcome.invalid()) if found else tuple(dict.fromkeys(outcome.failures[i])) or ("not run",)
+    reasons = (*problems, *outcome.invalid(i)) if found else tuple(dict.fromkeys(outcome.failures[i])) or ("not run",)
     backends = sorted({w["backend"] for w in told if w["backend"]})
     convolutions = depthwise_path(next((r.last["ran"] for r in found if r.last.get("ran")), {}))
     notes = [*outcome.notes_of(i), *([f"convolutions by {convolutions}"] if convolutions else [])]
@@ -147,12 +147,12 @@ def _ratio(record: Record, outcome: Outcome, i: int, base: int) -> Record | None
         return None
     baseline = _template(outcome, base, "")
     notes = [f"smallest visible difference {ratio.smallest_visible:.1%}"] if ratio.n > 1 else ["a single round"]
-    reasons = dict.fromkeys((*record.reasons, *baseline.reasons))
+    reasons = dict.fromkeys((*record.reasons, *baseline.reasons, *outcome.invalid(i, base)))
     return replace(
         _filled(record, Summary(ratio.value, ratio.lo, ratio.hi, ratio.n), ratio.samples),
         against=f"{baseline.model} {baseline.form}",
         method=with_head(record.task, outcome.sides[i].head, RATIO),
-        valid=record.valid and baseline.valid,
+        valid=not reasons,
         reasons=tuple(reasons),
         notes=tuple(notes),
     )

@@ -107,17 +107,29 @@ class Outcome:
             return list(range(self.rounds))
         return [r for r in clean if r != self.odd()]
 
-    def invalid(self) -> tuple[str, ...]:
-        """Why no figure of this measurement is valid: the canary moved in most rounds."""
+    def invalid(self, *sides: int) -> tuple[str, ...]:
+        """Why no figure of this measurement, or none that is of all these sides, is valid.
+
+        The canary moved in most rounds, or the sides have replicates together in rounds alone that are set aside (a
+        process was lost in the others): those are shown, since they are what there is, and marked with this.
+        """
         clean, limit = self.clean(), self.plan.canary_limit
-        if 2 * len(clean) >= self.rounds:
-            return ()
-        worst = next(self.disturbed(r) for r in range(self.rounds) if r not in clean)
-        return (f"the canary moved over {limit:.1%} in {self.rounds - len(clean)} of {self.rounds} rounds ({worst})",)
+        if 2 * len(clean) < self.rounds:
+            worst = next(self.disturbed(r) for r in range(self.rounds) if r not in clean)
+            told = f"{self.rounds - len(clean)} of {self.rounds} rounds ({worst})"
+            return (f"the canary moved over {limit:.1%} in {told}",)
+        aside = [r for r in self._rounds_of(*sides) if r not in self.counted()]
+        told = "; ".join(self.disturbed(r) or f"round {r + 1}: a process far off its side's others" for r in aside)
+        return (f"no undisturbed round is left where processes were lost ({told})",) if aside else ()
+
+    def _rounds_of(self, *sides: int) -> list[int]:
+        """The rounds that figures of these sides are computed from: none that counts lacks for a lost process."""
+        both = [r for r in range(self.rounds) if all(self.replicates[side][r] is not None for side in sides)]
+        return [r for r in both if r in self.counted()] or both
 
     def of(self, side: int) -> list[Replicate]:
-        """The replicates of a side that count."""
-        found = (self.replicates[side][r] for r in self.counted() if r < len(self.replicates[side]))
+        """The replicates of a side that its figures are computed from."""
+        found = (self.replicates[side][r] for r in self._rounds_of(side))
         return [replicate for replicate in found if replicate is not None]
 
     def samples(self, side: int) -> list[float]:
@@ -125,15 +137,15 @@ class Outcome:
         return [replicate.seconds for replicate in self.of(side)]
 
     def round_ratios(self, side: int, base: int) -> list[float]:
-        """How much faster `side` does an image than `base`, for each round that counts and that both have.
+        """How much faster `side` does an image than `base`, for each round that both have and that counts.
 
         Within a round it is the median of neighbouring blocks' ratios.
         """
         found = []
-        for r in self.counted():
+        for r in self._rounds_of(side, base):
             a, b = self.replicates[side][r], self.replicates[base][r]
-            if a is None or b is None:
-                continue
+            assert a is not None
+            assert b is not None
             images = a.warm["batch"] / b.warm["batch"]
             logs = [math.log(images * y / x) for x, y in zip(a.blocks, b.blocks, strict=True)]
             found.append(math.exp(median(logs)))

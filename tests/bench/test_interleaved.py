@@ -195,6 +195,24 @@ def test_most_rounds_disturbed_make_the_row_invalid() -> None:
     assert outcome_of([[0.03, 0.0, 0.5, 0.0], [0.0, 0.04, 0.0, 0.0]], limit=0.6).invalid() == ()
 
 
+def test_a_side_whose_only_round_was_disturbed_is_shown_and_marked() -> None:
+    """A process was killed in the round that counts: what is left is a figure with a doubt, not a failure."""
+    outcome = outcome_of([[0.0, 0.5], [0.0, 0.5]])
+    outcome.replicates[0][0] = None
+    outcome.failures[0].append("killed by SIGKILL")
+    lost, other, ratio = figures.records_of(outcome, "throughput", ["throughput", "throughput_ratio"], [None, 0])
+    assert lost.value == pytest.approx(2 / 2.02)
+    assert not lost.valid
+    disturbed = "round 2: the canary's copy moved 50.0% beside tiny deploy"
+    assert lost.reasons == (f"no undisturbed round is left where processes were lost ({disturbed})",)
+    assert "1 process lost: killed by SIGKILL" in lost.notes
+    assert other.valid, "its first round stands"
+    assert other.n == 1
+    assert ratio.value == pytest.approx(2.0)
+    assert not ratio.valid
+    assert outcome.invalid(1) == outcome.invalid() == ()
+
+
 def test_a_round_with_one_odd_process_is_set_aside_and_told() -> None:
     outcome = outcome_of([[0.0] * 5, [0.0] * 5])
     odd = outcome.replicates[0][1]
