@@ -105,7 +105,7 @@ class SideProcess:
                 if waited >= self.plan.timeout:
                     raise Failed(f"no answer within {self.plan.timeout:g} s", ended=True) from None
         if message is None:
-            raise Failed(self._how_it_ended(), ended=True)
+            raise Failed(how_it_ended(self._process.wait(), self._errors), ended=True)
         if "bad_input" in message:
             raise BadInput(message["bad_input"])
         if "error" in message:
@@ -117,16 +117,6 @@ class SideProcess:
         self.ask(do, **arguments)
         return self.answer()
 
-    def _how_it_ended(self) -> str:
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
-            return "killed by SIGKILL, as the system does when memory runs out"
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"process ended with code {code}" + (f": {lines[-1]}" if lines else "")
-
     def end(self) -> None:
         """Stop it, whatever it does."""
         self._process.kill()
@@ -136,6 +126,17 @@ class SideProcess:
                     stream.close()
         self._process.wait()
         self._errors.close()
+
+
+def how_it_ended(code: int, errors: IO[bytes]) -> str:
+    """In words, from a process's exit status and what it wrote to stderr."""
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL, as the system does when memory runs out"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return f"process ended with code {code}" + (f": {lines[-1]}" if lines else "")
 
 
 def environment(threads: int) -> dict[str, str]:

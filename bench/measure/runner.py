@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from typing import IO, Any
 
 from bench.cli import BadInput
 from bench.measure.job import ALLOCATOR, MEMORY, TURN, Job
-from bench.measure.process import environment
+from bench.measure.process import environment, how_it_ended
 from bench.records import Record, from_dict
 
 
@@ -60,16 +59,9 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = how_it_ended(code, self._errors) if code else ""
         self._errors.close()
-        if code == 0:
-            return ""
-        if code == -signal.SIGKILL:
-            return "killed by SIGKILL, as the system does when memory runs out"
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"worker ended with code {code}" + (f": {lines[-1]}" if lines else "")
+        return how
 
     def kill(self) -> None:
         self._process.kill()
