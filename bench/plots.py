@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.reporting.breakdowns import QUANTITIES, Breakdown, Roofline, breakdowns, rooflines
 from bench.reporting.charts import COLOURS, FAMILIES
-from bench.reporting.data import METRICS, Report, Row, measured_rows
+from bench.reporting.data import Report
 from bench.reporting.readme import headline
+from bench.reporting.rows import METRICS, Row, main_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,12 +118,12 @@ def accuracy_cost(report: Report) -> Figure:
 
 def sweep_rows(report: Report) -> list[Row]:
     """Rows of models that were timed at two resolutions or more, under the same conditions but the batch."""
-    rows = [r for r in measured_rows(report) if r.task == "classification" and r.form == "deploy"]
+    rows = [r for r in main_rows(report.rows) if r.task == "classification" and r.form == "deploy"]
     rows = [r for r in rows if "throughput" in r.cells and r.cells["throughput"].record.valid]
     count: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
-        count.setdefault((row.machine, row.model, row.device, row.dtype), set()).add(row.resolution)
-    return [r for r in rows if len(count[r.machine, r.model, r.device, r.dtype]) > 1]
+        count.setdefault((row.machine, row.model, row.under), set()).add(row.resolution)
+    return [r for r in rows if len(count[r.machine, r.model, r.under]) > 1]
 
 
 def resolutions(report: Report, machine: str) -> Figure:
@@ -135,7 +136,7 @@ def resolutions(report: Report, machine: str) -> Figure:
             if row.value(metric):
                 value = row.cells[metric].value / METRICS[metric].divisor
                 batch = str(row.batch) if metric == "memory" else ""  # only equal batches take comparable memory
-                key = (row.model, row.family, row.device, row.dtype, batch)
+                key = (row.model, row.family, row.under, batch)
                 lines.setdefault(key, []).append((row.pixels**0.5, value))
         for (model, family, *_), line in lines.items():
             i = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES) - 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from bench.evidence.evidence import Found
 from bench.measure.breakdown import BYTES, PREFIX
 from bench.reporting.data import Report
+from bench.reporting.rows import main_rows
 
 QUANTITIES = ("time", "macs", "params", "activations")
 
@@ -92,7 +93,7 @@ def rooflines(report: Report) -> list[Roofline]:
 def _points(
     report: Report, moved: Mapping[tuple[str, ...], Found], machine: str, device: str, dtype: str
 ) -> Iterable[Point]:
-    for row in report.rows:
+    for row in main_rows(report.rows):
         size = moved.get((machine, device, dtype, row.model, row.form, row.resolution))
         here = (row.machine, row.device, row.dtype) == (machine, device, dtype)
         macs, speed = row.value("macs"), row.value("throughput")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.reporting.breakdowns import Breakdown, breakdowns, rooflines
-from bench.reporting.data import METRICS, Report, Row, histories, measured_rows
+from bench.reporting.data import Report, histories
+from bench.reporting.rows import METRICS, Row, main_rows
 
 FAMILIES = ("OverLoCK", "ConvNeXt", "UniRepLKNet", "MogaNet", "timm")
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#b07aa1", "#888888")
@@ -99,7 +100,7 @@ def _top1(row: Row) -> dict[str, float]:
 def accuracy(report: Report) -> list[Chart]:
     """Top-1 against each cost: a chart for each of MACs and parameters, and for each machine of what is timed."""
     found = []
-    rows = [row for row in report.rows if row.task == "classification" and row.form == "deploy"]
+    rows = [row for row in main_rows(report.rows) if row.task == "classification" and row.form == "deploy"]
     for metric in COSTS:
         counted = metric in ("macs", "params")
         machines = [""] if counted else sorted({row.machine for row in rows if metric in row.cells})
@@ -117,7 +118,7 @@ def _points(rows: Sequence[Row], metric: str, machine: str) -> list[dict[str, An
         if value is None or (machine and row.machine != machine) or not row.cells[metric].record.valid:
             continue
         for kind, top1 in _top1(row).items():
-            where = f"{row.device} {row.dtype}" if machine else "counted"
+            where = row.under if machine else "counted"
             point = {
                 "model": row.model,
                 "family": row.family,
@@ -188,7 +189,7 @@ _LABEL = "upper(split(datum.model, '_')[1] || datum.model) + (datum.resolution =
 def sweeps(report: Report) -> list[Chart]:
     """A figure against the image's side, where some model was measured at two resolutions or more."""
     found = []
-    rows = [row for row in measured_rows(report) if row.task == "classification" and row.form == "deploy"]
+    rows = [row for row in main_rows(report.rows) if row.task == "classification" and row.form == "deploy"]
     for machine in sorted({row.machine for row in rows}):
         for metric in ("throughput", "latency", "memory", "top1"):
             points = [
@@ -199,15 +200,15 @@ def sweeps(report: Report) -> list[Chart]:
                     "resolution": row.resolution,
                     "value": row.cells[metric].value / METRICS[metric].divisor,
                     "batch": row.batch,
-                    "under": f"{row.device} {row.dtype}",
+                    "under": row.under,
                 }
                 for row in rows
                 if row.machine == machine and metric in row.cells and row.cells[metric].record.valid
             ]
-            sizes = {(p["model"], p["under"]): 0 for p in points}
+            sizes: dict[tuple[Any, ...], set[str]] = {}
             for point in points:
-                sizes[point["model"], point["under"]] += 1
-            points = [p for p in points if sizes[p["model"], p["under"]] > 1]
+                sizes.setdefault((point["model"], point["under"]), set()).add(point["resolution"])
+            points = [p for p in points if len(sizes[p["model"], p["under"]]) > 1]
             if points:
                 found.append(_sweep_chart(points, metric, machine))
     return found

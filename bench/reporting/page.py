@@ -17,7 +17,8 @@ from bench.cli import BadInput
 from bench.evidence import show
 from bench.evidence.judge import Finding
 from bench.reporting.charts import Chart, charts
-from bench.reporting.data import COUNTED, METRICS, Report, Row
+from bench.reporting.data import Report
+from bench.reporting.rows import METRICS, Row
 from bench.reporting.tables import cell, columns, common_base, heading
 
 HERE = Path(__file__).parent
@@ -97,7 +98,8 @@ def table(rows: Sequence[Row]) -> dict[str, Any]:
         headings.append((heading(metric, common_base(rows, metric)), True))
         if metric in ("params", "macs"):
             headings.append((f"{METRICS[metric].heading} published", True))
-    headings += [("top-1 % published", True), ("task", False), ("machine", False)]
+    headings += [("top-1 % published", True), ("compile", False), ("threads", True), ("ContMix", False)]
+    headings += [("task", False), ("machine", False)]
     bases = {metric: common_base(rows, metric) for metric in shown}
     places = {text: i for i, (text, _) in enumerate(headings)}
     return {"headings": headings, "rows": [_table_row(row, shown, bases) for row in rows], "places": places}
@@ -105,11 +107,10 @@ def table(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _table_row(row: Row, shown: Sequence[str], bases: Mapping[str, str]) -> dict[str, Any]:
     task = f"{row.task}, {row.head}" if row.head else row.task
-    counted = all(metric in COUNTED for metric in row.cells)
     words = [row.model, row.family, row.form]
     cells: list[tuple[str, Any, str]] = [(word, word, "") for word in words]
     cells.append((row.resolution, row.pixels, ""))
-    cells += [("counted" if counted else row.device, row.device, ""), (row.dtype, row.dtype, "")]
+    cells += [(row.device if row.measured else "counted", row.device, ""), (row.dtype, row.dtype, "")]
     cells.append((str(row.batch or ""), row.batch or "", ""))
     for metric in shown:
         value = row.value(metric)
@@ -118,7 +119,9 @@ def _table_row(row: Row, shown: Sequence[str], bases: Mapping[str, str]) -> dict
         cells.append((cell(row, metric, bases[metric]), "" if value is None else value, "invalid" if bad else ""))
         if metric in ("params", "macs"):
             cells.append(_published(row.published(metric)))
-    cells += [_published(row.published_top1), (task, task, ""), (row.machine, row.machine, "")]
+    cells += [_published(row.published_top1), (row.compile, row.compile, "")]
+    cells += [(str(row.threads or ""), row.threads or "", ""), (row.backend, row.backend, "")]
+    cells += [(task, task, ""), (row.machine, row.machine, "")]
     reasons = [reason for found in row.cells.values() for reason in found.record.reasons]
     return {"cells": cells, "reasons": "; ".join(reasons)}
 

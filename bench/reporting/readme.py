@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.cli import BadInput
-from bench.reporting.data import Report, Row, in_words, measured_rows
+from bench.reporting.data import Report, in_words
+from bench.reporting.rows import Row, main_rows
 from bench.reporting.tables import comparison
 
 TABLE, FIGURE = "table", "figure"
@@ -41,22 +43,25 @@ def parts(report: Report) -> dict[str, str]:
     if not rows:
         return {TABLE: "No records yet: `python -m bench.compare --models ... --save` makes some.", FIGURE: ""}
     first = rows[0]
-    batches = ", ".join(sorted({str(row.batch) for row in rows if row.batch}))
-    where = f"{in_words(first.machine, report)}; {first.device} {first.dtype}, {first.resolution} x {first.resolution}"
-    under = f"Measured on {where}, {first.form} form, batch {batches}. Published figures are marked as such."
+    where = f"{in_words(first.machine, report)}; {first.under}, {first.resolution} x {first.resolution}"
+    under = f"Measured on {where}, {first.form} form, batch {first.batch}. Published figures are marked as such."
     alt = "Published top-1 accuracy against multiply-adds and measured throughput"
     return {TABLE: f"{comparison(rows)}\n\n{under}", FIGURE: f"![{alt}]({FIGURE_FILE})"}
 
 
 def headline(report: Report) -> list[Row]:
-    """Rows of the headline models at 224, of the machine, device and dtype that has most of them."""
-    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
-    for row in measured_rows(report):
+    """Rows of the headline models at 224 under the conditions that have most of them; of as many, the newest."""
+    groups: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in main_rows(report.rows):
         usual = row.task == "classification" and row.form == "deploy" and row.resolution == "224"
         if usual and row.model in HEADLINE and "throughput" in row.cells and row.compile in ("", "none"):
-            groups.setdefault((row.machine, row.device, row.dtype), {}).setdefault(row.model, row)
-    best = max(groups.values(), key=len, default={})
+            groups.setdefault(row.under_the(("machine", "device", "dtype", "threads", "batch")), {})[row.model] = row
+    best = max(groups.values(), key=lambda rows: (len(rows), max(map(_time, rows.values()))), default={})
     return [best[model] for model in HEADLINE if model in best]
+
+
+def _time(row: Row) -> str:
+    return max(found.record.time for found in row.measured)
 
 
 def update(path: Path, report: Report) -> str:

@@ -18,9 +18,10 @@ from bench.cli import BadInput
 from bench.plots import FORMATS, figures
 from bench.records import Record
 from bench.reporting.charts import charts
-from bench.reporting.data import METRICS, Report, gather, histories, rows
+from bench.reporting.data import Report, gather, histories
 from bench.reporting.page import page
 from bench.reporting.readme import FIGURE, TABLE, replaced
+from bench.reporting.rows import METRICS, rows
 from bench.reporting.tables import comparison, latex, results_readme
 
 README = """# A project

@@ -1,0 +1,244 @@
+"""A report's rows: a model under one set of conditions, with its newest figures. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from bench.evidence.evidence import Found, head_of, main_counter
+from bench.evidence.figures import figure_statements
+from bench.evidence.statement import Subject, distinct
+from bench.models import MODELS, TIMM
+from bench.records import Record
+
+MODEL_ORDER = list(MODELS)
+COUNTED = ("params", "macs", "activations")
+TRAINING = ("training", "training_ratio")
+ACCURACY = ("top1",)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: heading, unit, what values are divided by, digits after the point, which way is better."""
+
+    heading: str
+    unit: str
+    divisor: float
+    digits: int
+    better: str = "low"
+
+
+METRICS: Mapping[str, Metric] = {
+    "params": Metric("parameters", "M", 1e6, 2),
+    "macs": Metric("MACs", "G", 1e9, 2),
+    "throughput": Metric("throughput", "images/s", 1, 1, "high"),
+    "throughput_ratio": Metric("throughput ratio", "x", 1, 2, "high"),
+    "latency": Metric("latency", "ms", 1e-3, 1),
+    "memory": Metric("memory", "MiB", 2**20, 1),
+    "training": Metric("training", "images/s", 1, 2, "high"),
+    "training_ratio": Metric("training ratio", "x", 1, 2, "high"),
+    "energy": Metric("energy", "J/image", 1, 3),
+    "top1": Metric("top-1", "%", 1, 2, "high"),
+}
+"""Metrics of the main table, in its order. The three of `COUNTED` and top-1 do not depend on the machine."""
+
+Conditions = tuple[str, ...]
+
+WHAT: Conditions = ("task", "head", "model", "form", "resolution")
+"""What a count depends on."""
+WEIGHED: Conditions = ("machine", *WHAT, "training", "device", "dtype")
+"""What an accuracy depends on."""
+SINGLE: Conditions = (*WEIGHED, "compile", "threads", "backend")
+"""What a latency depends on, whose batch is 1."""
+TIMED: Conditions = (*SINGLE, "batch")
+"""What every other measured figure depends on: the conditions of a row."""
+
+
+@dataclass
+class Row:
+    """One model in one form at one resolution on one machine under one set of conditions, with a record a metric."""
+
+    machine: str
+    task: str
+    head: str
+    model: str
+    form: str
+    resolution: str
+    device: str = ""
+    dtype: str = ""
+    compile: str = ""
+    threads: int | None = None  # of a CPU
+    backend: str = ""  # ContMix's
+    batch: int | None = None
+    training: bool = False  # whether steps of training were timed, or inference
+    cells: dict[str, Found] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The family's name, also of a size that goes by timm's name; timm for other models."""
+        if self.model in MODELS:
+            return MODELS[self.model].family.name
+        names = {entry.name.partition("_")[0]: entry.family.name for entry in MODELS.values()}
+        return names.get(self.model.partition("_")[0], TIMM.name)
+
+    @property
+    def pixels(self) -> int:
+        height, _, width = self.resolution.partition("x")
+        return int(height) * int(width or height)
+
+    @property
+    def under(self) -> str:
+        """The conditions that rows of several models can have in common, but for the batch."""
+        compiled = f", {self.compile}" if self.compile not in ("", "none") else ""
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.device} {self.dtype}{compiled}{threads}"
+
+    @property
+    def measured(self) -> list[Found]:
+        """The records of what was measured, not only counted."""
+        return [found for metric, found in self.cells.items() if metric not in COUNTED]
+
+    def value(self, metric: str) -> float | None:
+        """A figure in whole units, whether valid or not; None where there is none."""
+        return self.cells[metric].record.value if metric in self.cells else None
+
+    @cached_property
+    def published_top1(self) -> list[str]:
+        """Published top-1 of the weights that the suite evaluates this model with, contradicting ones side by side."""
+        return _published().get(("top1", self.model, self.resolution), []) if not self.head else []
+
+    def published(self, metric: str) -> list[str]:
+        """Published parameters (M) or FLOPs (G), of the deploy form only."""
+        if self.form != "deploy" or self.head:
+            return []
+        return _published().get((metric, self.model, "" if metric == "params" else self.resolution), [])
+
+    def under_the(self, conditions: Conditions) -> tuple[Any, ...]:
+        """This row's part of a key."""
+        return tuple(getattr(self, name) for name in conditions)
+
+
+_PUBLISHED: dict[tuple[str, str, str], list[str]] = {}
+
+
+def _published() -> dict[tuple[str, str, str], list[str]]:
+    if not _PUBLISHED:
+        for statement in figure_statements():
+            s: Subject = statement.subjects[0]
+            if s.task == "classification" and not s.weights:
+                key = (s.metric, s.model, "" if s.metric == "params" else s.resolution)
+                _PUBLISHED[key] = [figure.text for figure in distinct(statement.printed)]
+    return _PUBLISHED
+
+
+def rows(found: Iterable[Found]) -> list[Row]:
+    """The record of each figure that stands, row by row: by machine, resolution, family and size.
+
+    Records of the same conditions make a row, in which the newest of each metric stands (`_stands`). What depends on
+    fewer conditions joins every row that it is true of; it makes a row of its own where there is none.
+    """
+    made = {conditions: _Rows(conditions) for conditions in (TIMED, SINGLE, WEIGHED, WHAT)}
+    for item in sorted(found, key=lambda f: f.record.time):
+        metric = item.record.metric
+        if metric not in METRICS and metric not in COUNTED:
+            continue
+        row = made[_conditions_of(metric)].of(_row(item.record))
+        if _stands(item.record, row.cells[metric].record if metric in row.cells else None):
+            row.cells[metric] = item
+    result = made[TIMED].all
+    for conditions in (SINGLE, WEIGHED, WHAT):
+        joined = _Rows(conditions, result)
+        for part in made[conditions].all:
+            same = joined.like(part)
+            for row in same:
+                row.cells |= part.cells
+            result += [] if same else [part]
+    return sorted(result, key=_order)
+
+
+def _conditions_of(metric: str) -> Conditions:
+    if metric in COUNTED:
+        return WHAT
+    return WEIGHED if metric in ACCURACY else SINGLE if metric == "latency" else TIMED
+
+
+def _row(r: Record) -> Row:
+    """A row under all the conditions of a record, empty."""
+    head = head_of(r) if r.task != "classification" else ""
+    what = {name: getattr(r, name) for name in TIMED if name not in ("head", "training")}
+    what["threads"] = r.threads if r.device == "cpu" else None
+    return Row(**what, head=head, training=r.metric in TRAINING)
+
+
+class _Rows:
+    """Rows by some of their conditions. A row whose backend is not known (nothing ran) is like those of any."""
+
+    def __init__(self, conditions: Conditions, rows: Iterable[Row] = ()) -> None:
+        self.conditions = conditions
+        self.fixed = tuple(name for name in conditions if name != "backend")
+        self._by_key: dict[tuple[Any, ...], list[Row]] = {}
+        for row in rows:
+            self._by_key.setdefault(row.under_the(self.fixed), []).append(row)
+
+    @property
+    def all(self) -> list[Row]:
+        return [row for rows in self._by_key.values() for row in rows]
+
+    def like(self, row: Row) -> list[Row]:
+        """The rows under the same conditions."""
+        known = self._by_key.get(row.under_the(self.fixed), [])
+        any_backend = "backend" not in self.conditions
+        return [k for k in known if any_backend or k.backend == row.backend or "" in (k.backend, row.backend)]
+
+    def of(self, row: Row) -> Row:
+        """The row under the same conditions; `row` itself, without the other conditions, where there is none."""
+        for known in self.like(row):
+            known.backend = known.backend or row.backend
+            return known
+        other = {name: getattr(Row, name) for name in TIMED if name not in (*self.conditions, "machine")}
+        self._by_key.setdefault(row.under_the(self.fixed), []).append(row)
+        vars(row).update(other)
+        return row
+
+
+def _stands(r: Record, before: Record | None) -> bool:
+    """Whether a record takes the place of an earlier one of the same conditions.
+
+    The newest does, but a count by another convention than ours never. One run may time several configurations of a
+    model that no condition tells apart (layouts, what ran depthwise convolutions): of these the fastest stands, one
+    measured in more processes before others; and of several ratios the first, which is the one to the baseline.
+    """
+    if before is None:
+        return True
+    if r.metric in COUNTED:
+        return main_counter(r) and r.value is not None
+    if not r.run or r.run != before.run or before.value is None:
+        return True
+    if r.metric not in ("throughput", "training"):
+        return not r.against
+    return r.value is not None and (r.valid, r.n or 0, r.value) > (before.valid, before.n or 0, before.value)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    place = MODEL_ORDER.index(row.model) if row.model in MODEL_ORDER else len(MODEL_ORDER)
+    where = (row.task, row.head, row.machine, not row.device, row.device, row.dtype, row.training)
+    how = (row.compile, row.threads or 0, row.backend)
+    return (*where, row.pixels, place, row.model, row.form, row.batch or 0, *how)
+
+
+def main_rows(found: Sequence[Row]) -> list[Row]:
+    """The rows of inference that charts show: of several backends the fastest that the newest run measured."""
+    same = tuple(name for name in TIMED if name != "backend")
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in found:
+        if not row.training:
+            groups.setdefault(row.under_the(same), []).append(row)
+    return [max(group, key=lambda row: (_run(row) == max(map(_run, group)), row.value("throughput") or 0.0))
+            for group in groups.values()]  # fmt: skip
+
+
+def _run(row: Row) -> str:
+    """The newest run that a row has a figure of; runs' names begin with their time."""
+    return max((found.record.run for found in row.measured), default="")
