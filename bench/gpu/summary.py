@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -37,22 +37,50 @@ def read(out: Path) -> dict[str, list[Record]]:
     return found
 
 
-def ratios(records: Mapping[str, Sequence[Record]]) -> list[tuple[str, float | None, str, tuple[float, float]]]:
-    """(what, value, interval, (must, aim)) of the five figures that the run is for."""
+class Figure(NamedTuple):
+    """One of the five figures that the run is for."""
+
+    what: str
+    value: float | None
+    must: float
+    aim: float
+    interval: str = ""
+    doubts: str = ""  # why it is not valid
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is reached, of a valid figure."""
+        if self.value is None:
+            return NOT_MEASURED
+        if self.doubts:
+            return f"invalid: {self.doubts}"
+        more = self.aim > self.must
+        if (self.value >= self.aim) if more else (self.value <= self.aim):
+            return "aim reached"
+        return "reached" if ((self.value >= self.must) if more else (self.value <= self.must)) else "missed"
+
+
+def ratios(records: Mapping[str, Sequence[Record]]) -> list[Figure]:
+    """The five figures that the run is for."""
     every = [r for rows in records.values() for r in rows]
-    found: list[tuple[str, float | None, str, tuple[float, float]]] = []
+    found = []
     for name, target in TARGETS.items():
         row = next((r for r in every if r.against and any(note.startswith(name) for note in r.notes)), None)
-        interval = (
-            f"{row.lo:.2f} to {row.hi:.2f}, {row.n} rounds" if row and row.lo is not None and row.hi is not None else ""
-        )
-        found.append((name, row.value if row else None, interval, target))
+        if row is None:
+            found.append(Figure(name, None, *target))
+            continue
+        interval = f"{row.lo:.2f} to {row.hi:.2f}, {row.n} rounds" if row.lo is not None and row.hi is not None else ""
+        found.append(Figure(name, row.value, *target, interval, "; ".join(row.reasons)))
     floor = [r for r in every if r.metric == "over_floor" and r.model == "contmix stage 3" and r.form == "forward"]
     fused = next((r for r in floor if r.backend == "fused" and r.dtype == "bfloat16" and r.batch == 256), None)
-    found.append(("fused ContMix, stage 3 of T: time over its floor", fused.value if fused else None, "", FLOOR_TARGET))
-    peaks = {r.model: r.value for r in records.get("headline", ()) if r.metric == "memory" and r.value}
-    ratio = peaks["overlock_t"] / peaks["convnext_b"] if {"overlock_t", "convnext_b"} <= peaks.keys() else None
-    found.append(("peak memory, OverLoCK-T / ConvNeXt-B", ratio, "", MEMORY_TARGET))
+    found.append(
+        Figure("fused ContMix, stage 3 of T: time over its floor", fused.value if fused else None, *FLOOR_TARGET)
+    )
+    peaks = {r.model: r for r in records.get("headline", ()) if r.metric == "memory" and r.value}
+    ours, theirs = (peaks.get(name) for name in ("overlock_t", "convnext_b"))
+    doubts = "; ".join(reason for r in (ours, theirs) if r for reason in r.reasons)
+    ratio = ours.value / theirs.value if ours and theirs and ours.value and theirs.value else None
+    found.append(Figure("peak memory, OverLoCK-T / ConvNeXt-B", ratio, *MEMORY_TARGET, "", doubts))
     return found
 
 
@@ -72,16 +100,6 @@ def faster_from(operators: Sequence[Record]) -> int | None:
             break
         found = count
     return found
-
-
-def _verdict(value: float | None, target: tuple[float, float]) -> str:
-    if value is None:
-        return NOT_MEASURED
-    must, aim = target
-    more = aim > must
-    if (value >= aim) if more else (value <= aim):
-        return "aim reached"
-    return "reached" if ((value >= must) if more else (value <= must)) else "missed"
 
 
 def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str, str, float, str]], dry: bool) -> str:
@@ -125,8 +143,8 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
                     "unit")  # fmt: skip
         lines += ["", tabulate(rows, headings, "github", disable_numparse=True)]
     shown = [
-        (what, _number(value) or NOT_MEASURED, interval, f"{target[0]:g}", f"{target[1]:g}", _verdict(value, target))
-        for what, value, interval, target in ratios({} if dry else records)
+        (f.what, _number(f.value) or NOT_MEASURED, f.interval, f"{f.must:g}", f"{f.aim:g}", f.verdict)
+        for f in ratios({} if dry else records)
     ]
     columns = ("ratio", "measured", "95 % interval", "must", "aim", "verdict")
     lines += ["", tabulate(shown, columns, "github", disable_numparse=True)]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ def test_floor_of_overlock_ts_third_stage() -> None:
 
 
 def test_ratios_of_the_summary() -> None:
-    found = {what: (value, target) for what, value, _, target in ratios({})}
-    assert len(found) == 5
-    assert {value for value, _ in found.values()} == {None}
+    assert [(f.value, f.verdict) for f in ratios({})] == [(None, NOT_MEASURED)] * 5
     note = "OverLoCK-T deploy / ConvNeXt-B: a against b, each the best of its configurations"
     kept = {
         "headline": [
@@ -52,11 +51,16 @@ def test_ratios_of_the_summary() -> None:
                    batch=256, value=3.0)
         ],
     }  # fmt: skip
-    values = {what: value for what, value, _, _ in ratios(kept)}
-    assert values["OverLoCK-T deploy / ConvNeXt-B"] == 1.5
-    assert values["fused ContMix, stage 3 of T: time over its floor"] == 3.0
-    assert values["peak memory, OverLoCK-T / ConvNeXt-B"] == pytest.approx(0.7)
-    assert values["OverLoCK-T deploy / its plain form"] is None
+    found = {f.what: f for f in ratios(kept)}
+    assert found["OverLoCK-T deploy / ConvNeXt-B"][1:5] == (1.5, 1.3, 2.2, "1.40 to 1.60, 3 rounds")
+    assert found["OverLoCK-T deploy / ConvNeXt-B"].verdict == "reached"
+    assert found["fused ContMix, stage 3 of T: time over its floor"].value == 3.0
+    assert found["fused ContMix, stage 3 of T: time over its floor"].verdict == "reached", "the less the better"
+    assert found["peak memory, OverLoCK-T / ConvNeXt-B"].value == pytest.approx(0.7)
+    assert found["OverLoCK-T deploy / its plain form"].value is None
+    restless = replace(kept["headline"][0], value=2.5, valid=False, reasons=("the canary moved",))
+    figure, *_ = ratios({"headline": [restless]})
+    assert figure.verdict == "invalid: the canary moved", "no target is reached by it"
 
 
 def test_from_how_many_tokens_fused_is_the_fastest() -> None:
