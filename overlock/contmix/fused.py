@@ -25,6 +25,8 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
 MIN_DOT = 16  # smallest side of a matrix product in Triton
+SMALL = 5  # largest K of `small_kernel`: its windows lie in 8 x 8 keys, its taps are one for each lane of a warp
+SHORT = 8  # rows of a window that one warp takes by itself
 PROGRAMS = 2048  # at least so many programs, if the batch has them, before one goes through several images
 
 FASTER_FROM: int | None = None
@@ -47,8 +49,10 @@ SLIDING_LAUNCHES = (Launch(16, 4, 2), Launch(16, 4, 1), Launch(16, 2, 2), Launch
 launches: dict[str, Launch] = {
     "shared": SHARED_LAUNCHES[0],
     "sliding": SLIDING_LAUNCHES[0],
-    "small": Launch(16, 1, 2),  # forward of sliding windows of at most 8 rows
+    "small": Launch(16, 1, 2),
+    "short": Launch(16, 1, 2),  # sliding windows of at most 8 rows
     "backward": Launch(16, 4, 1),
+    "short backward": Launch(16, 1, 1),
 }
 """The launches in use. Where windows slide, the warps are the groups that share out the window's rows."""
 
@@ -59,7 +63,7 @@ def _installed() -> bool:
 
 
 def _kernel(name: str) -> Any:
-    module = "fused_kernels" if name in ("shared_kernel", "sliding_kernel") else "fused_gradients"
+    module = "fused_kernels" if name in ("shared_kernel", "sliding_kernel", "small_kernel") else "fused_gradients"
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
@@ -205,8 +209,14 @@ def _launch_forward(half: _Half, query: Tensor, value: Tensor, out: Tensor, scal
         pk, options = half.project(padded=False)
         options |= {"TAPS": taps, "MORE": more, "BH": block[0], "BW": block[1], "M": queries}
         kernel = _kernel("shared_kernel")
+    elif k <= SMALL:
+        launch = launches["small"]
+        tiles = -(-height // 4) * -(-width // 4)
+        pk, options = half.project(padded=False)
+        options |= {"TAPS": _power(half.taps + 1)}  # the last one is no tap
+        kernel = _kernel("small_kernel")
     else:
-        launch = launches["small" if k <= 8 else "sliding"]
+        launch = launches["short" if k <= SHORT else "sliding"]
         tiles = height * -(-width // launch.queries)
         pk, options = half.project(padded=True)
         options |= half.sliding(launch)
@@ -256,8 +266,9 @@ def _launch_backward(
     half: _Half, query: Tensor, value: Tensor, grad: Tensor, scale: float, d_query: Tensor, d_value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill `d_query` and this half of `d_value`; returns d_pk (B*G*c, T), the sum of dS (B*G, T) and d_rpb."""
-    launch, heads, height = launches["backward"], half.heads, half.height
-    queries, k = launch.queries, half.k
+    k, heads, height = half.k, half.heads, half.height
+    launch = launches["short backward" if k <= SHORT else "backward"]
+    queries = launch.queries
     pk, pitch = half.project(padded=True)
     constants = {**half.constants, **pitch, **half.sliding(launch)}
     options = {"num_warps": launch.warps, "num_stages": launch.stages}

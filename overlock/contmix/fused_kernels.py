@@ -6,6 +6,7 @@ product of queries and projected keys, (M, c) x (c, taps), in tap order; softmax
 product, (M, keys) x (keys, c). Nothing of size N x taps leaves the chip.
 
 - `shared_kernel`: all M windows are the same window, and taps are keys (14x14 with K = 13, 7x7 with K = 7);
+- `small_kernel`: K <= 5, on any map: queries come 4 x 4, and weights go from taps to keys by one `tl.gather`;
 - `sliding_kernel`: the M queries are neighbours in one row and their windows slide along it. Weights go from tap order
   to key order, and their gradients back, by `tl.gather`. Window rows are dealt to GROUPS warps: a group's products and
   gathers are its own, only sums and maxima cross.
@@ -123,7 +124,50 @@ def shared_kernel(
             values = load_tokens(v_head, si + n // K, sj + n % K, vh, vw, vc, n < K * K, CV, CVP)
             acc = product(weights.to(values.dtype), values, acc, PRECISION)
         out = out_ptr + b * ob + (HALF * G + g) * CV * oc
-        store_tokens(out, acc / total[:, None], i, j, oh, ow, oc, inside, CV, CVP)
+        store_tokens(out, acc * (1 / total)[:, None], i, j, oh, ow, oc, inside, CV, CVP)
+
+
+@triton.jit
+def small_kernel(
+    q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
+    IMAGES, HALF: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
+    CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One half of the output of 4 x 4 neighbours, whose windows (K <= 5) lie in 8 x 8 keys, for IMAGES images.
+
+    A query's taps are one for each lane of a warp, so that each of its keys gets its weight in one exchange.
+    """
+    pid = tl.program_id(0)
+    g, rest = pid % G, pid // G
+    across, down = tl.cdiv(W, 4), tl.cdiv(H, 4)
+    j0, rest = (rest % across) * 4, rest // across
+    i0, part = (rest % down) * 4, (rest // down).to(tl.int64)
+    m, t, c = tl.arange(0, 16), tl.arange(0, TAPS), tl.arange(0, CQP)
+    i, j = i0 + m // 4, j0 + m % 4
+    inside = (i < H) & (j < W)
+    si, sj, top, left = window_start(i, H, K), window_start(j, W, K), window_start(i0, H, K), window_start(j0, W, K)
+    table, place = rpb_ptr + g * (2 * K - 1) * (2 * K - 1), first_place(i, si, j, sj, K)[:, None]
+    bias = tap_bias(bias_ptr, table, place, (t // K)[None, :], (t % K)[None, :], inside[:, None], K)
+    y = tl.arange(0, 64)[None, :]
+    u, v = top + y // 8 - si[:, None], left + y % 8 - sj[:, None]
+    tap = tl.where((u >= 0) & (u < K) & (v >= 0) & (v < K), u * K + v, TAPS - 1)  # the last is none and weighs 0
+    y = tl.arange(0, 64) % 2 * 32 + tl.arange(0, 64) // 2  # a lane has keys y and y + 32: side by side for the product
+    row, column = top + y // 8, left + y % 8
+    for b in range(part * IMAGES, tl.minimum((part + 1) * IMAGES, B)):
+        q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
+        pk_head = pk_ptr + (b * G + g) * CQ * PITCH
+        pk = tl.load(
+            pk_head + c[:, None] * PITCH + t[None, :], mask=(c < CQ)[:, None] & (t < PITCH)[None, :], other=0.0
+        )
+        logits = product(q, pk, None, PRECISION) * (scale * LOG2E) + bias
+        weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
+        total = tl.sum(weights, 1)
+        v_head = v_ptr + b * vb + (HALF * G + g) * CV * vc
+        values = load_tokens(v_head, row, column, vh, vw, vc, (row < H) & (column < W), CV, CVP)
+        by_key = tl.permute(tl.reshape(tl.gather(weights, tap, 1), [16, 2, 32]), (0, 2, 1))
+        acc = product(tl.reshape(by_key, [16, 64]).to(values.dtype), values, None, PRECISION)
+        out = out_ptr + b * ob + (HALF * G + g) * CV * oc
+        store_tokens(out, acc * (1 / total)[:, None], i, j, oh, ow, oc, inside, CV, CVP)
 
 
 @triton.jit
@@ -217,4 +261,4 @@ def sliding_kernel(
         by_key = to_keys(weights, sj, left, K, KP, KEYS)
         acc = tl.sum(product(by_key.to(values.dtype), values, None, PRECISION), 0)
         out = out_ptr + b * ob + (HALF * G + g) * CV * oc
-        store_tokens(out, acc / total[:, None], i, j, oh, ow, oc, inside, CV, CVP)
+        store_tokens(out, acc * (1 / total)[:, None], i, j, oh, ow, oc, inside, CV, CVP)

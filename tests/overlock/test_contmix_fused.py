@@ -102,6 +102,15 @@ def test_small_maps(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("case", SMALL[2:], ids=str)
+def test_sliding_windows(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel of K > 5, which takes any K, in several warps."""
+    monkeypatch.setattr(fused, "SMALL", 0)
+    monkeypatch.setattr(fused, "SHORT", 0)
+    check(case, torch.float32, "cpu")
+
+
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision(dtype: torch.dtype) -> None:
     check(SMALL[3], dtype, "cpu")
@@ -149,6 +158,7 @@ def test_programs_that_go_through_several_images(images: int, monkeypatch: pytes
 def test_other_launches(launch: fused.Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in fused.launches:
         monkeypatch.setitem(fused.launches, name, launch)
+    monkeypatch.setattr(fused, "SMALL", 0)  # whose launch is fixed
     check(Case(5, 5, 5, small=3, regions=2, **ONE), torch.float32, "cpu")
 
 
