@@ -174,15 +174,25 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
                 row = attempt(part, f"contmix {stage}", form, timer, call, backend=name, **conditions)
                 part.keep(list(over_floor(row, work, rates, dtype)))
         if "fused" in names and batch == 256 and dtype == "bfloat16":
-            kind = "shared" if fused.shared_windows(side, side, kernel) else "sliding"
-            before = fused.launches[kind]
-            for launch in fused.SHARED_LAUNCHES if kind == "shared" else fused.SLIDING_LAUNCHES:
-                fused.launches[kind] = launch
-                call = _call(fused, False, sets)
-                part.keep(
-                    [attempt(part, f"contmix {stage}, {launch}", "forward", timer, call, backend="fused", **conditions)]
-                )
-            fused.launches[kind] = before
+            for kind, launches in _other_launches(side, kernel).items():
+                backward, before = kind == "short backward", fused.launches[kind]
+                for launch in launches:
+                    fused.launches[kind] = launch
+                    call, form = _call(fused, backward, sets), "backward" if backward else "forward"
+                    part.keep(
+                        [attempt(part, f"contmix {stage}, {launch}", form, timer, call, backend="fused", **conditions)]
+                    )
+                fused.launches[kind] = before
+
+
+def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
+    """The launches to try: of the large kernel's forward; and at stage 3, of the 5x5 half's backward."""
+    from overlock.contmix import fused
+
+    if fused.shared_windows(side, side, kernel):
+        short = {"short backward": fused.SHORT_BACKWARD_LAUNCHES} if kernel > fused.SHORT else {}
+        return {"shared": fused.SHARED_LAUNCHES, **short}
+    return {"sliding": fused.SLIDING_LAUNCHES} if kernel > fused.SHORT else {}
 
 
 def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[int], Any]:

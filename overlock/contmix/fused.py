@@ -26,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
 MIN_DOT = 16  # smallest side of a matrix product in Triton
 SMALL = 5  # largest K of `small_kernel`: its windows lie in 8 x 8 keys, its taps are one for each lane of a warp
-SHORT = 8  # rows of a window that one warp takes by itself
+SHORT = 8  # largest K of windows that few warps take
 PROGRAMS = 2048  # at least so many programs, if the batch has them, before one goes through several images
 
 FASTER_FROM: int | None = None
@@ -41,10 +41,16 @@ class Launch:
     warps: int
     stages: int
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton takes."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
 
 SHARED_LAUNCHES = (Launch(64, 4, 2), Launch(64, 4, 3), Launch(32, 2, 2), Launch(16, 1, 2))
 SLIDING_LAUNCHES = (Launch(16, 4, 2), Launch(16, 4, 1), Launch(16, 2, 2), Launch(16, 8, 2))
-"""What `bench.gpu_run` times for the forward of large kernels; the first is the default until a run says which wins."""
+SHORT_BACKWARD_LAUNCHES = (Launch(16, 2, 1), Launch(16, 1, 1), Launch(16, 4, 1))
+"""What `bench.gpu_run` times; the first is the default until a run says which wins."""
 
 launches: dict[str, Launch] = {
     "shared": SHARED_LAUNCHES[0],
@@ -52,7 +58,7 @@ launches: dict[str, Launch] = {
     "small": Launch(16, 1, 2),
     "short": Launch(16, 1, 2),  # sliding windows of at most 8 rows
     "backward": Launch(16, 4, 1),
-    "short backward": Launch(16, 1, 1),
+    "short backward": SHORT_BACKWARD_LAUNCHES[0],  # `query_kernel` and `taps_kernel`
 }
 """The launches in use. Where windows slide, the warps are the groups that share out the window's rows."""
 
@@ -224,7 +230,7 @@ def _launch_forward(half: _Half, query: Tensor, value: Tensor, out: Tensor, scal
     images = half.images(half.heads * tiles)
     kernel[(half.heads * tiles * -(-half.batch // images),)](
         query, *query.stride(), pk, value, *value.stride(), half.proj_bias, half.rpb, out, *out.stride(),
-        *half.sizes(), scale, images, **half.constants, **options, num_warps=launch.warps, num_stages=launch.stages,
+        *half.sizes(), scale, images, **half.constants, **options, **launch.options,
     )  # fmt: skip
 
 
@@ -271,7 +277,6 @@ def _launch_backward(
     queries = launch.queries
     pk, pitch = half.project(padded=True)
     constants = {**half.constants, **pitch, **half.sliding(launch)}
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
     across = -(-half.width // queries)
     images = half.images(heads * height * across)
     parts = -(-half.batch // images)
@@ -284,16 +289,20 @@ def _launch_backward(
     )  # fmt: skip
     _kernel("query_kernel")[(heads * height * across * parts,)](
         *args, d_query, *d_query.stride(), part, *half.sizes(), scale, images, **constants,
-        PLACES=_power(2 * k - 1), **options,
+        PLACES=_power(2 * k - 1), **launch.options,
     )  # fmt: skip
     d_pk = torch.empty(len(pk), half.taps, **single)  # type: ignore[call-overload]
     d_taps = torch.empty(half.batch * heads, half.taps, **single)  # type: ignore[call-overload]
-    _kernel("taps_kernel")[(half.batch * heads,)](*args, d_pk, d_taps, *half.sizes(), scale, **constants, **options)
+    _kernel("taps_kernel")[(half.batch * heads,)](
+        *args, d_pk, d_taps, *half.sizes(), scale, **constants, **launch.options
+    )
     columns = _power(min(half.width, queries))
+    launch = launches["backward"]
+    constants |= {**half.sliding(launch), "KEYS": columns}
     blocks = -(-height // (constants["GROUPS"] * constants["ROWS"])) * -(-half.width // columns)
     _kernel("value_kernel")[(half.batch * heads * blocks,)](
         query, *query.stride(), pk, grad, *grad.stride(), half.proj_bias, half.rpb, lse, d_value,
-        *d_value.stride(), *half.sizes(), scale, **{**constants, "KEYS": columns}, **options,
+        *d_value.stride(), *half.sizes(), scale, **constants, **launch.options,
     )  # fmt: skip
     return d_pk, d_taps, _table(part.sum((0, 3), dtype=torch.float64))
 

@@ -202,7 +202,7 @@ def test_kernels_compile_for_hopper() -> None:
     kernels = {(r["kernel"], r["half"]) for r in rows}
     gradients = {(name, half) for name in ("query_kernel", "taps_kernel", "value_kernel") for half in ("5x5", "KxK")}
     depthwise = {("depthwise_kernel", ""), ("depthwise_weight_kernel", "")}
-    assert kernels == {("sliding_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients, *depthwise}
+    assert kernels == {("small_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients, *depthwise}
     for r in rows:
         assert r["matrix"] > 0, f"{r['kernel']} has no matrix instructions"
         assert r["spilled"] <= 128, f"{r['kernel']} spills {r['spilled']} bytes a thread"
