@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import depthwise_device
+from . import depthwise_device, depthwise_triton
 from .depthwise import fast_size
 from .packed import packed
 from .plain import is_plain, is_watched
@@ -78,7 +78,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
         )
         return out
     if groups > 1 and stride == 1 and depthwise_device.wins(x, weight):
-        y = depthwise_device.depthwise(x, weight, bias)
+        y = depthwise_triton.depthwise(x, weight, bias)
     else:
         padding = [kernel_size // 2] * 2  # a lone one is a tensor to a tracer
         y = F.conv2d(x, weight, bias, stride, padding, 1, groups)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from . import depthwise_device, native
+from . import depthwise_device, depthwise_triton, native
 from .plain import own_backward, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
@@ -168,7 +168,7 @@ class _ParallelConvs(torch.autograd.Function):
 
 def _by_winner(x: Tensor, conv: nn.Conv2d) -> Tensor:
     if conv.dilation[0] == 1 and depthwise_device.wins(x, conv.weight):
-        return depthwise_device.depthwise(x, conv.weight, conv.bias)
+        return depthwise_triton.depthwise(x, conv.weight, conv.bias)
     out: Tensor = conv(x)
     return out
 

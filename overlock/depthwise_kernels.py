@@ -1,12 +1,14 @@
-"""Large depthwise convolution as matrix products, in Triton. `overlock.depthwise_device` launches it.
+"""Large depthwise convolution as matrix products, in Triton. `overlock.depthwise_triton` launches it.
 
-A depthwise convolution makes one multiply-add of each value that it loads; on matrix units it makes sixteen. For one
-channel and one kernel row u, sixteen neighbouring outputs of many rows are the product of these rows, (M, S), and a
-band matrix of the kernel's row, (S, 16), S = 16 + K - 1 padded: T[y, n] = w[u, y - n]. Rows of all images are taken as
-one list, so that small maps fill a tile too. The weight's gradient is the same product the other way: X^T dY, (S, 16),
-whose diagonals are summed.
+A depthwise convolution makes one multiply-add of each value that it loads; on matrix units it makes many. For one
+channel, N neighbouring outputs of a row are the product of S values of an input's row and a band matrix of a row of the
+kernel: T[u][y, n] = w[u, y - n], S = N + K - 1 padded. Outputs come in groups of R rows: an input's row gives its part
+to all of them in one product with the R bands beside each other, (M, S) x (S, R*N), for M groups. Groups of all images
+are one list, so that small maps fill a tile too. The weight's gradient is the same product the other way, dY^T X, whose
+diagonals are summed.
 
-Names: R = B * H rows, M rows a program, S columns read, K kernel size, P its padding.
+Maps are padded in their rows, MARGIN zeros before, so that every access is of 16 aligned bytes (8 where N is 8) and
+needs no mask along a row.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,8 +16,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-COLUMNS = tl.constexpr(16)
 
 
 @triton.jit
@@ -27,60 +27,85 @@ def product(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def load_rows(ptr, sb, sh, sw, rows, shift, columns, R, H, W):
-    """(rows, columns) of one channel, `shift` rows further down in the same image; zeros outside the map."""
-    i = rows % H + shift
-    offsets = ((rows // H).to(tl.int64) * sb + i * sh)[:, None] + (columns * sw)[None, :]
-    inside = ((rows < R) & (i >= 0) & (i < H))[:, None] & ((columns >= 0) & (columns < W))[None, :]
-    return tl.load(ptr + offsets, mask=inside, other=0.0)
+def place_kernel(
+    x_ptr, xb, xc, xh, xw, y_ptr, yb, yc, yh, yw, C, H, WIDTH, PITCH,
+    MARGIN: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """y (B, C, H, PITCH) = x (B, C, H, WIDTH) from column MARGIN on, zeros beside it; any layouts."""
+    pid = tl.program_id(0)
+    across, blocks = tl.cdiv(PITCH, COLUMNS), tl.cdiv(C, CHANNELS)
+    j, rest = (pid % across) * COLUMNS + tl.arange(0, COLUMNS)[None, :], pid // across
+    c, row = (rest % blocks) * CHANNELS + tl.arange(0, CHANNELS)[:, None], rest // blocks
+    image, i = (row // H).to(tl.int64), row % H
+    column = j - MARGIN
+    inside = (c < C) & (column >= 0) & (column < WIDTH)
+    x = tl.load(x_ptr + image * xb + i * xh + c * xc + column * xw, mask=inside, other=0.0)
+    tl.store(y_ptr + image * yb + i * yh + c * yc + j * yw, x, mask=(c < C) & (j < PITCH))
 
 
 @triton.jit
 def depthwise_kernel(
-    x_ptr, xb, xc, xh, xw, w_ptr, bias_ptr, y_ptr, yb, yc, yh, yw, C, R, H, W,
-    K: tl.constexpr, S: tl.constexpr, M: tl.constexpr, FLIP: tl.constexpr, BIAS: tl.constexpr,
+    x_ptr, xb, xc, xh, band_ptr, bias_ptr, y_ptr, yb, yc, yh, C, GROUPS, H, ACROSS,
+    K: tl.constexpr, S: tl.constexpr, M: tl.constexpr, R: tl.constexpr, N: tl.constexpr, BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """M rows x 16 columns of one channel; with FLIP the gradient of the input, the kernel turned by 180 degrees."""
+    """M groups of R x N outputs of one channel. Bands are (C, K + 2R - 2, S, N), zeros beyond the kernel's rows."""
     pid = tl.program_id(0)
-    c = (pid % C).to(tl.int64)
-    rest = pid // C
-    across = tl.cdiv(W, COLUMNS)
-    j0, rows = (rest % across) * COLUMNS, (rest // across) * M + tl.arange(0, M)
-    y, n = tl.arange(0, S), tl.arange(0, COLUMNS)
-    v = y[:, None] - n[None, :]
-    band = (v >= 0) & (v < K)
-    acc = tl.zeros([M, COLUMNS], tl.float32)
-    for u in range(0, K):
-        x = load_rows(x_ptr + c * xc, xb, xh, xw, rows, u - K // 2, j0 - K // 2 + y, R, H, W)
-        tap = (K - 1 - u) * K + K - 1 - v if FLIP else u * K + v
-        weight = tl.load(w_ptr + c * (K * K) + tap, mask=band, other=0.0)
-        acc = product(x, weight, acc, PRECISION)
+    c, rest = (pid % C).to(tl.int64), pid // C
+    j0, m = (rest % ACROSS) * N, (rest // ACROSS) * M + tl.arange(0, M)
+    down = tl.cdiv(H, R)
+    image, i0, real = (m // down).to(tl.int64), m % down * R, m < GROUPS
+    y, n = tl.arange(0, S), tl.arange(0, R * N)
+    i, j = n // N, n % N
+    x_ptr += c * xc + j0
+    band_ptr += c * ((K + 2 * R - 2) * S * N)
+    places = ((R - 1 - i) * (S * N) + j)[None, :] + (y * N)[:, None]  # of output row i: the band of row - i
+    acc = tl.zeros([M, R * N], tl.float32)
+    for row in range(0, R + K - 1):
+        at = i0 + row - K // 2
+        inside = real & (at >= 0) & (at < H)
+        x = tl.load(x_ptr + (image * xb + at * xh)[:, None] + y[None, :], mask=inside[:, None], other=0.0)
+        acc = product(x, tl.load(band_ptr + row * (S * N) + places), acc, PRECISION)
     if BIAS:
         acc += tl.load(bias_ptr + c).to(tl.float32)
-    offsets = ((rows // H).to(tl.int64) * yb + (rows % H) * yh)[:, None] + ((j0 + n) * yw)[None, :]
-    mask = (rows < R)[:, None] & (j0 + n < W)[None, :]
-    tl.store(y_ptr + c * yc + offsets, acc.to(y_ptr.dtype.element_ty), mask=mask)
+    at = i0[:, None] + i[None, :]
+    offsets = (image * yb)[:, None] + at * yh + j[None, :]
+    tl.store(y_ptr + c * yc + j0 + offsets, acc.to(y_ptr.dtype.element_ty), mask=real[:, None] & (at < H))
 
 
 @triton.jit
 def depthwise_weight_kernel(
-    x_ptr, xb, xc, xh, xw, g_ptr, gb, gc, gh, gw, part_ptr, C, R, H, W, SHARE,
-    K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
+    x_ptr, g_ptr, xb, xc, xh, part_ptr, C, GROUPS, H, ACROSS, SHARE,
+    K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, M: tl.constexpr, R: tl.constexpr, U: tl.constexpr,
+    N: tl.constexpr, MARGIN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One kernel row of one channel's weight gradient, over SHARE rows: (parts, C, K, K)."""
+    """U kernel rows of one channel's weight gradient: (parts, ACROSS, C, K, K), of SHARE groups of R input rows."""
     pid = tl.program_id(0)
-    u, rest = pid % K, pid // K
-    c, part = (rest % C).to(tl.int64), rest // C
-    y, n = tl.arange(0, S), tl.arange(0, COLUMNS)
-    acc = tl.zeros([S, COLUMNS], tl.float32)
-    for first in range(part * SHARE, tl.minimum((part + 1) * SHARE, R), M):
-        rows = first + tl.arange(0, M)
-        for j0 in range(0, W, COLUMNS):
-            x = load_rows(x_ptr + c * xc, xb, xh, xw, rows, u - K // 2, j0 - K // 2 + y, R, H, W)
-            grad = load_rows(g_ptr + c * gc, gb, gh, gw, rows, 0, j0 + n, R, H, W)
-            acc = product(tl.trans(x), grad, acc, PRECISION)
+    BLOCKS: tl.constexpr = (K + U - 1) // U
+    block, rest = pid % BLOCKS, pid // BLOCKS
+    c, rest = (rest % C).to(tl.int64), rest // C
+    tile, part = rest % ACROSS, rest // ACROSS
+    y, n = tl.arange(0, S), tl.arange(0, U * N)
+    u, j = block * U + n // N, n % N
+    x_ptr += c * xc + tile * N
+    g_ptr += c * xc + tile * N + MARGIN
+    places = ((K // 2 - u) * xh + j)[None, :]  # of the outputs that row u of the kernel takes from an input's row
+    acc = tl.zeros([U * N, S], tl.float32)
+    down = tl.cdiv(H, R)
+    for first in range(part * SHARE, tl.minimum((part + 1) * SHARE, GROUPS), M):
+        m = first + tl.arange(0, M)
+        image, i0 = (m // down).to(tl.int64), m % down * R
+        for row in range(0, R):
+            at = i0 + row
+            real = ((m < GROUPS) & (at < H))[:, None]
+            offsets = (image * xb + at * xh)[:, None]
+            x = tl.load(x_ptr + offsets + y[None, :], mask=real, other=0.0)
+            i = at[:, None] + (K // 2 - u)[None, :]
+            inside = real & (i >= 0) & (i < H) & (u < K)[None, :]
+            acc = product(tl.trans(tl.load(g_ptr + offsets + places, mask=inside, other=0.0)), x, acc, PRECISION)
     v = tl.arange(0, KP)
-    diagonal = tl.minimum(v[:, None] + n[None, :], S - 1)
-    total = tl.sum(tl.gather(acc, diagonal, 0), 1)
-    tl.store(part_ptr + ((part * C + c) * K + u) * K + v, total, mask=v < K)
+    diagonal = tl.minimum(v[None, :] + tl.arange(0, N)[:, None] + MARGIN - K // 2, S - 1)
+    by_tap = tl.gather(tl.reshape(acc, [U, N, S]), tl.broadcast_to(diagonal[None, :, :], [U, N, KP]), 2)
+    u = block * U + tl.arange(0, U)[:, None]
+    place = ((((part * ACROSS + tile) * C + c) * K + u) * K) + v[None, :]
+    tl.store(part_ptr + place, tl.sum(by_tap, 1), mask=(u < K) & (v < K)[None, :])

@@ -25,7 +25,7 @@ POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STAGES = {"stage 3": (14, 13, 8, 16), "stage 4": (7, 7, 16, 16), "stage 3 at 288": (18, 13, 8, 16)}
 """ContMix of OverLoCK-T: side of the map, K, heads, channels of a head."""
-DEPTHWISE = {"stage 1": (64, 56, 17), "stage 3": (256, 14, 13)}
+DEPTHWISE = {"stage 1": (64, 56, 17), "stage 3": (256, 14, 13), "stage 4": (512, 7, 7)}
 """Large depthwise convolutions: channels, side of the map, K."""
 
 
@@ -162,16 +162,16 @@ def contmix_launches(side: int, k: int, heads: int, width: int, dtype: str, batc
 
 def depthwise_launches(channels: int, side: int, k: int, dtype: str, batch: int, backward: bool) -> None:
     """Launch a depthwise convolution of these sizes on empty tensors."""
-    from overlock import depthwise_device
+    from overlock import depthwise_triton
 
-    x = torch.empty(batch, channels, side, side, dtype=DTYPES[dtype])
+    x = torch.empty(batch, channels, side, side, dtype=DTYPES[dtype]).contiguous(memory_format=torch.channels_last)
     weight = torch.empty(channels, 1, k, k, dtype=DTYPES[dtype])
-    constants = {"K": k, "S": 1 << (k + 14).bit_length(), "PRECISION": "ieee"}
-    with mock.patch.object(depthwise_device, "_constants", return_value=constants):
+    with mock.patch.object(depthwise_triton, "_precision", return_value="ieee"):
         if backward:
-            depthwise_device.depthwise_backward_op(x, x, weight)
+            depthwise_triton.depthwise_backward_op(x, x, weight)
         else:
-            depthwise_device._convolve(x, weight, None, flip=False)
+            tile = depthwise_triton.Tile.of(side, k)
+            depthwise_triton._convolve(tile.padded(x), tile, side, weight, None, False, torch.channels_last)
 
 
 def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int) -> Iterator[Resources]:
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--capability", type=int, default=90, help="90 is Hopper (default)")
     p.add_argument("--format", choices=("markdown", "json"), default="markdown")
     args = p.parse_args(argv)
-    rows = [asdict(r) for r in everything(args.dtypes, args.stages, args.batch, args.capability)]
+    rows = [asdict(r) for r in dict.fromkeys(everything(args.dtypes, args.stages, args.batch, args.capability))]
     if args.format == "json":
         print(json.dumps(rows))
         return 0

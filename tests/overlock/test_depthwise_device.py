@@ -19,10 +19,11 @@ from test_contmix_fused import interpreter  # noqa: F401 (a fixture)
 from torch import Tensor, nn
 
 import overlock.depthwise
-from overlock import convolution, depthwise_device
+from overlock import convolution, depthwise_device, depthwise_triton
 from overlock.convolution import conv
 from overlock.depthwise import parallel_convs
-from overlock.depthwise_device import Case, depthwise
+from overlock.depthwise_device import Case
+from overlock.depthwise_triton import KERNEL_SIZES, depthwise
 
 # relative root mean square against float64 on the inputs as rounded, output and gradients
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -59,15 +60,27 @@ def check(
 
 
 @pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("k", depthwise_device.KERNEL_SIZES)
+@pytest.mark.parametrize("k", KERNEL_SIZES)
 def test_kernel_sizes(k: int) -> None:
     check((1, 1, 5, 6), k, torch.float32)
 
 
 @pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("shape", [(2, 2, 1, 1), (2, 2, 20, 7), (3, 1, 7, 33), (2, 1, 80, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 2, 1, 1), (2, 2, 20, 7), (3, 1, 7, 33), (2, 1, 80, 4), (1, 65, 2, 3), (1, 2, 3, 70), (70, 1, 2, 3)],
+    ids=str,
+)
 def test_shapes(shape: tuple[int, ...]) -> None:
+    """Among them more columns, channels and groups of rows than a program takes."""
     check(shape, 5, torch.float32)
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_a_program_that_goes_through_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise_triton, "PROGRAMS", 1)
+    monkeypatch.setattr(depthwise_triton, "GROUPS", 16)
+    check((5, 1, 25, 9), 11, torch.float32)
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -149,7 +162,7 @@ def check_in_a_network(using: Callable[[str], None], device: str, compiler: str)
     net, x = Both().to(device), torch.randn(1, 3, 6, 7, generator=torch.Generator().manual_seed(1)).to(device)
     compiled = torch.compile(net, fullgraph=True, backend=compiler)
     launched: list[bool] = []
-    convolve = depthwise_device._convolve
+    convolve = depthwise_triton._convolve
 
     def watched(*args: Any, **kwargs: Any) -> Tensor:
         launched.append(True)
@@ -161,7 +174,7 @@ def check_in_a_network(using: Callable[[str], None], device: str, compiler: str)
         torch._dynamo.reset()
         for name, run in (("eager", net), ("compiled", compiled)):
             launched.clear()
-            with mock.patch.object(depthwise_device, "_convolve", watched):
+            with mock.patch.object(depthwise_triton, "_convolve", watched):
                 out = run(x)
             assert len(launched) == (3 if what == "triton" else 0), (what, name)
             results[what, name] = [out.detach(), *torch.autograd.grad(out.square().sum(), list(net.parameters()))]
