@@ -109,7 +109,7 @@ class Tile(NamedTuple):
         before = self.columns - 1 + self.margin - k // 2
         taps = weight[:, 0].flip(1, 2) if flip else weight[:, 0]
         wide = F.pad(taps, (before, self.read + self.columns - 1 - before - k, rows - 1, rows - 1))
-        return wide.unfold(-1, self.columns, 1).flip(-1)
+        return wide.unfold(-1, self.columns, 1).flip(-1).contiguous()
 
 
 def _precision(x: Tensor) -> str:
@@ -188,7 +188,7 @@ def depthwise_backward_op(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tens
     blocks = channels * across * -(-k // WEIGHT_TAPS)
     groups = batch * -(-height // rows)
     parts = max(1, min(-(-groups // GROUPS), -(-PROGRAMS // blocks)))
-    share = -(-groups // (parts * GROUPS)) * GROUPS
+    share = max(1, -(-groups // (parts * GROUPS))) * GROUPS
     parts = -(-groups // share)
     part = torch.empty(parts * across, channels, k, k, dtype=torch.float32, device=x.device)
     with _on(x):

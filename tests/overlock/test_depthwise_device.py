@@ -77,6 +77,16 @@ def test_shapes(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("interpreter")
+def test_no_images() -> None:
+    x, weight = torch.zeros(0, 2, 5, 6, requires_grad=True), torch.ones(2, 1, 5, 5, requires_grad=True)
+    out = depthwise(x, weight)
+    assert out.shape == x.shape
+    d_x, d_weight = torch.autograd.grad(out, [x, weight], torch.zeros_like(out))
+    assert d_x.shape == x.shape
+    assert not d_weight.any()
+
+
+@pytest.mark.usefixtures("interpreter")
 def test_a_program_that_goes_through_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depthwise_triton, "PROGRAMS", 1)
     monkeypatch.setattr(depthwise_triton, "GROUPS", 16)
