@@ -286,6 +286,9 @@ def test_processes_together(tree: Path, weights: dict[str, Path], tmp_path: Path
     assert everything(tmp_path) == everything(undisturbed)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.8."), reason="PyTorch 2.8 writes a file when it is imported, over the limit"
+)
 def test_a_full_disk_loses_nothing_counted(
     tree: Path, weights: dict[str, Path], tmp_path: Path, undisturbed: Path
 ) -> None:
