@@ -7,7 +7,6 @@ without the variable PyTorch's convolution runs.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -18,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .depthwise_triton import interpreted, not_taken
+from . import depthwise_triton
+from .depthwise_triton import not_taken
 from .plain import is_plain, under_autocast
+from .triton_tools import installed
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,12 @@ def use(what: str) -> None:
             raise ValueError(
                 f"{what}: neither {TORCH}, {TRITON} nor a file of winners as bench.gpu_run writes it ({error})"
             ) from error
-    if what != TORCH and importlib.util.find_spec("triton") is None:
+    if what != TORCH and not installed():
         raise ValueError(f"{what}: Triton is not installed")
     winners.clear()
     winners.update(found)
     everywhere = what == TRITON
-    interpreting = what != TORCH and interpreted()
+    interpreting = what != TORCH and depthwise_triton.interpreting()
     if everywhere or winners:
         log.info("large depthwise convolutions by Triton: %s", "all" if everywhere else f"{len(winners)} cases")
 

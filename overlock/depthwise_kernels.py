@@ -17,13 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def product(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b in float32. Triton's interpreter cannot multiply bfloat16: "widen" is for it."""
-    if PRECISION == "widen":
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
-    return tl.dot(a, b, acc, input_precision=PRECISION)
+from .contmix.fused_kernels import product
 
 
 @triton.jit

@@ -6,10 +6,8 @@ maps. An infinite value makes NaN not only of the outputs that it reaches but of
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+
+from .triton_tools import installed, interpreted, on, power, precision
 
 KERNEL_SIZES = (5, 7, 9, 11, 13, 15, 17)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,21 +32,19 @@ def _kernels() -> Any:
     return importlib.import_module("overlock.depthwise_kernels")
 
 
-def interpreted() -> bool:
+def interpreting() -> bool:
     """Whether the kernels run in Triton's interpreter."""
-    from triton.runtime.jit import JITFunction
-
-    return not isinstance(_kernels().depthwise_kernel, JITFunction)
+    return interpreted(_kernels().depthwise_kernel)
 
 
 def why_not(x: Tensor, weight: Tensor) -> str | None:
     """Why these cannot be convolved here; None: they can. Not to be traced: the operator asks it, not its callers."""
-    if importlib.util.find_spec("triton") is None:
+    if not installed():
         return "Triton is not installed"
     reason = not_taken(x, weight)
     if reason is not None:
         return reason
-    if not x.is_cuda and not (x.device.type == "cpu" and interpreted()):
+    if not x.is_cuda and not (x.device.type == "cpu" and interpreting()):
         return f"it needs a CUDA device, and the map is on {x.device.type}"
     return None
 
@@ -76,10 +74,6 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     out: Tensor = torch.ops.overlock.depthwise(x, weight, bias)
     return out
-
-
-def _on(x: Tensor) -> Any:
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 class Tile(NamedTuple):
@@ -113,10 +107,7 @@ class Tile(NamedTuple):
 
 
 def _precision(x: Tensor) -> str:
-    """How products round: `widen` is for the interpreter, which cannot multiply bfloat16."""
-    if x.is_cuda:
-        return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"  # as PyTorch's convolutions
-    return "widen" if x.dtype == torch.bfloat16 else "ieee"
+    return precision(x, torch.backends.cudnn.allow_tf32)  # as PyTorch's convolutions
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -124,17 +115,12 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _power(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()
-
-
 def _placed(x: Tensor, out: Tensor, margin: int) -> Tensor:
     """`out` (B, C, H, P) filled with x (B, C, H, W) from column `margin` on, cut off at P, and zeros beside it."""
     batch, channels, height, pitch = out.shape
-    columns = min(64, max(16, _power(pitch)))
+    columns = min(64, max(16, power(pitch)))
     grid = -(-pitch // columns) * -(-channels // CHANNELS) * batch * height
-    with _on(x):
+    with on(x):
         _kernels().place_kernel[(grid,)](
             x, *x.stride(), out, *out.stride(), channels, height, x.shape[-1], pitch, MARGIN=margin,
             CHANNELS=CHANNELS, COLUMNS=columns, num_warps=4,
@@ -144,7 +130,7 @@ def _placed(x: Tensor, out: Tensor, margin: int) -> Tensor:
 
 def _rows(height: int) -> int:
     """Rows of a group."""
-    return max(2, min(GROUP_ROWS, _power(height)))
+    return max(2, min(GROUP_ROWS, power(height)))
 
 
 def _convolve(
@@ -155,10 +141,10 @@ def _convolve(
     k, across = weight.shape[-1], tile.across(width)
     rows = _rows(height)
     groups = batch * -(-height // rows)
-    m = max(16, min(GROUPS, _power(groups)))
+    m = max(16, min(GROUPS, power(groups)))
     out = wide.new_empty(batch, channels, height, -(-across * tile.columns // 16) * 16)
     bands = tile.bands(weight, rows, flip)
-    with _on(wide):
+    with on(wide):
         _kernels().depthwise_kernel[(channels * across * -(-groups // m),)](
             wide, *wide.stride()[:3], bands, bands if bias is None else bias, out, *out.stride()[:3], channels,
             groups, height, across, K=k, S=tile.read, M=m, R=rows, N=tile.columns, BIAS=bias is not None,
@@ -191,10 +177,10 @@ def depthwise_backward_op(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tens
     share = max(1, -(-groups // (parts * GROUPS))) * GROUPS
     parts = -(-groups // share)
     part = torch.empty(parts * across, channels, k, k, dtype=torch.float32, device=x.device)
-    with _on(x):
+    with on(x):
         _kernels().depthwise_weight_kernel[(blocks * parts,)](
             wide, wide_grad, *wide.stride()[:3], part, channels, groups, height, across, share,
-            K=k, KP=_power(k), S=tile.read, M=GROUPS, R=rows, U=WEIGHT_TAPS, N=tile.columns, MARGIN=tile.margin,
+            K=k, KP=power(k), S=tile.read, M=GROUPS, R=rows, U=WEIGHT_TAPS, N=tile.columns, MARGIN=tile.margin,
             PRECISION=_precision(wide), num_warps=4, num_stages=1,
         )  # fmt: skip
     return d_x, part.sum(0).to(weight.dtype).unsqueeze(1)

@@ -137,7 +137,7 @@ def rows(found: Iterable[Found]) -> list[Row]:
     """The record of each figure that stands, row by row: by machine, resolution, family and size.
 
     Records of the same conditions make a row, in which the newest of each metric stands (`_stands`). What depends on
-    fewer conditions joins every row that it is true of; it makes a row of its own where there is none.
+    fewer conditions joins every row that it is true of; it makes a row of its own where there is none of inference.
     """
     made = {conditions: _Rows(conditions) for conditions in (TIMED, SINGLE, WEIGHED, WHAT)}
     for item in sorted(found, key=lambda f: f.record.time):
@@ -154,7 +154,7 @@ def rows(found: Iterable[Found]) -> list[Row]:
             same = joined.like(part)
             for row in same:
                 row.cells |= part.cells
-            result += [] if same else [part]
+            result += [] if any(row.training == part.training for row in same) else [part]
     return sorted(result, key=_order)
 
 

@@ -11,16 +11,16 @@ Shapes: B batch, G heads, c channels of a head, H W map, N = H*W, R regions, K k
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .. import triton_tools
+from ..triton_tools import installed, on, power, precision
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
@@ -63,27 +63,19 @@ launches: dict[str, Launch] = {
 """The launches in use. Where windows slide, the warps are the groups that share out the window's rows."""
 
 
-@lru_cache(maxsize=1)
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def _kernel(name: str) -> Any:
     module = "fused_kernels" if name in ("shared_kernel", "sliding_kernel", "small_kernel") else "fused_gradients"
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
-@lru_cache(maxsize=1)
 def interpreted() -> bool:
     """Whether the kernels run in Triton's interpreter."""
-    from triton.runtime.jit import JITFunction
-
-    return not isinstance(_kernel("shared_kernel"), JITFunction)
+    return triton_tools.interpreted(_kernel("shared_kernel"))
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     """Why these inputs cannot run here; None: they can."""
-    if not _installed():
+    if not installed():
         return "Triton is not installed"
     if value.dtype not in DTYPES:
         return f"its kernels take float32, bfloat16 and float16, not {str(value.dtype).removeprefix('torch.')}"
@@ -109,23 +101,15 @@ def shared_windows(height: int, width: int, kernel_size: int) -> bool:
     return all(n == kernel_size or (n == kernel_size + 1 and n % 2 == 0) for n in (height, width))
 
 
-def _power(n: int, least: int = MIN_DOT) -> int:
-    """The next power of two that is `least` or more."""
-    return max(least, 1 << (n - 1).bit_length())
-
-
 def _split(taps: int) -> tuple[int, int]:
     """Two powers of two (the second may be 0) that hold `taps`: 169 -> 128 and 64 instead of 256."""
-    whole = _power(taps)
-    rest = _power(taps - whole // 2) if taps > whole // 2 else 0
+    whole = power(taps, MIN_DOT)
+    rest = power(taps - whole // 2, MIN_DOT) if taps > whole // 2 else 0
     return (whole // 2, rest) if whole // 2 >= MIN_DOT and 0 < whole // 2 + rest < whole else (whole, 0)
 
 
 def _precision(x: Tensor) -> str:
-    """How products round: `widen` is for the interpreter, which cannot multiply bfloat16."""
-    if x.is_cuda:
-        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    return "widen" if x.dtype == torch.bfloat16 else "ieee"
+    return precision(x, torch.backends.cuda.matmul.allow_tf32)
 
 
 class _Half:
@@ -146,25 +130,25 @@ class _Half:
             "HALF": half,
             "K": self.k,
             "CQ": cq,
-            "CQP": _power(cq),
+            "CQP": power(cq, MIN_DOT),
             "CV": cv,
-            "CVP": _power(cv),
+            "CVP": power(cv, MIN_DOT),
             "PRECISION": _precision(value),
         }
 
     def project(self, padded: bool) -> tuple[Tensor, dict[str, int]]:
         """P k (B*G*c, pitch), taps in rows of K, or padded to a power of two; zeros in the padding."""
-        k, kp = self.k, _power(self.k + 1, 1) if padded else self.k
+        k, kp = self.k, power(self.k + 1) if padded else self.k
         pitch = -(-k * kp // 8) * 8  # rows begin at multiples of 16 bytes
         rows = F.pad(self.proj_weight.unflatten(0, (k, k)), (0, 0, 0, kp - k)).flatten(0, 1)
         return self.keys @ F.pad(rows, (0, 0, 0, pitch - k * kp)).t(), {"PITCH": pitch}
 
     def sliding(self, launch: Launch) -> dict[str, int]:
         """How a sliding kernel cuts windows: padded rows of taps, dealt to the warps, and the columns they lie in."""
-        kp = _power(self.k + 1, 1)  # the last column is no tap
-        rows = max(_power(self.k, 1), MIN_DOT // kp)
+        kp = power(self.k + 1)  # the last column is no tap
+        rows = max(power(self.k), MIN_DOT // kp)
         groups = max(1, min(launch.warps, rows * kp // MIN_DOT))
-        keys = _power(min(self.width, launch.queries + self.k - 1))
+        keys = power(min(self.width, launch.queries + self.k - 1), MIN_DOT)
         return {"KP": kp, "M": launch.queries, "GROUPS": groups, "ROWS": rows // groups, "KEYS": keys}
 
     def sizes(self) -> tuple[int, int, int, int]:
@@ -174,10 +158,6 @@ class _Half:
         """How many images a program goes through, where one for each image makes `programs` times the batch."""
         parts = min(self.batch, -(-PROGRAMS // programs))
         return -(-self.batch // parts)
-
-
-def _on(x: Tensor) -> Any:
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def _halves(key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, rpb1: Tensor, rpb2: Tensor) -> list[_Half]:
@@ -197,7 +177,7 @@ def forward(
 ) -> Tensor:
     """ContMix; shapes as in `overlock.contmix.contmix`. The result is channels_last."""
     out = torch.empty_like(value, memory_format=torch.channels_last)
-    with _on(value):
+    with on(value):
         for half in _halves(key, value, proj_weight, proj_bias, rpb1, rpb2):
             _launch_forward(half, query, value, out, scale)
     return out
@@ -209,7 +189,7 @@ def _launch_forward(half: _Half, query: Tensor, value: Tensor, out: Tensor, scal
     if shared_windows(height, width, k):
         launch = launches["shared"]
         block = [n if n == k else (k + 1) // 2 for n in (height, width)]
-        queries = min(launch.queries, _power(block[0] * block[1]))
+        queries = min(launch.queries, power(block[0] * block[1], MIN_DOT))
         tiles = height // block[0] * (width // block[1]) * -(-block[0] * block[1] // queries)
         taps, more = _split(half.taps)
         pk, options = half.project(padded=False)
@@ -219,7 +199,7 @@ def _launch_forward(half: _Half, query: Tensor, value: Tensor, out: Tensor, scal
         launch = launches["small"]
         tiles = -(-height // 4) * -(-width // 4)
         pk, options = half.project(padded=False)
-        options |= {"TAPS": _power(half.taps + 1)}  # the last one is no tap
+        options |= {"TAPS": power(half.taps + 1, MIN_DOT)}  # the last one is no tap
         kernel = _kernel("small_kernel")
     else:
         launch = launches["short" if k <= SHORT else "sliding"]
@@ -250,7 +230,7 @@ def backward(
     d_query = query.new_empty(2, query.shape[0], *query.shape[2:], query.shape[1]).permute(0, 1, 4, 2, 3)
     d_value = torch.empty_like(value, memory_format=torch.channels_last)
     d_key, d_weight, d_bias, d_rpb = torch.zeros_like(keys), [], [], []
-    with _on(value):
+    with on(value):
         for i, half in enumerate(_halves(key, value, proj_weight, proj_bias, rpb1, rpb2)):
             d_pk, d_taps, table = _launch_backward(half, query, value, grad, scale, d_query[i], d_value)
             d_key.addmm_(d_pk, half.proj_weight.float())
@@ -289,14 +269,14 @@ def _launch_backward(
     )  # fmt: skip
     _kernel("query_kernel")[(heads * height * across * parts,)](
         *args, d_query, *d_query.stride(), part, *half.sizes(), scale, images, **constants,
-        PLACES=_power(2 * k - 1), **launch.options,
+        PLACES=power(2 * k - 1, MIN_DOT), **launch.options,
     )  # fmt: skip
     d_pk = torch.empty(len(pk), half.taps, **single)  # type: ignore[call-overload]
     d_taps = torch.empty(half.batch * heads, half.taps, **single)  # type: ignore[call-overload]
     _kernel("taps_kernel")[(half.batch * heads,)](
         *args, d_pk, d_taps, *half.sizes(), scale, **constants, **launch.options
     )
-    columns = _power(min(half.width, queries))
+    columns = power(min(half.width, queries), MIN_DOT)
     launch = launches["backward"]
     constants |= {**half.sliding(launch), "KEYS": columns}
     blocks = -(-height // (constants["GROUPS"] * constants["ROWS"])) * -(-half.width // columns)

@@ -111,6 +111,8 @@ def test_training_has_tables_of_its_own() -> None:
     assert text.index("cpu float32\n") < text.index("cpu float32, training\n")
     assert "training ratio to convnext_t" in text
     assert not any(row.training for row in main_rows(found))
+    (counted,) = main_rows(rows_of(timed(T, "training", 3.0), record(T, "macs", 5.6e9)))
+    assert counted.value("macs") == 5.6e9, "what is counted is shown whatever was trained"
 
 
 def test_the_headline_mixes_no_conditions() -> None:

@@ -221,7 +221,7 @@ def test_reasons_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
         contmix(*case.inputs(torch.float32), SCALE, "fused")
     with pytest.raises(ValueError, match=r"its kernels take float32, bfloat16 and float16, not float64"):
         contmix(*case.inputs(), SCALE, "fused")
-    monkeypatch.setattr(fused, "_installed", lambda: False)
+    monkeypatch.setattr(fused, "installed", lambda: False)
     with pytest.raises(ValueError, match=r"Triton is not installed"):
         contmix(*case.inputs(torch.float32), SCALE, "fused")
 
