@@ -1,10 +1,10 @@
 """OverLoCK for current PyTorch: `import overlock; timm.create_model("overlock_t")`."""
 
-from .dense import OverLoCKPyramid
-from .folding import deploy
-from .model import OverLoCK, set_backend
-from .onnx import export_onnx
-from .variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
+from overlock.dense import OverLoCKPyramid
+from overlock.folding import deploy
+from overlock.model import OverLoCK, set_backend
+from overlock.onnx import export_onnx
+from overlock.variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
 
 __all__ = [
     "VARIANTS",

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .contmix import contmix, enlarged_size
-from .layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv
+from overlock.contmix import contmix, enlarged_size
+from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv
 
 SMALL_KERNEL = 5  # of ContMix's two kernels
 REGIONS = 7  # region centres a side

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import depthwise_device, depthwise_triton
-from .depthwise import fast_size
-from .packed import packed
-from .plain import is_plain, is_watched
+from overlock import depthwise_device, depthwise_triton
+from overlock.depthwise import fast_size
+from overlock.packed import packed
+from overlock.plain import is_plain, is_watched
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)

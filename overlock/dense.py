@@ -13,8 +13,8 @@ from timm.models import FeatureInfo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .layers import LayerNorm2d, LayerScale
-from .model import OverLoCK, refuse_training
+from overlock.layers import LayerNorm2d, LayerScale
+from overlock.model import OverLoCK, refuse_training
 
 FORMS = ("segmentation", "detection")
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from . import depthwise_device, depthwise_triton, native
-from .plain import own_backward, under_autocast
+from overlock import depthwise_device, depthwise_triton, native
+from overlock.plain import own_backward, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
 NATIVE_SIZES = (3, 5, 7, 9, 11, 13, 15, 17)  # native/depthwise.h

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import depthwise_triton
-from .depthwise_triton import not_taken
-from .plain import is_plain, under_autocast
-from .triton_tools import installed
+from overlock import depthwise_triton
+from overlock.depthwise_triton import not_taken
+from overlock.plain import is_plain, under_autocast
+from overlock.triton_tools import installed
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .triton_tools import installed, interpreted, on, power, precision
+from overlock.triton_tools import installed, interpreted, on, power, precision
 
 KERNEL_SIZES = (5, 7, 9, 11, 13, 15, 17)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

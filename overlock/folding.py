@@ -13,9 +13,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from .blocks import REGIONS, DynamicConvBlock, RepConvBlock
-from .dense import OverLoCKPyramid
-from .inference import (
+from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
+from overlock.dense import OverLoCKPyramid
+from overlock.inference import (
     FoldedContMix,
     FoldedConv,
     FoldedDynamicConvBlock,
@@ -24,8 +24,8 @@ from .inference import (
     FoldedRepConvBlock,
     FoldedSE,
 )
-from .layers import GRN, DilatedReparam, LayerScale, ResDWConv
-from .model import FocusDownsample, OverLoCK
+from overlock.layers import GRN, DilatedReparam, LayerScale, ResDWConv
+from overlock.model import FocusDownsample, OverLoCK
 
 Model = TypeVar("Model", bound=nn.Module)
 

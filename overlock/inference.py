@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
-from .contmix import contmix as contmix_unmerged
-from .convolution import conv, conv_add_, conv_of_vector
-from .layers import channel_dot
-from .normalise import normalise_, why_not_in_place
-from .plain import is_plain
+from overlock.contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
+from overlock.contmix import contmix as contmix_unmerged
+from overlock.convolution import conv, conv_add_, conv_of_vector
+from overlock.layers import channel_dot
+from overlock.normalise import normalise_, why_not_in_place
+from overlock.plain import is_plain
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4

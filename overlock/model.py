@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import DynamicConvBlock, RepConvBlock
-from .inference import FoldedContMix
+from overlock.blocks import DynamicConvBlock, RepConvBlock
+from overlock.inference import FoldedContMix
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -273,7 +273,7 @@ def set_backend(model: nn.Module, backend: str) -> nn.Module:
     Raises:
         ValueError: for an unknown name.
     """
-    from .contmix import BACKENDS
+    from overlock.contmix import BACKENDS
 
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"unknown ContMix backend {backend!r}: choose one of auto, {', '.join(BACKENDS)}")

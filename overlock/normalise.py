@@ -10,8 +10,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from . import native
-from .convolution import why_not_fused
+from overlock import native
+from overlock.convolution import why_not_fused
 
 LANES = 16  # the kernel takes whole vectors of channels
 

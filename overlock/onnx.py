@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .plain import plain_operators
+from overlock.plain import plain_operators
 
 PACKAGES = ("onnx", "onnxscript")
 SMALLEST = 32  # pixels a side

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from .download import Release, fetch
-from .weights import fitted, read_checkpoint
+from overlock.download import Release, fetch
+from overlock.weights import fitted, read_checkpoint
 
 PACKAGE = Path(__file__).resolve().parent
 Row = Mapping[str, str]

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import triton_tools
-from ..triton_tools import installed, on, power, precision
+from overlock import triton_tools
+from overlock.triton_tools import installed, on, power, precision
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .fused_kernels import (
+from overlock.contmix.fused_kernels import (
     LOG2E,
     first_place,
     group_taps,

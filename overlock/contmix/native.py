@@ -11,7 +11,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .. import native
+from overlock import native
 
 DTYPES = (torch.float32, torch.bfloat16)
 

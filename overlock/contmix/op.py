@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import fused, native, reference, tiled
-from .cost import contmix_macs
+from overlock.contmix import fused, native, reference, tiled
+from overlock.contmix.cost import contmix_macs
 
 log = logging.getLogger(__name__)
 

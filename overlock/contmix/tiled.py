@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .tiles import Grid, plan
+from overlock.contmix.tiles import Grid, plan
 
 TILE = 8  # queries a side of a tile
 CHUNK_BYTES = 2 << 20  # of weights by region at a time on a CPU: what its second-level caches hold

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .reference import window_indices, window_starts
+from overlock.contmix.reference import window_indices, window_starts
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from ..plain import is_watched
+from overlock.plain import is_watched
 
 log = logging.getLogger(__name__)
 
