@@ -11,8 +11,8 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from baselines.released import baseline_release
-from overlock.released import released_state
-from overlock.weights import SOURCES, weights_overlay
+from overlock.checkpoints.loading import SOURCES, weights_overlay
+from overlock.checkpoints.released import released_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -54,7 +54,7 @@ def released_state_dict(name: str) -> dict[str, Tensor]:
     """Released state dict, training form, of the registered model `name`: what `pretrained=True` loads.
 
     Raises:
-        overlock.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
+        overlock.checkpoints.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
         ValueError: if the file holds other weights.
     """
     with torch.device("meta"):

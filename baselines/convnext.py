@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg
 from torch import nn
 
 from baselines import common
-from overlock.weights import weights_overlay
+from overlock.checkpoints.loading import weights_overlay
 
 TAG = "fb_in1k"
 VARIANTS: dict[str, str] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from overlock.download import Release
-from overlock.released import release, rows
+from overlock.checkpoints.download import Release
+from overlock.checkpoints.released import release, rows
 
 CONVNEXT_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
 HUB_FILE = "https://huggingface.co/{repository}/resolve/main/{file}"

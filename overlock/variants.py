@@ -8,10 +8,10 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from overlock.checkpoints.loading import weights_overlay
+from overlock.checkpoints.released import overlock_release, released_state
 from overlock.dense import OverLoCKPyramid
 from overlock.model import OverLoCK
-from overlock.released import overlock_release, released_state
-from overlock.weights import weights_overlay
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "overlock_xt": {

@@ -11,9 +11,9 @@ from torch import nn
 from bench.cli import BadInput, Resolution
 from bench.measure import subject
 from bench.models import CONVNEXT, OVERLOCK, TIMM, Entry
-from overlock.download import Unavailable, fetch
-from overlock.released import overlock_release
-from overlock.weights import fitted, load_state, read_checkpoint
+from overlock.checkpoints.download import Unavailable, fetch
+from overlock.checkpoints.loading import fitted, load_state, read_checkpoint
+from overlock.checkpoints.released import overlock_release
 
 RELEASED, RANDOM, FINE_TUNED = "released", "random", "fine-tuned:"
 SEED = 0

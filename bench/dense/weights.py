@@ -16,7 +16,8 @@ from baselines.unireplknet import UniRepLKNetPyramid
 from bench.cli import BadInput
 from bench.dense.backbones import ConvNeXtPyramid
 from bench.dense.layers import ConvModule
-from overlock import OverLoCKPyramid, weights
+from overlock import OverLoCKPyramid
+from overlock.checkpoints import loading as weights
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -262,7 +262,7 @@ def _loaded(entry: Entry, path: Path) -> Any:
 
     Before loading every number is NaN: what loading leaves out cannot pass for a value.
     """
-    from overlock.weights import load_checkpoint
+    from overlock.checkpoints.loading import load_checkpoint
 
     model = _blank(entry).to_empty(device="cpu")
     state = model.state_dict()

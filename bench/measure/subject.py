@@ -121,7 +121,7 @@ def _materialised(blank: nn.Module, entry: Entry, kwargs: Any) -> nn.Module:
 
 def load_weights(model: nn.Module, name: str, path: Path) -> None:
     """Load a released checkpoint strictly; on the meta device this only checks names and shapes."""
-    from overlock.weights import load_checkpoint
+    from overlock.checkpoints.loading import load_checkpoint
 
     try:
         load_checkpoint(model, path)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overlock.plain import is_plain, under_autocast
 from overlock.contmix import reference, tiled
 from overlock.contmix.cost import contmix_macs
 from overlock.contmix.op import BACKENDS, choose_backend
 from overlock.contmix.small_map import enlarged_size
+from overlock.plain import is_plain, under_autocast
 
 __all__ = [
     "BACKENDS",

@@ -19,9 +19,9 @@ from golden.golden_state import tensor_for
 from golden_tools import manifest
 
 import overlock
-from overlock import download
-from overlock.download import Release, Unavailable, fetch
-from overlock.released import overlock_release, rows
+from overlock.checkpoints import download
+from overlock.checkpoints.download import Release, Unavailable, fetch
+from overlock.checkpoints.released import overlock_release, rows
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 

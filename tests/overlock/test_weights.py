@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import baselines  # noqa: F401
 import overlock  # noqa: F401
-from overlock.weights import load_checkpoint, read_checkpoint
+from overlock.checkpoints.loading import load_checkpoint, read_checkpoint
 
 State = dict[str, Tensor]
 RELEASED = {

@@ -45,7 +45,7 @@ EXACT = {
         "overlock_xt",
     ),
     "a key is not loaded": Fault(
-        "overlock/weights.py",
+        "overlock/checkpoints/loading.py",
         "model.load_state_dict(state, strict=True)",
         "model.load_state_dict(dict(list(state.items())[1:]), strict=False)",
         ("loaded", "logits"),

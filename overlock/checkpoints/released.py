@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from overlock.download import Release, fetch
-from overlock.weights import fitted, read_checkpoint
+from overlock.checkpoints.download import Release, fetch
+from overlock.checkpoints.loading import fitted, read_checkpoint
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 Row = Mapping[str, str]
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -53,7 +53,7 @@ def released_state(model: nn.Module, released: Release) -> dict[str, Tensor]:
     """The weights of a released file, fetched if need be, under the names and in the shapes of `model`.
 
     Raises:
-        overlock.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
+        overlock.checkpoints.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
         ValueError: if it holds other weights.
     """
     path = fetch(released)

@@ -1,0 +1,1 @@
+"""Released weights: their names, their download, and the one strict way to load them."""
