@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock import depthwise_device, depthwise_triton
-from overlock.depthwise import fast_size
+from overlock.depthwise import dispatch as depthwise_device
+from overlock.depthwise import triton as depthwise_triton
+from overlock.depthwise.parallel import fast_size
 from overlock.packed import packed
 from overlock.plain import is_plain, is_watched
 

@@ -208,8 +208,8 @@ def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[in
 def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     """Large depthwise convolutions by what PyTorch picks, by cuDNN (forward alone), by PyTorch's own kernels and by
     Triton; where Triton beats the first goes to a file."""
-    from overlock.depthwise_device import Case
-    from overlock.depthwise_triton import depthwise as by_triton
+    from overlock.depthwise.dispatch import Case
+    from overlock.depthwise.triton import depthwise as by_triton
 
     shapes = {"tiny": (2, 7, 5)} if part.tiny else LARGE
     dtypes = ["float32"] if part.tiny else ["bfloat16", "float16", "tf32", "float32"]

@@ -91,7 +91,7 @@ class Sink:
 
 def depthwise_variable(folder: Path, what: str) -> dict[str, str]:
     """The variable that has large depthwise convolutions run by `torch`, by `triton`, or by the `winners` of a run."""
-    from overlock.depthwise_device import VARIABLE
+    from overlock.depthwise.dispatch import VARIABLE
 
     return {VARIABLE: str((folder / WINNERS).resolve()) if what == "winners" else what}
 

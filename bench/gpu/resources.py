@@ -162,7 +162,7 @@ def contmix_launches(side: int, k: int, heads: int, width: int, dtype: str, batc
 
 def depthwise_launches(channels: int, side: int, k: int, dtype: str, batch: int, backward: bool) -> None:
     """Launch a depthwise convolution of these sizes on empty tensors."""
-    from overlock import depthwise_triton
+    from overlock.depthwise import triton as depthwise_triton
 
     x = torch.empty(batch, channels, side, side, dtype=DTYPES[dtype]).contiguous(memory_format=torch.channels_last)
     weight = torch.empty(channels, 1, k, k, dtype=DTYPES[dtype])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.grad import conv2d_weight
 
 from overlock import native
-from overlock.depthwise import NATIVE_SIZES, native_weight_grad, parallel_convs, why_not_native
+from overlock.depthwise.parallel import NATIVE_SIZES, native_weight_grad, parallel_convs, why_not_native
 
 needs_native = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}

@@ -18,12 +18,14 @@ from contmix_cases import relative_rms
 from test_contmix_fused import interpreter  # noqa: F401 (a fixture)
 from torch import Tensor, nn
 
-import overlock.depthwise
-from overlock import convolution, depthwise_device, depthwise_triton
+import overlock.depthwise.parallel
+from overlock import convolution
 from overlock.convolution import conv
-from overlock.depthwise import parallel_convs
-from overlock.depthwise_device import Case
-from overlock.depthwise_triton import KERNEL_SIZES, depthwise
+from overlock.depthwise import dispatch as depthwise_device
+from overlock.depthwise import triton as depthwise_triton
+from overlock.depthwise.dispatch import Case
+from overlock.depthwise.parallel import parallel_convs
+from overlock.depthwise.triton import KERNEL_SIZES, depthwise
 
 # relative root mean square against float64 on the inputs as rounded, output and gradients
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -197,7 +199,7 @@ def check_in_a_network(using: Callable[[str], None], device: str, compiler: str)
 def test_networks_take_it(using: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU oneDNN and our own backward come first: they are switched off."""
     monkeypatch.setattr(convolution, "why_not_fused", lambda x: "not on CUDA")
-    monkeypatch.setattr(overlock.depthwise, "own_backward", lambda: False)
+    monkeypatch.setattr(overlock.depthwise.parallel, "own_backward", lambda: False)
     check_in_a_network(using, "cpu", "aot_eager")
 
 

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from overlock import depthwise_device, depthwise_triton, native
+from overlock import native
+from overlock.depthwise import dispatch as depthwise_device
+from overlock.depthwise import triton as depthwise_triton
 from overlock.plain import own_backward, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from overlock import depthwise_triton
-from overlock.depthwise_triton import not_taken
+from overlock.depthwise import triton as depthwise_triton
+from overlock.depthwise.triton import not_taken
 from overlock.plain import is_plain, under_autocast
 from overlock.triton_tools import installed
 

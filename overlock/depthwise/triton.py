@@ -1,4 +1,4 @@
-"""Depthwise convolution of stride 1 by `depthwise_kernels`: the operator `overlock::depthwise`, with its gradients.
+"""Depthwise convolution of stride 1 by `triton_kernels`: the operator `overlock::depthwise`, with its gradients.
 
 Maps are copied into rows padded with zeros, which the kernels read, and back; the same copies transpose channels_last
 maps. An infinite value makes NaN not only of the outputs that it reaches but of all that share a product with it.
@@ -29,7 +29,7 @@ PROGRAMS = 2048  # of the weight's gradient, at least, if the rows suffice
 
 @functools.lru_cache(maxsize=1)
 def _kernels() -> Any:
-    return importlib.import_module("overlock.depthwise_kernels")
+    return importlib.import_module("overlock.depthwise.triton_kernels")
 
 
 def interpreting() -> bool:

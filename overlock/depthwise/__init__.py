@@ -1,0 +1,1 @@
+"""Depthwise convolutions: parallel ones with quick gradients, and which implementation each device runs."""
