@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from overlock.blocks import DynamicConvBlock, RepConvBlock
-from overlock.inference import FoldedContMix
+from overlock.inference.blocks import FoldedContMix
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024

@@ -14,9 +14,10 @@ from overlock_tools import SMALLEST, built, tiny
 from torch import Tensor, nn
 
 import baselines
-from overlock import OverLoCK, OverLoCKPyramid, deploy, inference, set_backend
+from overlock import OverLoCK, OverLoCKPyramid, deploy, set_backend
 from overlock.dense import FORMS
-from overlock.inference import CACHED_SIZES, FoldedContMix, FoldedMLP
+from overlock.inference import blocks as inference
+from overlock.inference.blocks import CACHED_SIZES, FoldedContMix, FoldedMLP
 
 SIZE = (72, 240)  # Focus-Net's maps are 5x15 and 3x8, smaller than the kernels
 WHOLE = (224, 240)  # 14x15 and 7x8: they hold whole windows

@@ -19,13 +19,13 @@ from test_contmix_fused import interpreter  # noqa: F401 (a fixture)
 from torch import Tensor, nn
 
 import overlock.depthwise.parallel
-from overlock import convolution
-from overlock.convolution import conv
 from overlock.depthwise import dispatch as depthwise_device
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.dispatch import Case
 from overlock.depthwise.parallel import parallel_convs
 from overlock.depthwise.triton import KERNEL_SIZES, depthwise
+from overlock.inference import convolution
+from overlock.inference.convolution import conv
 
 # relative root mean square against float64 on the inputs as rounded, output and gradients
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import overlock
 from overlock import native
-from overlock.normalise import normalise_, why_not_in_place
+from overlock.inference.grn import normalise_, why_not_in_place
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 

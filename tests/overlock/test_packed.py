@@ -12,9 +12,9 @@ from golden_tools import relative_error
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from overlock import packed
-from overlock.convolution import conv, conv_add_, why_not_fused
-from overlock.inference import FoldedConv
+from overlock.inference import prepacked as packed
+from overlock.inference.blocks import FoldedConv
+from overlock.inference.convolution import conv, conv_add_, why_not_fused
 
 pytestmark = pytest.mark.skipif(why_not_fused(torch.zeros(1)) is not None, reason=str(why_not_fused(torch.zeros(1))))
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from overlock import native
-from overlock.convolution import why_not_fused
+from overlock.inference.convolution import why_not_fused
 
 LANES = 16  # the kernel takes whole vectors of channels
 

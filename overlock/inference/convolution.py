@@ -16,7 +16,7 @@ from torch import Tensor
 from overlock.depthwise import dispatch as depthwise_device
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.parallel import fast_size
-from overlock.packed import packed
+from overlock.inference.prepacked import packed
 from overlock.plain import is_plain, is_watched
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}

@@ -1,6 +1,6 @@
 """OverLoCK's blocks as they run at inference: folded, in place where nothing else reads, fused where the device can.
 
-`overlock.folding` makes them from the training form. Every tensor here is a buffer: there is nothing to train.
+`overlock.inference.fold` makes them from the training form. Every tensor here is a buffer: there is nothing to train.
 
 Shapes: B batch, C channels, Cc channels of the context, H W map.
 """
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from overlock.contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
 from overlock.contmix import contmix as contmix_unmerged
-from overlock.convolution import conv, conv_add_, conv_of_vector
+from overlock.inference.convolution import conv, conv_add_, conv_of_vector
+from overlock.inference.grn import normalise_, why_not_in_place
 from overlock.layers import channel_dot
-from overlock.normalise import normalise_, why_not_in_place
 from overlock.plain import is_plain
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
 from overlock.dense import OverLoCKPyramid
-from overlock.inference import (
+from overlock.inference.blocks import (
     FoldedContMix,
     FoldedConv,
     FoldedDynamicConvBlock,

@@ -1,0 +1,1 @@
+"""What `overlock.deploy` makes of a network: folded blocks, fused convolutions, prepacked weights."""
