@@ -147,7 +147,8 @@ def contmix_inputs(part: Sink, batch: int, side: int, kernel: int, heads: int, d
 
 def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
     """Every backend in OverLoCK-T's stages; `fused` besides in its other launches."""
-    from overlock.contmix import BACKENDS, fused
+    from overlock.contmix import BACKENDS
+    from overlock.contmix.triton import launch as fused
 
     stages = {"tiny": (7, 7, 1)} if part.tiny else STAGES
     dtypes = ["float32"] if part.tiny else list(DTYPES)
@@ -187,7 +188,7 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
 
 def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
     """The launches to try: of the large kernel's forward; and at stage 3, of the 5x5 half's backward."""
-    from overlock.contmix import fused
+    from overlock.contmix.triton import launch as fused
 
     if fused.shared_windows(side, side, kernel):
         short = {"short backward": fused.SHORT_BACKWARD_LAUNCHES} if kernel > fused.SHORT else {}

@@ -137,7 +137,7 @@ def measure(operator: str, dtype: str, launch: Callable[[], Any], capability: in
 
 def contmix_launches(side: int, k: int, heads: int, width: int, dtype: str, batch: int, backward: bool) -> None:
     """Launch ContMix of these sizes on empty tensors."""
-    from overlock.contmix import fused
+    from overlock.contmix.triton import launch as fused
 
     def empty(*shape: int) -> torch.Tensor:
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format

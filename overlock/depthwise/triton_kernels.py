@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from overlock.contmix.fused_kernels import product
+from overlock.contmix.triton.forward import product
 
 
 @triton.jit

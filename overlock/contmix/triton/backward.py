@@ -8,7 +8,7 @@ dS = p (dW - delta):
     d_pk, d_bias     `taps_kernel`: dS^T q and the sum of dS, over all queries of an image and head
     d_value          `value_kernel`: p^T dO, over the queries whose windows reach a block of keys
 
-Queries come M neighbours of a row at a time; names as in `fused_kernels`.
+Queries come M neighbours of a row at a time; names as in `forward`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from overlock.contmix.fused_kernels import (
+from overlock.contmix.triton.forward import (
     LOG2E,
     first_place,
     group_taps,

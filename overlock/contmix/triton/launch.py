@@ -1,6 +1,6 @@
 """ContMix in Triton kernels: forward and backward, with nothing of size N x taps in memory (docs/gpu.md).
 
-Kernels: `fused_kernels` (forward) and `fused_gradients`. Products take the inputs' dtype and add up in float32; float32
+Kernels: `forward` and `backward`. Products take the inputs' dtype and add up in float32; float32
 inputs round to TF32 only where `torch.backends.cuda.matmul.allow_tf32` says so. The result depends on nothing but the
 inputs: no atomics, forward or backward.
 
@@ -64,7 +64,7 @@ launches: dict[str, Launch] = {
 
 
 def _kernel(name: str) -> Any:
-    module = "fused_kernels" if name in ("shared_kernel", "sliding_kernel", "small_kernel") else "fused_gradients"
+    module = "forward" if name in ("shared_kernel", "sliding_kernel", "small_kernel") else "backward"
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
