@@ -1,9 +1,9 @@
 """OverLoCK for current PyTorch: `import overlock; timm.create_model("overlock_t")`."""
 
-from overlock.dense import OverLoCKPyramid
 from overlock.inference.fold import deploy
 from overlock.model import OverLoCK, set_backend
 from overlock.onnx import export_onnx
+from overlock.pyramid import OverLoCKPyramid
 from overlock.variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
-from overlock.plain import is_plain, own_backward, under_autocast
+from overlock.tracing import is_plain, own_backward, under_autocast
 
 DOT_BYTES = 4 << 20  # of products made at a time for a sum: what fits the caches
 

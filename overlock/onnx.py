@@ -1,6 +1,6 @@
 """Export to ONNX: `export_onnx(model, path)`, any batch, one image size.
 
-Everything is spelled out in PyTorch's public operators (`overlock.plain`), ContMix by its definition, so that the file
+Everything is spelled out in PyTorch's public operators (`overlock.tracing`), ContMix by its definition, so that the file
 runs wherever ONNX does. It is a form for exchange, not for speed: ContMix's windows are materialised in it.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from overlock.plain import plain_operators
+from overlock.tracing import plain_operators
 
 PACKAGES = ("onnx", "onnxscript")
 SMALLEST = 32  # pixels a side

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from overlock.checkpoints.loading import weights_overlay
 from overlock.checkpoints.released import overlock_release, released_state
-from overlock.dense import OverLoCKPyramid
 from overlock.model import OverLoCK
+from overlock.pyramid import OverLoCKPyramid
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "overlock_xt": {

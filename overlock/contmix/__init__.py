@@ -15,7 +15,7 @@ from overlock.contmix import reference, tiled
 from overlock.contmix.cost import contmix_macs
 from overlock.contmix.op import BACKENDS, choose_backend
 from overlock.contmix.small_map import enlarged_size
-from overlock.plain import is_plain, under_autocast
+from overlock.tracing import is_plain, under_autocast
 
 __all__ = [
     "BACKENDS",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.triton import not_taken
-from overlock.plain import is_plain, under_autocast
+from overlock.tracing import is_plain, under_autocast
 from overlock.triton_tools import installed
 
 log = logging.getLogger(__name__)

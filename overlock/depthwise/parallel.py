@@ -22,7 +22,7 @@ from torch.nn.grad import conv2d_weight
 from overlock import native
 from overlock.depthwise import dispatch as depthwise_device
 from overlock.depthwise import triton as depthwise_triton
-from overlock.plain import own_backward, under_autocast
+from overlock.tracing import own_backward, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
 NATIVE_SIZES = (3, 5, 7, 9, 11, 13, 15, 17)  # native/depthwise.h

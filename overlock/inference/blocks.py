@@ -16,7 +16,7 @@ from overlock.contmix import contmix as contmix_unmerged
 from overlock.inference.convolution import conv, conv_add_, conv_of_vector
 from overlock.inference.grn import normalise_, why_not_in_place
 from overlock.layers import channel_dot
-from overlock.plain import is_plain
+from overlock.tracing import is_plain
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4

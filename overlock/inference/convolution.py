@@ -17,7 +17,7 @@ from overlock.depthwise import dispatch as depthwise_device
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.parallel import fast_size
 from overlock.inference.prepacked import packed
-from overlock.plain import is_plain, is_watched
+from overlock.tracing import is_plain, is_watched
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)

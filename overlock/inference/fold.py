@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
-from overlock.dense import OverLoCKPyramid
 from overlock.inference.blocks import (
     FoldedContMix,
     FoldedConv,
@@ -26,6 +25,7 @@ from overlock.inference.blocks import (
 )
 from overlock.layers import GRN, DilatedReparam, LayerScale, ResDWConv
 from overlock.model import FocusDownsample, OverLoCK
+from overlock.pyramid import OverLoCKPyramid
 
 Model = TypeVar("Model", bound=nn.Module)
 

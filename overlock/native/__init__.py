@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from overlock.plain import is_watched
+from overlock.tracing import is_watched
 
 log = logging.getLogger(__name__)
 

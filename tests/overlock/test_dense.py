@@ -13,7 +13,7 @@ from overlock_tools import SMALLEST, built, on_meta, tiny, with_golden
 from torch import Tensor
 
 from overlock import VARIANTS, OverLoCKPyramid
-from overlock.dense import FORMS
+from overlock.pyramid import FORMS
 
 RELEASED = {"seg": "segmentation", "det": "detection"}
 INPUTS = {"224x288": (224, 288), "512x384": (512, 384)}

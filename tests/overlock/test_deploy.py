@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import baselines
 from overlock import VARIANTS, deploy
-from overlock.dense import FORMS
 from overlock.layers import GRN, LayerScale
+from overlock.pyramid import FORMS
 
 UNIREPLKNETS = tuple(baselines.unireplknet.VARIANTS)
 # strict weights at whole depth amplify rounding: of S, noise of 1e-15 after each block becomes 2e-11

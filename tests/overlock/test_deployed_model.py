@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import baselines
 from overlock import OverLoCK, OverLoCKPyramid, deploy, set_backend
-from overlock.dense import FORMS
 from overlock.inference import blocks as inference
 from overlock.inference.blocks import CACHED_SIZES, FoldedContMix, FoldedMLP
+from overlock.pyramid import FORMS
 
 SIZE = (72, 240)  # Focus-Net's maps are 5x15 and 3x8, smaller than the kernels
 WHOLE = (224, 240)  # 14x15 and 7x8: they hold whole windows

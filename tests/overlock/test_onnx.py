@@ -16,7 +16,7 @@ from torch import nn
 import baselines  # noqa: F401 - registers UniRepLKNet
 import overlock
 from overlock import OverLoCKPyramid, deploy, export_onnx
-from overlock.plain import is_plain
+from overlock.tracing import is_plain
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
