@@ -24,7 +24,7 @@ from bench.progress import progress
 
 if TYPE_CHECKING:
     from bench.measure.interleaved import Outcome
-    from bench.records import Record
+    from bench.records.record import Record
 
 LEAST_ROUNDS = 4
 CANARY_PERCENTILE = 95
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.rounds < LEAST_ROUNDS:
         raise BadInput(f"--rounds {args.rounds}: a spread needs {LEAST_ROUNDS} rounds or more")
-    from bench import store
     from bench.measure.environment import describe, physical_cores
     from bench.measure.runner import run
-    from bench.records import new_run
+    from bench.records import store
+    from bench.records.record import new_run
 
     settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
     checked: Any = next(iter(run([[]], settings.threads, {"models": [args.model], "settings": asdict(settings)})))

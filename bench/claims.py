@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench.evidence import evidence, show
     from bench.evidence.judge import Verdict, judge_all
-    from bench.store import results_folder
+    from bench.records.store import results_folder
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     statements = chosen(args.models, args.only)

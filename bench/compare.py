@@ -19,7 +19,7 @@ from bench.progress import progress
 
 if TYPE_CHECKING:
     from bench.measure.campaign import Campaign
-    from bench.records import Record
+    from bench.records.record import Record
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = [metric for metric in METRICS if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
 
-    from bench import store
     from bench.measure.campaign import Campaign
     from bench.measure.environment import physical_cores
+    from bench.records import store
 
     earlier = store.read(args.against) if args.against else []
     settings = Settings(
@@ -150,7 +150,7 @@ class Journal:
         self.error: BadInput | None = None
 
     def __call__(self, record: Record) -> None:
-        from bench import store
+        from bench.records import store
 
         if self.path is None or self.error is not None:
             return
@@ -170,9 +170,9 @@ def broken_down(
     style: str,
 ) -> int:
     """Print, and keep if asked, where each model's time, MACs, parameters and activations are."""
-    from bench import records as rec
-    from bench import store
     from bench.measure import breakdown
+    from bench.records import record as rec
+    from bench.records import store
 
     by_name = {entry.name: entry for entry in entries}
     environment, records = breakdown.run(
@@ -207,7 +207,7 @@ def plan_of(quick: bool, rounds: int | None) -> Plan:
 
 def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
     """Lines that set each figure beside the recorded one that it may be compared with, or say why there is none."""
-    from bench.comparability import pair
+    from bench.records.comparability import pair
 
     pairing = pair([r for r in ours if r.value is not None], theirs)
     lines = ["Against the recorded run:"]
@@ -254,9 +254,9 @@ def checkpoint(text: str, names: Sequence[str]) -> tuple[str, str]:
 
 def report(campaign: Campaign, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
     """Print, and write to `output`, what is known; returns the exit code."""
-    from bench import records as rec
     from bench import tables
     from bench.measure.environment import describe
+    from bench.records import record as rec
 
     records = campaign.records
     if records:

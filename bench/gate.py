@@ -114,7 +114,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def _exact(args: Any) -> int:
     from bench.gates import exact, expected
-    from bench.store import results_folder
+    from bench.records.store import results_folder
 
     path = args.expected or results_folder() / "expected.csv"
     names = chosen(args.models or ["all"])

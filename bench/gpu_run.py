@@ -24,7 +24,7 @@ from bench.cli import BadInput, Parser
 from bench.gpu.parts import PARTS, Part
 from bench.gpu.summary import summary
 from bench.paths import REPOSITORY
-from bench.records import new_run
+from bench.records.record import new_run
 
 RESERVE = 8.0
 """Seconds kept for the summary."""

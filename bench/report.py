@@ -36,8 +36,8 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    from bench.records.store import machines, results_folder
     from bench.reporting.data import gather
-    from bench.store import machines, results_folder
 
     results = args.results or results_folder()
     if not results.is_dir():

@@ -14,7 +14,7 @@ from bench.dense.names import FIXED_PATH, head_in
 from bench.dense.published import dense_figures
 from bench.models import Entry
 from bench.published import distinct, figures
-from bench.records import OUT_OF_MEMORY, Record
+from bench.records.record import OUT_OF_MEMORY, Record
 
 Key = tuple[str, str, str, str, int | None]  # model, form, resolution, dtype, batch
 

@@ -125,14 +125,14 @@ def evaluate(
     import torch
     from tqdm import tqdm
 
-    from bench import store
     from bench.accuracy import report
     from bench.accuracy.data import open_images
     from bench.accuracy.evaluate import Conditions
     from bench.accuracy.evaluate import evaluate as run_all
     from bench.accuracy.labels import real_labels
     from bench.measure.environment import collect
-    from bench.records import new_run
+    from bench.records import store
+    from bench.records.record import new_run
 
     if args.threads:
         torch.set_num_threads(args.threads)

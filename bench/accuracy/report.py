@@ -15,7 +15,7 @@ from bench.accuracy.paired import Comparison, compare, wilson
 from bench.accuracy.predictions import Predictions
 from bench.models import Entry
 from bench.published import distinct, figures
-from bench.records import Record, to_json
+from bench.records.record import Record, to_json
 
 NAMED = 3  # unreadable images named in a reason
 

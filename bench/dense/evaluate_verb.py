@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from bench import store
 from bench.cli import BAD_INPUT, OK
 from bench.dense import verb
 from bench.dense.evaluation import Place, Run
 from bench.measure.environment import collect, now
 from bench.measure.subject import resolve
 from bench.models import Entry
-from bench.records import Record, new_run
+from bench.records import store
+from bench.records.record import Record, new_run
 from bench.workers import Workers
 
 

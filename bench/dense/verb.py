@@ -144,7 +144,7 @@ def render(records: Sequence[Any], differences: Sequence[str], environment: dict
     from tabulate import tabulate
 
     from bench.measure.environment import describe
-    from bench.records import to_json
+    from bench.records.record import to_json
 
     if style == "json":
         content = json.loads(to_json(environment, records))

@@ -12,8 +12,8 @@ from pathlib import Path
 from bench.cli import BadInput
 from bench.evidence.statement import ACCURACY, Subject
 from bench.paths import data_file
-from bench.records import Record
-from bench.store import machines, read
+from bench.records.record import Record
+from bench.records.store import machines, read
 
 MULTI_SCALE = "multi-scale and flip"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.cli import BadInput
 from bench.evidence.statement import Statement, Subject
-from bench.records import Record, from_json, new_run
+from bench.records.record import Record, from_json, new_run
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Colle
     Raises:
         BadInput: if no statement speaks of these models, or counting fails.
     """
-    from bench.store import save
+    from bench.records.store import save
 
     made = 0
     for kind in kinds:

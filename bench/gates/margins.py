@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import store
 from bench.cli import BadInput
 from bench.gates.verdict import OK, REGRESSION, UNDECIDED, Judgement
 from bench.measure.calibration import SPREAD
 from bench.measure.statistics import CONFIDENCE, POWER, Ratio, t_quantile
+from bench.records import store
 
 LEAST = 0.03
 SPREADS = 3.0

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import comparability
 from bench.cli import resolution_name
 from bench.gates.margins import cells, change_of, judgement
 from bench.gates.verdict import INVALID, REGRESSION, UNDECIDED, Judgement
 from bench.measure.interleaved import Outcome, measure
 from bench.measure.side import THROUGHPUT, Plan, Side
 from bench.measure.statistics import Ratio
-from bench.records import Record
+from bench.records import comparability
+from bench.records.record import Record
 
 ANCHOR = "convnext_t"
 RATIO = f"{THROUGHPUT}_ratio"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import store
 from bench.cli import BadInput
 from bench.gates import margins, speed, worktrees
 from bench.gates.verdict import Judgement
@@ -18,7 +17,8 @@ from bench.measure.job import Settings, automatic_batch
 from bench.measure.side import Plan, Side
 from bench.models import MODELS
 from bench.paths import REPOSITORY
-from bench.records import Record, new_run
+from bench.records import store
+from bench.records.record import Record, new_run
 
 Told = Callable[[str], None]
 Row = tuple[str, str, tuple[int, int]]  # model, form, resolution

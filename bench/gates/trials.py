@@ -18,13 +18,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import cli, store
+from bench import cli
 from bench.cli import BadInput, Parser
 from bench.gates.margins import LEAST, verdict
 from bench.gates.verdict import INVALID, REGRESSION
 from bench.measure.side import THROUGHPUT
 from bench.measure.trials import MODEL, SLOWED, TWIN, redone
-from bench.records import Record
+from bench.records import store
+from bench.records.record import Record
 
 COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
            "exit code", "options", "reason")  # fmt: skip

@@ -20,7 +20,7 @@ from bench.measure.interleaved import Outcome, measure
 from bench.measure.job import MEMORY, Job, Settings
 from bench.measure.runner import run
 from bench.measure.side import THROUGHPUT, TRAINING, Plan, Side
-from bench.records import Record
+from bench.records.record import Record
 
 
 class Configuration(NamedTuple):

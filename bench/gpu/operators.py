@@ -19,7 +19,7 @@ from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
 from bench.gpu.parts import WINNERS, Sink, arguments, sink
 from bench.measure.clock import time_calls
 from bench.measure.environment import CUDNN_BENCHMARK, now
-from bench.records import Record
+from bench.records.record import Record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 STAGES = {"stage 3": (14, 13, 8), "stage 4": (7, 7, 16), "stage 3 at 288": (18, 13, 8), "stage 3 at 384": (24, 13, 8)}

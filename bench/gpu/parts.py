@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.records import Record
+from bench.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Sink:
 
     def keep(self, records: Sequence[Record]) -> None:
         """Append records, stamped with where and when they were measured."""
-        from bench import store
+        from bench.records import store
 
         libraries = self.environment.get("libraries", {})
         stamp = {

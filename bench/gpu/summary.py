@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from bench.gpu.parts import DEPTHWISE
-from bench.records import Record
+from bench.records.record import Record
 
 TARGETS = {
     "OverLoCK-T deploy / ConvNeXt-B": (1.3, 2.2),
@@ -25,8 +25,8 @@ NOT_MEASURED = "not measured"
 
 def read(out: Path) -> dict[str, list[Record]]:
     """The records of each part's file; a file that cannot be read loses itself alone."""
-    from bench import store
     from bench.cli import BadInput
+    from bench.records import store
 
     found: dict[str, list[Record]] = {}
     for file in sorted(out.glob("*.csv")):

@@ -21,7 +21,7 @@ from typing import Any
 from bench.cli import resolution_name
 from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
 from bench.measure.side import ENERGY_BLOCK
-from bench.records import OUT_OF_MEMORY, Record
+from bench.records.record import OUT_OF_MEMORY, Record
 
 MODELS = (
     ("overlock_t", "deploy", "fused"),

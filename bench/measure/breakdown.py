@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measure.job import Job, Settings, automatic_batch
 from bench.measure.runner import run as start
-from bench.records import Record, new_run
+from bench.records.record import Record, new_run
 
 if TYPE_CHECKING:
     from bench.measure.operators import Operator

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.records import Record
+from bench.records.record import Record
 
 SPREAD, VISIBLE, CANARY = "aa_spread", "smallest_visible", "canary_spread"
 """Metrics of a calibration: the standard deviation of the log-ratio of a run of a model against itself, the smallest
@@ -16,7 +16,7 @@ difference that a default run tells nine times in ten, and how far the canary mo
 
 def latest(machine: str) -> dict[str, Record]:
     """The last calibration's records by metric; empty if this machine has none."""
-    from bench import store
+    from bench.records import store
 
     folder = store.results_folder() / machine
     if not machine or not folder.is_dir() or not list(folder.glob("*.csv")):

@@ -20,7 +20,7 @@ from bench.measure.job import COST, COST_METRICS, LARGEST_BATCH, MEMORY, Job, Se
 from bench.measure.runner import run
 from bench.measure.side import DEFAULT, ENERGY_BLOCK, KINDS, LATENCY, TRAINING, Plan, Side
 from bench.models import Entry
-from bench.records import Record, new_run
+from bench.records.record import Record, new_run
 
 JOBS_A_COUNTER = 8
 """Counting starts another process only for this many jobs more: a process takes seconds to start."""

@@ -17,7 +17,7 @@ from bench.measure.job import UNITS
 from bench.measure.paths import depthwise_path
 from bench.measure.side import LATENCY, THROUGHPUT, TRAINING, Side
 from bench.measure.statistics import Summary, interval_of_median
-from bench.records import Record
+from bench.records.record import Record
 
 INTERVAL = (
     "median of fresh processes, interleaved with those compared; lo and hi: 95 % interval between order statistics"

@@ -23,7 +23,7 @@ from bench.cli import BadInput
 from bench.measure.process import Failed, SideProcess
 from bench.measure.side import DEFAULT, MOST_ROUNDS, THROUGHPUT, Plan, Side
 from bench.measure.statistics import ODD, Ratio, odd_round, ratio_of_rounds
-from bench.records import OUT_OF_MEMORY
+from bench.records.record import OUT_OF_MEMORY
 
 Progress = Callable[[str], None]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.cli import resolution_name
-from bench.records import Record
+from bench.records.record import Record
 
 COST, MEMORY, LARGEST_BATCH = "cost", "memory", "largest_batch"
 """Kinds of jobs; what is timed is not a job but a side (`bench.measure.side`)."""

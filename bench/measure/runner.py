@@ -16,7 +16,7 @@ from typing import IO, Any
 from bench.cli import BadInput
 from bench.measure.job import ALLOCATOR, MEMORY, TURN, Job
 from bench.measure.process import environment, how_it_ended
-from bench.records import Record, from_dict
+from bench.records.record import Record, from_dict
 
 
 class Worker:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import cli, store
+from bench import cli
 from bench.cli import BadInput, Parser
 from bench.measure.statistics import Ratio, odd_round, ratio_of_rounds
-from bench.records import Record
+from bench.records import store
+from bench.records.record import Record
 
 TWIN, SLOWED, MODEL = "convnext_t_twin", "convnext_t_slowed", "convnext_t"
 

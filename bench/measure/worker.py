@@ -25,7 +25,7 @@ from bench.dense.names import with_head
 from bench.measure import breakdown
 from bench.measure.breakdown import BREAKDOWN
 from bench.measure.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
-from bench.records import OUT_OF_MEMORY, Record
+from bench.records.record import OUT_OF_MEMORY, Record
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, judge_all
 from bench.measure.environment import describe
 from bench.paths import REPOSITORY
+from bench.records.store import environments
 from bench.reporting.rows import Row, rows
 from bench.statements import STATEMENTS
-from bench.store import environments
 
 
 @dataclass(frozen=True)

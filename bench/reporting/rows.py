@@ -11,7 +11,7 @@ from bench.evidence.evidence import Found, head_of, main_counter
 from bench.evidence.figures import figure_statements
 from bench.evidence.statement import Subject, distinct
 from bench.models import MODELS, TIMM
-from bench.records import Record
+from bench.records.record import Record
 
 MODEL_ORDER = list(MODELS)
 COUNTED = ("params", "macs", "activations")

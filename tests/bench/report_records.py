@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.records import Record
-from bench.store import save
+from bench.records.record import Record
+from bench.records.store import save
 
 MACHINES = ("machine-a", "machine-b")
 COST = {"overlock_t": (33_467_040, 5.64e9), "convnext_b": (88_591_464, 15.35e9), "convnext_t": (28_589_128, 4.46e9)}

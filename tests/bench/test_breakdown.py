@@ -18,7 +18,7 @@ from bench.measure.breakdown import BYTES, records, render
 from bench.measure.cost import count_macs
 from bench.measure.operators import Operator, operators
 from bench.measure.subject import Subject, load, place, resolve
-from bench.records import Record, from_json
+from bench.records.record import Record, from_json
 
 TEMPLATE = Record(model="m", form="deploy", metric="", value=None, unit="", resolution="8", batch=2)
 

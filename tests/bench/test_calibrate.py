@@ -13,7 +13,7 @@ from bench import calibrate
 from bench.measure import calibration, peers, trials
 from bench.measure.side import DEFAULT
 from bench.measure.statistics import smallest_visible
-from bench.records import Record
+from bench.records.record import Record
 
 
 def calibrated(moves: list[list[float]]) -> dict[str, Record]:

@@ -10,7 +10,7 @@ from bench.measure.campaign import TOGETHER, Campaign
 from bench.measure.job import Settings
 from bench.measure.side import Plan
 from bench.models import MODELS
-from bench.records import Record
+from bench.records.record import Record
 
 
 def campaign(*names: str, baseline: str, form: str = "deploy", **kwargs: object) -> Campaign:

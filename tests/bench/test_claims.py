@@ -24,7 +24,7 @@ from bench.evidence.show import render
 from bench.evidence.statement import Printed, Statement, Subject, distinct
 from bench.models import MODELS
 from bench.paths import data_file
-from bench.records import Record
+from bench.records.record import Record
 from bench.statements import STATEMENTS
 
 ALL = (*STATEMENTS, *figure_statements())

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.comparability import differences, pair, refusal
-from bench.records import Record
+from bench.records.comparability import differences, pair, refusal
+from bench.records.record import Record
 
 SPEED = Record(
     model="overlock_t",

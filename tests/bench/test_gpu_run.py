@@ -18,7 +18,7 @@ from bench.gpu.floors import H200_SPECIFIED, contmix_work, depthwise_work
 from bench.gpu.parts import DEPTHWISE, PARTS, WINNERS, Part
 from bench.gpu.summary import NOT_MEASURED, faster_from, ratios
 from bench.paths import REPOSITORY
-from bench.records import Record
+from bench.records.record import Record
 
 
 def record(**values: Any) -> Record:
@@ -92,7 +92,7 @@ time.sleep(600)
 KEEPS = """
 import time
 from bench.gpu.parts import arguments, sink
-from bench.records import Record
+from bench.records.record import Record
 part = sink(arguments("keeps").parse_args())
 part.keep([Record(model="m", form="deploy", metric="throughput", value=2.0, unit="images/s", resolution="224")])
 assert part.room(1.0, "the first row")
@@ -101,7 +101,7 @@ assert not part.room(1e6, "the long row")
 
 
 def test_a_part_that_crashes_or_hangs_loses_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import store
+    from bench.records import store
 
     for name, code in (("part_crashes", CRASHES), ("part_hangs", HANGS), ("part_keeps", KEEPS)):
         (tmp_path / f"{name}.py").write_text(code)
@@ -166,7 +166,7 @@ def test_an_earlier_runs_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
-    from bench import store
+    from bench.records import store
 
     out = tmp_path / "out"
     done = run("bench.gpu_run", "--out", str(out), "--dry-run", "--minutes", "8", TRITON_INTERPRET="1")

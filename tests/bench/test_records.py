@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.records import VERSION, Record, from_dict, from_json, new_run, to_json
+from bench.records.record import VERSION, Record, from_dict, from_json, new_run, to_json
 
 RECORD = Record(
     model="overlock_t",

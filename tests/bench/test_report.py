@@ -16,7 +16,7 @@ from report_records import MACHINES, cost, kept, record, timed
 from bench import report as verb
 from bench.cli import BadInput
 from bench.plots import FORMATS, figures
-from bench.records import Record
+from bench.records.record import Record
 from bench.reporting.charts import charts
 from bench.reporting.data import Report, gather, histories
 from bench.reporting.page import page

@@ -7,7 +7,7 @@ from dataclasses import replace
 from report_records import record, timed
 
 from bench.evidence.evidence import Evidence, Found
-from bench.records import Record
+from bench.records.record import Record
 from bench.reporting.data import Report
 from bench.reporting.readme import headline, parts
 from bench.reporting.rows import Row, main_rows, rows

@@ -13,7 +13,7 @@ from processes import all_end, workers_of
 from bench.cli import BadInput
 from bench.measure.job import COST, Job, Settings
 from bench.measure.runner import run
-from bench.records import Record
+from bench.records.record import Record
 
 MODELS = ["moganet_l", "overlock_s", "moganet_xl", "overlock_b", "moganet_b", "overlock_t"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import store
 from bench.cli import BadInput
-from bench.records import FIELDS, Record, new_run, to_json
+from bench.records import store
+from bench.records.record import FIELDS, Record, new_run, to_json
 
 RECORD = Record(
     model="overlock_t",
@@ -84,8 +84,8 @@ WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from bench import store
-from bench.records import Record
+from bench.records import store
+from bench.records.record import Record
 who, path = sys.argv[1], Path(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -137,7 +137,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 from pathlib import Path
-from bench import cli, store
+from bench import cli
+from bench.records import store
 records = store.read(Path({str(path)!r}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before)} + 100, resource.RLIM_INFINITY))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bench.models import MODELS, entry_for_timm
-from bench.records import Record
+from bench.records.record import Record
 from bench.tables import below, comment, for_people, render, shared_conditions, wide
 
 ENTRIES = {**MODELS, "resnet18": entry_for_timm("resnet18")}

@@ -15,7 +15,7 @@ from bench.gates.expected import FAILED, Figure, difference, judge, updated
 from bench.measure.cost import count_parameters
 from bench.measure.subject import counted_structure
 from bench.models import MODELS, OVERLOCK
-from bench.store import results_folder
+from bench.records.store import results_folder
 
 FILE = results_folder() / "expected.csv"
 FORMS = [(name, form) for name, entry in MODELS.items() for form in entry.family.forms]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import store
 from bench.cli import BadInput
 from bench.gates import margins
 from bench.gates.margins import change_of, judgement, of_machine
 from bench.gates.verdict import Judgement, exit_code, render
 from bench.measure.statistics import Ratio, ratio_of_rounds
-from bench.records import Record
+from bench.records import store
+from bench.records.record import Record
 
 CALIBRATED = Record(
     model="overlock_t", form="deploy", metric=margins.SPREAD, value=0.005, unit="fraction", resolution="224"

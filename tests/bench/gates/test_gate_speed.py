@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from gate_faults import copy_with, gate
 
-from bench import store
 from bench.cli import BadInput
 from bench.gates import speed, trials, worktrees
 from bench.gates.speed import Rules
@@ -20,7 +19,8 @@ from bench.measure.interleaved import Outcome, Replicate
 from bench.measure.job import Settings
 from bench.measure.side import Plan, Side
 from bench.paths import REPOSITORY
-from bench.records import Record
+from bench.records import store
+from bench.records.record import Record
 
 SETTINGS = Settings(device="cpu", batch=2, threads=1, layout="channels_last")
 SIDE = Side(model="moganet_xt", form="deploy", resolution=(64, 64), settings=SETTINGS)

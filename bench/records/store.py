@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from bench.cli import BadInput
 from bench.paths import REPOSITORY
-from bench.records import FIELDS, TUPLES, Record, from_dict, from_json
+from bench.records.record import FIELDS, TUPLES, Record, from_dict, from_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.records import Record
+from bench.records.record import Record
 
 IDENTITY = ("model", "metric", "task", "resolution")
 """What makes two records figures of the same thing."""

@@ -1,7 +1,7 @@
 """The record: one measured figure with everything needed to repeat it, compare it, or distrust it.
 
 Records are long: one row a metric. They are written as JSON beside the environment that they were measured in, or kept
-as CSV (`bench.store`). Importing this imports no torch and no pandas.
+as CSV (`bench.records.store`). Importing this imports no torch and no pandas.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Records: one measured figure each, their files, and which of them may be compared."""
