@@ -19,8 +19,8 @@ class Cost:
     def setup_cache(self) -> dict[str, dict[str, int]]:
         import torch
 
+        from bench.cost import count as cost
         from bench.gates.fingerprint import allocated_peak
-        from bench.measure import cost
         from bench.measure.subject import counted_structure, load, resolve
 
         torch.set_num_threads(1)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import overlock
 from bench.cli import BadInput
+from bench.cost.count import COUNTER
 from bench.dense.build import build_dense
 from bench.dense.cost import DenseCost, dense_cost
 from bench.dense.names import BOXES, MASKS, head_of
 from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
-from bench.measure.cost import COUNTER
 from bench.measure.job import Job
 from bench.measure.side import Side
 from bench.measure.subject import randomise

@@ -168,8 +168,8 @@ def _guarded(name: str, work: Callable[[Entry, Path], Iterator[Figure]]) -> list
 
 
 def _counted(entry: Entry, form: str) -> Iterator[Figure]:
+    from bench.cost import count as cost
     from bench.gates import fingerprint
-    from bench.measure import cost
     from bench.measure.subject import counted_structure, create_on_meta
 
     structure = entry.family.structure[form]

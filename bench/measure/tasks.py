@@ -31,7 +31,7 @@ class Task:
 
     `load(entry, job)` gives the network that runs (CPU, float32, evaluation mode, weights drawn or loaded; its input
     is one tensor of images, B x 3 x H x W). `count(job, metric)` gives the figures of one cost metric, of the released
-    structure; it raises `bench.measure.cost.CostError` where it cannot count with confidence.
+    structure; it raises `bench.cost.count.CostError` where it cannot count with confidence.
     """
 
     load: Callable[[Entry, Job | Side], nn.Module]
@@ -48,7 +48,7 @@ def _load(entry: Entry, job: Job | Side) -> nn.Module:
 
 
 def _count(job: Job, metric: str) -> Iterator[Counted]:
-    from bench.measure import cost
+    from bench.cost import count as cost
 
     return cost.figures(job, metric)
 

@@ -83,7 +83,7 @@ def measure(job: Job) -> Iterator[Record]:
 
 
 def _cost(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.measure.cost import CostError
+    from bench.cost.count import CostError
     from bench.measure.tasks import task_of
 
     for template in templates:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from bench import compare
 from bench.cli import BadInput
+from bench.cost.count import count_macs
 from bench.measure import operators as ops
 from bench.measure.breakdown import BYTES, records, render
-from bench.measure.cost import count_macs
 from bench.measure.operators import Operator, operators
 from bench.measure.subject import Subject, load, place, resolve
 from bench.records.record import Record, from_json

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.measure import conventions
-from bench.measure.conventions import CONVENTIONS, explain, rounds_to
+from bench.cost import conventions
+from bench.cost.conventions import CONVENTIONS, explain, rounds_to
 from bench.models import MODELS
 from bench.published import Figure
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.measure import cost
-from bench.measure.cost import CostError, count_macs, count_parameters
+from bench.cost import count as cost
+from bench.cost.count import CostError, count_macs, count_parameters
 from bench.measure.job import COST, Job, Settings
 from bench.measure.subject import counted_structure
 from bench.models import MODELS

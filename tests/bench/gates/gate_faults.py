@@ -32,7 +32,7 @@ EXACT = {
         ("params", "state_dict", "macs", "logits", "memory"),
     ),
     "MACs of convolutions off by 2 %": Fault(
-        "bench/measure/meta.py",
+        "bench/cost/meta.py",
         "conv=conv_flop_count(",
         "conv=1.02 * conv_flop_count(",
         ("macs",),

@@ -1,4 +1,4 @@
-"""Which way of counting gives each published FLOPs figure: `python -m bench.measure.conventions`.
+"""Which way of counting gives each published FLOPs figure: `python -m bench.cost.conventions`.
 
 No source says which tool it counted with. Each figure is held against several conventions, the plainest first, and is
 explained by the first that rounds to it; where none does, the nearest is named with its distance.
@@ -63,7 +63,7 @@ def explain(figure: Figure, counts: Mapping[str, int]) -> Explanation:
 @functools.lru_cache(maxsize=64)
 def counts(entry: Entry, resolution: tuple[int, int]) -> Mapping[str, int]:
     """MACs of one image by each convention that applies to the model; equal ones only by the plainest."""
-    from bench.measure.cost import count_parts
+    from bench.cost.count import count_parts
     from bench.measure.subject import create_on_meta
 
     structure = entry.family.structure
@@ -95,7 +95,7 @@ class _Parts:
     """A count by operator: norms, pools and resizing apart."""
 
     def __init__(self, by_operator: Mapping[str, int]) -> None:
-        from bench.measure.cost import LEFT_OUT
+        from bench.cost.count import LEFT_OUT
 
         names = {name.partition("::")[2] for name in LEFT_OUT}
         self.total = sum(by_operator.values())
@@ -135,7 +135,7 @@ def table(found: Sequence[Explanation]) -> str:
 
 
 def parser() -> Parser:
-    p = Parser(prog="bench.measure.conventions", description=__doc__)
+    p = Parser(prog="bench.cost.conventions", description=__doc__)
     p.add_argument("--models", nargs="+", metavar="MODEL", help="short names (default: all)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
     return p

@@ -19,8 +19,8 @@ from fvcore.nn.jit_handles import Handle, generic_activation_jit, get_shape
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.cost.meta import CONVOLUTION, Flat, RecordedConvolutions, RememberedShapes, convolution_macs
 from bench.measure.job import Job
-from bench.measure.meta import CONVOLUTION, Flat, RecordedConvolutions, RememberedShapes, convolution_macs
 from bench.measure.subject import counted_structure, create_on_meta, describe_structure, resolve
 from bench.measure.tasks import Counted
 from overlock.contmix import contmix_macs
@@ -72,7 +72,7 @@ def count_macs(model: nn.Module, resolution: tuple[int, int], channels: int = 3)
     seen = analysis.unsupported_ops()
     unknown = sorted(name for name in seen if not _known_free(name))
     if unknown:
-        raise CostError(f"no MAC formula for {', '.join(unknown)}: add one to bench/measure/cost.py")
+        raise CostError(f"no MAC formula for {', '.join(unknown)}: add one to bench/cost/count.py")
     if abs(macs - macs_torch) > AGREEMENT * max(macs, macs_torch):
         raise CostError(f"the counters disagree: fvcore {macs:,} MACs, torch {macs_torch:,}")
     return Cost(macs, macs_torch, by_operator, tuple(sorted(seen)))
