@@ -17,7 +17,7 @@ import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.measure.calibration import CANARY, SPREAD, VISIBLE
+from bench.machine.calibration import CANARY, SPREAD, VISIBLE
 from bench.measure.job import Settings, automatic_batch
 from bench.measure.side import DEFAULT, Plan, Side
 from bench.progress import progress
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.rounds < LEAST_ROUNDS:
         raise BadInput(f"--rounds {args.rounds}: a spread needs {LEAST_ROUNDS} rounds or more")
-    from bench.measure.environment import describe, physical_cores
+    from bench.machine.environment import describe, physical_cores
     from bench.measure.runner import run
     from bench.records import store
     from bench.records.record import new_run

@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = [metric for metric in METRICS if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
 
+    from bench.machine.environment import physical_cores
     from bench.measure.campaign import Campaign
-    from bench.measure.environment import physical_cores
     from bench.records import store
 
     earlier = store.read(args.against) if args.against else []
@@ -255,7 +255,7 @@ def checkpoint(text: str, names: Sequence[str]) -> tuple[str, str]:
 def report(campaign: Campaign, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
     """Print, and write to `output`, what is known; returns the exit code."""
     from bench import tables
-    from bench.measure.environment import describe
+    from bench.machine.environment import describe
     from bench.records import record as rec
 
     records = campaign.records
@@ -291,7 +291,7 @@ def report(campaign: Campaign, style: str, output: Path | None, sources: bool, i
 
 def precision(campaign: Campaign) -> list[str]:
     """What differences this run could tell, and what this machine's calibration says."""
-    from bench.measure.calibration import latest, sentence
+    from bench.machine.calibration import latest, sentence
 
     ratios = [r for r in campaign.records if r.metric == "throughput_ratio" and r.n]
     lines = []

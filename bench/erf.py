@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser, Resolution
-from bench.measure.environment import physical_cores
+from bench.machine.environment import physical_cores
 from bench.models import find
 
 if TYPE_CHECKING:

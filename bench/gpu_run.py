@@ -117,7 +117,7 @@ def _device(asked: str, dry: bool) -> str:
 
 def _environment(device: str, path: Path) -> dict[str, Any]:
     """What the run measures on, found by a process that ends: this one holds no memory of the device."""
-    code = "import json, sys; from bench.measure.environment import collect; print(json.dumps(collect(sys.argv[1], 1)))"
+    code = "import json, sys; from bench.machine.environment import collect; print(json.dumps(collect(sys.argv[1], 1)))"
     done = subprocess.run(
         [sys.executable, "-c", code, device], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

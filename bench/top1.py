@@ -130,7 +130,7 @@ def evaluate(
     from bench.accuracy.evaluate import Conditions
     from bench.accuracy.evaluate import evaluate as run_all
     from bench.accuracy.labels import real_labels
-    from bench.measure.environment import collect
+    from bench.machine.environment import collect
     from bench.records import store
     from bench.records.record import new_run
 

@@ -161,7 +161,7 @@ def render(
     import pandas as pd
     from tabulate import tabulate
 
-    from bench.measure.environment import describe
+    from bench.machine.environment import describe
 
     if style == "json":
         content = json.loads(to_json(environment, made))

@@ -58,8 +58,8 @@ class Throughput:
     timeout = 600
 
     def setup_cache(self) -> dict[str, float]:
+        from bench.machine.environment import physical_cores
         from bench.measure.check import choose_device
-        from bench.measure.environment import physical_cores
         from bench.measure.interleaved import measure
         from bench.measure.job import Settings, automatic_batch
         from bench.measure.side import Plan, Side

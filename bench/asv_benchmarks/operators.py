@@ -21,7 +21,7 @@ class ContMix:
         import torch
         from torch.utils.benchmark import Timer
 
-        from bench.measure.environment import physical_cores
+        from bench.machine.environment import physical_cores
         from overlock.contmix import BACKENDS as THERE
         from overlock.contmix import contmix
 

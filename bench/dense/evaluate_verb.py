@@ -12,7 +12,7 @@ from torch import nn
 from bench.cli import BAD_INPUT, OK
 from bench.dense import verb
 from bench.dense.evaluation import Place, Run
-from bench.measure.environment import collect, now
+from bench.machine.environment import collect, now
 from bench.measure.subject import resolve
 from bench.models import Entry
 from bench.records import store

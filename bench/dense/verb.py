@@ -143,7 +143,7 @@ def render(records: Sequence[Any], differences: Sequence[str], environment: dict
     import pandas as pd
     from tabulate import tabulate
 
-    from bench.measure.environment import describe
+    from bench.machine.environment import describe
     from bench.records.record import to_json
 
     if style == "json":

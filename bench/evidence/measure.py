@@ -130,7 +130,7 @@ def form_difference(model: str, resolution: int, seed: int = 0) -> float:
 
 
 def _environment() -> dict[str, Any]:
-    from bench.measure.environment import collect, physical_cores
+    from bench.machine.environment import collect, physical_cores
 
     return collect("cpu", physical_cores())
 

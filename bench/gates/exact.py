@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.cli import BadInput, resolution_name
 from bench.gates.expected import FAILED, Figure
-from bench.measure.environment import physical_cores
+from bench.machine.environment import physical_cores
 from bench.models import MODELS, OVERLOCK, Entry
 
 RESOLUTIONS = ((224, 224), (256, 320), (384, 384), (512, 512), (800, 1280))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.cli import BadInput
 from bench.gates.verdict import OK, REGRESSION, UNDECIDED, Judgement
-from bench.measure.calibration import SPREAD
+from bench.machine.calibration import SPREAD
 from bench.measure.statistics import CONFIDENCE, POWER, Ratio, t_quantile
 from bench.records import store
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
 from bench.gpu.parts import WINNERS, Sink, arguments, sink
+from bench.machine.environment import CUDNN_BENCHMARK, now
 from bench.measure.clock import time_calls
-from bench.measure.environment import CUDNN_BENCHMARK, now
 from bench.records.record import Record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}

@@ -104,7 +104,7 @@ def faster_from(operators: Sequence[Record]) -> int | None:
 
 def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str, str, float, str]], dry: bool) -> str:
     """The text, the ratios last."""
-    from bench.measure.environment import describe
+    from bench.machine.environment import describe
 
     records = read(out)
     lines = [f"Measured on {describe(dict(environment))}."]

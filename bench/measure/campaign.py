@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.cli import resolution_name
-from bench.measure import calibration, interleaved
-from bench.measure.environment import physical_cores, state
+from bench.machine import calibration
+from bench.machine.environment import physical_cores, state
+from bench.measure import interleaved
 from bench.measure.figures import OF_KIND, PRIMARY, records_of
 from bench.measure.job import COST, COST_METRICS, LARGEST_BATCH, MEMORY, Job, Settings, automatic_batch
 from bench.measure.runner import run

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.cli import BadInput
-from bench.measure.environment import collect
+from bench.machine.environment import collect
 from bench.measure.job import Settings
 from bench.measure.subject import create_on_meta, load_weights, resolve
 

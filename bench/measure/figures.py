@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.cli import resolution_name
 from bench.dense.names import with_head
-from bench.measure.environment import now
+from bench.machine.environment import now
 from bench.measure.interleaved import Outcome, Replicate
 from bench.measure.job import UNITS
 from bench.measure.paths import depthwise_path

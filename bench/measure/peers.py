@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         request = json.loads(args.child)
         print(json.dumps(in_this_process(Side.from_dict(request["side"]), request["seconds"])))
         return cli.OK
-    from bench.measure.environment import physical_cores
+    from bench.machine.environment import physical_cores
 
     batch = automatic_batch(args.device, args.resolution) if args.batch_size == "auto" else args.batch_size
     settings = Settings(

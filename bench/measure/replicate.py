@@ -59,7 +59,8 @@ class Replicate:
         """Load the model and draw its inputs. Sides may do this at the same time: nothing is timed."""
         import torch
 
-        from bench.measure import canary, speed, subject
+        from bench.machine import canary
+        from bench.measure import speed, subject
         from bench.measure.check import import_modules
 
         self.side, self.kind, self.plan = Side.from_dict(side), kind, Plan(**plan)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.measure import energy
+from bench.machine import energy
 from bench.measure.clock import synchronise, time_calls, time_each
 from bench.measure.statistics import summarise
 from bench.measure.subject import LAYOUTS, Subject

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
-from bench.measure.environment import CUDNN_BENCHMARK
+from bench.machine.environment import CUDNN_BENCHMARK
 from bench.measure.job import Job
 from bench.measure.side import Side
 from bench.models import Entry, entry_for_timm, find, unknown

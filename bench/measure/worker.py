@@ -65,7 +65,7 @@ def _send(channel: IO[str], **message: Any) -> None:
 
 def measure(job: Job) -> Iterator[Record]:
     """The records of one job. What fails is a record too, with the reason; only bad input is raised."""
-    from bench.measure.environment import now
+    from bench.machine.environment import now
     from bench.measure.speed import is_out_of_memory
 
     gc.freeze()  # what the imports made stays: the collector need not look through it while we count or time

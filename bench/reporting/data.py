@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.evidence.evidence import Evidence, Found, load
 from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, judge_all
-from bench.measure.environment import describe
+from bench.machine.environment import describe
 from bench.paths import REPOSITORY
 from bench.records.store import environments
 from bench.reporting.rows import Row, rows

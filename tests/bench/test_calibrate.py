@@ -10,7 +10,8 @@ import pytest
 from test_interleaved import outcome_of
 
 from bench import calibrate
-from bench.measure import calibration, peers, trials
+from bench.machine import calibration
+from bench.measure import peers, trials
 from bench.measure.side import DEFAULT
 from bench.measure.statistics import smallest_visible
 from bench.records.record import Record

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measure import environment, fit, memory, nvml, speed
-from bench.measure.canary import Canary, Reading
+from bench.machine import environment, nvml
+from bench.machine.canary import Canary, Reading
+from bench.measure import fit, memory, speed
 from bench.measure.job import COST, MEMORY, Job, Settings, automatic_batch
 from bench.measure.side import Side
 from bench.measure.subject import (

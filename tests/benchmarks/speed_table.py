@@ -28,7 +28,7 @@ from benchmarks.comparisons import GROUPS, MEMORY, Ratio, sides_of
 from benchmarks.sides import Side
 from tabulate import tabulate
 
-from bench.measure import environment
+from bench.machine import environment
 from bench.measure.memory import PeakResident, trim
 
 ENOUGH_ROUNDS = 3

@@ -14,7 +14,7 @@ from gate_faults import copy_with, gate
 from bench.cli import BadInput
 from bench.gates import speed, trials, worktrees
 from bench.gates.speed import Rules
-from bench.measure.environment import collect
+from bench.machine.environment import collect
 from bench.measure.interleaved import Outcome, Replicate
 from bench.measure.job import Settings
 from bench.measure.side import Plan, Side

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from bench.measure import nvml
+from bench.machine import nvml
 from bench.measure.process import STEADY_ALLOCATOR
 from bench.paths import REPOSITORY
 

@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from bench.measure import nvml
+from bench.machine import nvml
 
 
 def joules(device: torch.device) -> float | None:
