@@ -170,7 +170,7 @@ def broken_down(
     style: str,
 ) -> int:
     """Print, and keep if asked, where each model's time, MACs, parameters and activations are."""
-    from bench.measure import breakdown
+    from bench.profile import breakdown
     from bench.records import record as rec
     from bench.records import store
 

@@ -14,9 +14,9 @@ from bench.dense.names import with_head
 from bench.machine.environment import now
 from bench.measure.interleaved import Outcome, Replicate
 from bench.measure.job import UNITS
-from bench.measure.paths import depthwise_path
 from bench.measure.side import LATENCY, THROUGHPUT, TRAINING, Side
 from bench.measure.statistics import Summary, interval_of_median
+from bench.profile.paths import depthwise_path
 from bench.records.record import Record
 
 INTERVAL = (

@@ -136,7 +136,7 @@ class Replicate:
             "launch_bound": self.work.launch_bound(self.seconds),
         }
         if profile:
-            from bench.measure.paths import ran
+            from bench.profile.paths import ran
 
             answer["ran"] = ran(self.work)
         return answer

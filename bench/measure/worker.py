@@ -22,9 +22,9 @@ from filelock import FileLock
 
 from bench.cli import BadInput
 from bench.dense.names import with_head
-from bench.measure import breakdown
-from bench.measure.breakdown import BREAKDOWN
 from bench.measure.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
+from bench.profile import breakdown
+from bench.profile.breakdown import BREAKDOWN
 from bench.records.record import OUT_OF_MEMORY, Record
 
 log = logging.getLogger(__name__)

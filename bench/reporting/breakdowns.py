@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bench.evidence.evidence import Found
-from bench.measure.breakdown import BYTES, PREFIX
+from bench.profile.breakdown import BYTES, PREFIX
 from bench.reporting.data import Report
 from bench.reporting.rows import main_rows
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from bench import compare
 from bench.cli import BadInput
 from bench.cost.count import count_macs
-from bench.measure import operators as ops
-from bench.measure.breakdown import BYTES, records, render
-from bench.measure.operators import Operator, operators
 from bench.measure.subject import Subject, load, place, resolve
+from bench.profile import operators as ops
+from bench.profile.breakdown import BYTES, records, render
+from bench.profile.operators import Operator, operators
 from bench.records.record import Record, from_json
 
 TEMPLATE = Record(model="m", form="deploy", metric="", value=None, unit="", resolution="8", batch=2)

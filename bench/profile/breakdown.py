@@ -16,8 +16,8 @@ from bench.measure.runner import run as start
 from bench.records.record import Record, new_run
 
 if TYPE_CHECKING:
-    from bench.measure.operators import Operator
     from bench.measure.subject import Subject
+    from bench.profile.operators import Operator
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def run(
 
 def measure(template: Record, subject: Subject) -> Iterator[Record]:
     """The records of one job on its prepared subject; `template` has its conditions."""
-    from bench.measure.operators import operators
+    from bench.profile.operators import operators
 
     assert template.batch is not None
     yield from records(operators(subject, CALLS), template.batch, template)

@@ -1,0 +1,1 @@
+"""Where time and memory go within a model, and which kernels ran."""
