@@ -11,10 +11,10 @@ from test_interleaved import outcome_of
 
 from bench import calibrate
 from bench.machine import calibration
-from bench.measure import peers, trials
 from bench.measure.side import DEFAULT
 from bench.measure.statistics import smallest_visible
 from bench.records.record import Record
+from bench.validation import peers, trials
 
 
 def calibrated(moves: list[list[float]]) -> dict[str, Record]:
@@ -109,7 +109,7 @@ def test_planted_work_takes_five_per_cent() -> None:
     import torch
     from torch import nn
 
-    from bench.measure.planted import Slowed
+    from bench.validation.planted import Slowed
 
     class Sleeps(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

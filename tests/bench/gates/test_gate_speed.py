@@ -12,7 +12,7 @@ import pytest
 from gate_faults import copy_with, gate
 
 from bench.cli import BadInput
-from bench.gates import speed, trials, worktrees
+from bench.gates import speed, worktrees
 from bench.gates.speed import Rules
 from bench.machine.environment import collect
 from bench.measure.interleaved import Outcome, Replicate
@@ -21,6 +21,7 @@ from bench.measure.side import Plan, Side
 from bench.paths import REPOSITORY
 from bench.records import store
 from bench.records.record import Record
+from bench.validation import gate_trials as trials
 
 SETTINGS = Settings(device="cpu", batch=2, threads=1, layout="channels_last")
 SIDE = Side(model="moganet_xt", form="deploy", resolution=(64, 64), settings=SETTINGS)

@@ -1,4 +1,4 @@
-"""The same model timed as others time it: `python -m bench.measure.peers`.
+"""The same model timed as others time it: `python -m bench.validation.peers`.
 
 In each of several fresh processes the suite's blocks, timm's `benchmark.py` method (its runner's loop: the mean of
 steps that are each waited for) and `torch.utils.benchmark` (its Timer's median) take turns on one model, batch and
@@ -32,7 +32,7 @@ TURNS = 4
 
 
 def parser() -> Parser:
-    p = Parser(prog="bench.measure.peers", description=__doc__)
+    p = Parser(prog="bench.validation.peers", description=__doc__)
     p.add_argument("--model", default="convnext_t", metavar="MODEL")
     p.add_argument("--form", choices=("train", "deploy"), default="deploy")
     p.add_argument("--resolution", type=cli.resolution, default=(224, 224), metavar="SIZE")
@@ -84,7 +84,7 @@ def compared(rounds: Sequence[dict[str, float]]) -> dict[str, Ratio]:
 def in_fresh_process(side: Side, seconds: float) -> dict[str, float]:
     """Seconds a call by each method, all in one new process."""
     request = json.dumps({"side": asdict(side), "seconds": seconds})
-    command = [sys.executable, "-m", "bench.measure.peers", "--child", request]
+    command = [sys.executable, "-m", "bench.validation.peers", "--child", request]
     env = STEADY_ALLOCATOR | environment(side.settings.threads)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:

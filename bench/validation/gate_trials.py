@@ -1,9 +1,9 @@
-"""How often does the speed gate cry wolf? `python -m bench.gates.trials --runs 20 --output FILE`.
+"""How often does the speed gate cry wolf? `python -m bench.validation.gate_trials --runs 20 --output FILE`.
 
 Each run is `bench.gate --speed --base REV` as a user starts it; with REV the commit itself (the default), nothing
 differs and no verdict may be REGRESSION. FILE (CSV) gets a line a run as soon as it is known; options after `--` are
 the gate's. `--judge FILE` measures nothing: it applies the gate's rule, once and without further rounds, to the ratios
-that `bench.measure.trials` kept.
+that `bench.validation.trials` kept.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from bench.cli import BadInput, Parser
 from bench.gates.margins import LEAST, verdict
 from bench.gates.verdict import INVALID, REGRESSION
 from bench.measure.side import THROUGHPUT
-from bench.measure.trials import MODEL, SLOWED, TWIN, redone
 from bench.records import store
 from bench.records.record import Record
+from bench.validation.trials import MODEL, SLOWED, TWIN, redone
 
 COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
            "exit code", "options", "reason")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = Parser(prog="bench.gates.trials", description=__doc__)
+    p = Parser(prog="bench.validation.gate_trials", description=__doc__)
     p.add_argument("--runs", type=cli.positive, default=20)
     p.add_argument("--base", default="HEAD", metavar="REV")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--output", type=Path, metavar="FILE")
-    what.add_argument("--judge", type=Path, metavar="FILE", help="records of bench.measure.trials")
+    what.add_argument("--judge", type=Path, metavar="FILE", help="records of bench.validation.trials")
     p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
     p.add_argument("options", nargs="*", help="the gate's")
     args = p.parse_args(argv)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def judged(records: Sequence[Record]) -> list[str]:
-    """For each model, how often each verdict falls on its ratios, as `bench.measure.trials` redoes them."""
+    """For each model, how often each verdict falls on its ratios, as `bench.validation.trials` redoes them."""
     lines = []
     for model in (TWIN, SLOWED):
         good = {r.run for r in records if (r.model, r.metric) == (model, f"{THROUGHPUT}_ratio") and r.valid}

@@ -1,6 +1,6 @@
 """Models with a known difference, to try a measurement on: a twin of ConvNeXt-T, and one with planted extra work.
 
-    python -m bench.compare --import bench.measure.planted --models convnext_t_twin convnext_t_slowed convnext_t
+    python -m bench.compare --import bench.validation.planted --models convnext_t_twin convnext_t_slowed convnext_t
 
 The slowed one times its own forward pass on a CPU, then multiplies small matrices for a further 5 % of that time: the
 planted difference is 5 % of each call, whatever the machine does meanwhile.

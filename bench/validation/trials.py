@@ -1,4 +1,4 @@
-"""Does the method find what is there, and nothing else? `python -m bench.measure.trials --runs 20 --output FILE`.
+"""Does the method find what is there, and nothing else? `python -m bench.validation.trials --runs 20 --output FILE`.
 
 Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy slowed by 5 % (`bench.measure.
 planted`). Counted: how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in twenty by design),
@@ -29,7 +29,7 @@ TWIN, SLOWED, MODEL = "convnext_t_twin", "convnext_t_slowed", "convnext_t"
 
 
 def parser() -> Parser:
-    p = Parser(prog="bench.measure.trials", description=__doc__)
+    p = Parser(prog="bench.validation.trials", description=__doc__)
     p.add_argument("--runs", type=cli.positive, default=20)
     p.add_argument("--batch-size", type=cli.positive, default=2)
     p.add_argument("--output", type=Path, required=True, metavar="FILE", help="records of all runs (CSV)")
@@ -57,7 +57,7 @@ def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Re
     """The records of one `bench.compare`."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "records.json"
-        command = [*under, sys.executable, "-m", "bench.compare", "--import", "bench.measure.planted"]
+        command = [*under, sys.executable, "-m", "bench.compare", "--import", "bench.validation.planted"]
         command += ["--models", TWIN, SLOWED, MODEL, "--metrics", "throughput", "--batch-size", str(batch)]
         done = subprocess.run(
             [*command, "--output", str(output), *options], capture_output=True, text=True, check=False
