@@ -91,8 +91,8 @@ def chosen(models: Sequence[str], words: Sequence[str]) -> list[Statement]:
         BadInput: if there are none.
     """
     from bench.evidence.figures import figure_statements
+    from bench.evidence.statements import STATEMENTS
     from bench.models import find
-    from bench.statements import STATEMENTS
 
     names = {entry.name if (entry := find(name)) else name for name in models}
     found = [s for s in (*STATEMENTS, *figure_statements()) if not names or names & {x.model for x in s.subjects}]

@@ -11,11 +11,11 @@ from pathlib import Path
 from bench.evidence.evidence import Evidence, Found, load
 from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, judge_all
+from bench.evidence.statements import STATEMENTS
 from bench.machine.environment import describe
 from bench.paths import REPOSITORY
 from bench.records.store import environments
 from bench.reporting.rows import Row, rows
-from bench.statements import STATEMENTS
 
 
 @dataclass(frozen=True)

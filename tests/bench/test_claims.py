@@ -22,10 +22,10 @@ from bench.evidence.judge import Finding, Verdict, judge
 from bench.evidence.measure import KINDS, wanted
 from bench.evidence.show import render
 from bench.evidence.statement import Printed, Statement, Subject, distinct
+from bench.evidence.statements import STATEMENTS
 from bench.models import MODELS
 from bench.paths import data_file
 from bench.records.record import Record
-from bench.statements import STATEMENTS
 
 ALL = (*STATEMENTS, *figure_statements())
 BY_ID = {statement.id: statement for statement in ALL}
