@@ -254,9 +254,9 @@ def checkpoint(text: str, names: Sequence[str]) -> tuple[str, str]:
 
 def report(campaign: Campaign, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
     """Print, and write to `output`, what is known; returns the exit code."""
-    from bench import tables
     from bench.machine.environment import describe
     from bench.records import record as rec
+    from bench.reporting import wide as tables
 
     records = campaign.records
     if records:

@@ -77,7 +77,7 @@ def write(report: Report, parts: Sequence[str], results: Path, readme: Path, out
 
             written.append(_write(output / "index.html", page(report)))
         if "figures" in parts:
-            from bench.plots import figures
+            from bench.reporting.plots import figures
 
             written += figures(report, output / "figures")
         if "latex" in parts:
@@ -95,8 +95,8 @@ def _write(path: Path, text: str) -> Path:
 
 def _readme(report: Report, readme: Path) -> list[Path]:
     """The README's generated parts, where it has markers, and the figure that it shows."""
-    from bench.plots import accuracy_cost, save
     from bench.reporting import readme as generated
+    from bench.reporting.plots import accuracy_cost, save
 
     written = [_write(readme, generated.update(readme, report))]
     if generated.headline(report):

@@ -11,7 +11,7 @@ import pytest
 
 from bench.models import MODELS, entry_for_timm
 from bench.records.record import Record
-from bench.tables import below, comment, for_people, render, shared_conditions, wide
+from bench.reporting.wide import below, comment, for_people, render, shared_conditions, wide
 
 ENTRIES = {**MODELS, "resnet18": entry_for_timm("resnet18")}
 UNITS = {
