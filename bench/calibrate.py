@@ -17,13 +17,13 @@ import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine.job import Settings, automatic_batch
+from bench.engine.side import DEFAULT, Plan, Side
 from bench.machine.calibration import CANARY, SPREAD, VISIBLE
-from bench.measure.job import Settings, automatic_batch
-from bench.measure.side import DEFAULT, Plan, Side
 from bench.progress import progress
 
 if TYPE_CHECKING:
-    from bench.measure.interleaved import Outcome
+    from bench.engine.interleaved import Outcome
     from bench.records.record import Record
 
 LEAST_ROUNDS = 4
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.rounds < LEAST_ROUNDS:
         raise BadInput(f"--rounds {args.rounds}: a spread needs {LEAST_ROUNDS} rounds or more")
+    from bench.engine.runner import run
     from bench.machine.environment import describe, physical_cores
-    from bench.measure.runner import run
     from bench.records import store
     from bench.records.record import new_run
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(model: str, resolution: tuple[int, int], settings: Settings, plan: Plan) -> Outcome:
     """A model against itself."""
-    from bench.measure import interleaved
+    from bench.engine import interleaved
     from bench.models import entry_for_timm, find
 
     entry = find(model) or entry_for_timm(model)
@@ -96,8 +96,8 @@ def measured(model: str, resolution: tuple[int, int], settings: Settings, plan: 
 
 def records_of(outcome: Outcome) -> list[Record]:
     """The calibration's records, without the environment's part."""
-    from bench.measure import figures
-    from bench.measure.statistics import smallest_visible
+    from bench.engine import figures
+    from bench.engine.statistics import smallest_visible
 
     logs = [math.log(ratio) for ratio in outcome.round_ratios(0, 1)]
     deviation = math.sqrt(sum(x * x for x in logs) / len(logs))  # the truth is known: a ratio of 1

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.dense.names import head_of
-from bench.measure.job import DEFAULT_METRICS, METRICS, Settings
-from bench.measure.side import DEFAULT, QUICK, Plan
+from bench.engine.job import DEFAULT_METRICS, METRICS, Settings
+from bench.engine.side import DEFAULT, QUICK, Plan
 from bench.models import FORMS, MODELS, Entry, entry_for_timm, find
 from bench.progress import progress
 
 if TYPE_CHECKING:
-    from bench.measure.campaign import Campaign
+    from bench.engine.campaign import Campaign
     from bench.records.record import Record
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = [metric for metric in METRICS if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
 
+    from bench.engine.campaign import Campaign
     from bench.machine.environment import physical_cores
-    from bench.measure.campaign import Campaign
     from bench.records import store
 
     earlier = store.read(args.against) if args.against else []

@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from tabulate import tabulate
 
-    from bench.measure.check import choose_device
-    from bench.measure.subject import load, resolve
+    from bench.engine.check import choose_device
+    from bench.engine.subject import load, resolve
 
     torch.set_num_threads(args.threads or physical_cores())
     device = choose_device(args.device)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine.side import DEFAULT
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
-from bench.measure.side import DEFAULT
 from bench.models import MODELS, find
 
 if TYPE_CHECKING:

@@ -193,7 +193,7 @@ def place(device: str, dtype: str) -> str:
 
     import torch
 
-    from bench.measure.check import choose_device
+    from bench.engine.check import choose_device
 
     chosen_device = choose_device(device)
     if chosen_device == "cuda":
@@ -206,7 +206,7 @@ def place(device: str, dtype: str) -> str:
 
 def resolved(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, with names that only timm may know looked up there."""
-    from bench.measure.subject import resolve
+    from bench.engine.subject import resolve
 
     return [entry if entry.name in MODELS else resolve(entry.name) for entry in entries]
 
@@ -225,7 +225,7 @@ def prepare(
     from bench.accuracy.networks import FINE_TUNED, load, source, trained_at
     from bench.accuracy.predictions import Store, key
     from bench.accuracy.recipes import recipe_for
-    from bench.measure.check import check_backend
+    from bench.engine.check import check_backend
 
     check_backend(args.backend)
     runs = []

@@ -17,7 +17,7 @@ from bench.accuracy.loader import Batch, batches
 from bench.accuracy.predictions import Predictions, Rows, Store
 from bench.accuracy.recipes import Recipe
 from bench.cli import BadInput, resolution_name
-from bench.measure.subject import DTYPES, LAYOUTS, BackendsSeen
+from bench.engine.subject import DTYPES, LAYOUTS, BackendsSeen
 from bench.workers import Workers
 
 TOP = 5

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.cli import BadInput, Resolution
-from bench.measure import subject
+from bench.engine import subject
 from bench.models import CONVNEXT, OVERLOCK, TIMM, Entry
 from overlock.checkpoints.download import Unavailable, fetch
 from overlock.checkpoints.loading import fitted, load_state, read_checkpoint

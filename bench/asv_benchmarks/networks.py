@@ -20,8 +20,8 @@ class Cost:
         import torch
 
         from bench.cost import count as cost
+        from bench.engine.subject import counted_structure, load, resolve
         from bench.gates.fingerprint import allocated_peak
-        from bench.measure.subject import counted_structure, load, resolve
 
         torch.set_num_threads(1)
         found = {}
@@ -58,11 +58,11 @@ class Throughput:
     timeout = 600
 
     def setup_cache(self) -> dict[str, float]:
+        from bench.engine.check import choose_device
+        from bench.engine.interleaved import measure
+        from bench.engine.job import Settings, automatic_batch
+        from bench.engine.side import Plan, Side
         from bench.machine.environment import physical_cores
-        from bench.measure.check import choose_device
-        from bench.measure.interleaved import measure
-        from bench.measure.job import Settings, automatic_batch
-        from bench.measure.side import Plan, Side
 
         device = choose_device("auto")
         batch = automatic_batch(device, RESOLUTION)

@@ -22,10 +22,10 @@ from bench.dense.build import build_dense
 from bench.dense.cost import DenseCost, dense_cost
 from bench.dense.names import BOXES, MASKS, head_of
 from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
-from bench.measure.job import Job
-from bench.measure.side import Side
-from bench.measure.subject import randomise
-from bench.measure.tasks import Counted, Task
+from bench.engine.job import Job
+from bench.engine.side import Side
+from bench.engine.subject import randomise
+from bench.engine.tasks import Counted, Task
 from bench.models import Entry
 
 PUBLISHED_COUNTER = "published dense figures"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli import BadInput
+from bench.engine.statistics import CONFIDENCE, POWER, Ratio, t_quantile
 from bench.gates.verdict import OK, REGRESSION, UNDECIDED, Judgement
 from bench.machine.calibration import SPREAD
-from bench.measure.statistics import CONFIDENCE, POWER, Ratio, t_quantile
 from bench.records import store
 
 LEAST = 0.03

@@ -1,6 +1,6 @@
 """The speed tier: a revision against another, or against what was recorded, in interleaved fresh processes.
 
-Both ways use the engine of every timed figure (`bench.measure.interleaved`). Against a base, the sides are two
+Both ways use the engine of every timed figure (`bench.engine.interleaved`). Against a base, the sides are two
 checkouts of this repository under this one's `bench`. Without one, a model is measured beside an anchor, and the ratio
 of the two is compared with the recorded ratio: what a slow day does to both cancels.
 """
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import resolution_name
+from bench.engine.interleaved import Outcome, measure
+from bench.engine.side import THROUGHPUT, Plan, Side
+from bench.engine.statistics import Ratio
 from bench.gates.margins import cells, change_of, judgement
 from bench.gates.verdict import INVALID, REGRESSION, UNDECIDED, Judgement
-from bench.measure.interleaved import Outcome, measure
-from bench.measure.side import THROUGHPUT, Plan, Side
-from bench.measure.statistics import Ratio
 from bench.records import comparability
 from bench.records.record import Record
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
+from bench.engine.job import Settings, automatic_batch
+from bench.engine.side import Plan, Side
 from bench.gates import margins, speed, worktrees
 from bench.gates.verdict import Judgement
 from bench.machine import calibration
 from bench.machine.environment import physical_cores
-from bench.measure.job import Settings, automatic_batch
-from bench.measure.side import Plan, Side
 from bench.models import MODELS
 from bench.paths import REPOSITORY
 from bench.records import store
@@ -31,8 +31,8 @@ def run(args: Any, models: Sequence[str], told: Told, progress: Told) -> tuple[s
         BadInput: if there is no such revision, the tree is dirty, or this machine was never calibrated.
     """
     revisions = _revisions(args) if args.base else None
+    from bench.engine.check import choose_device
     from bench.machine.environment import collect
-    from bench.measure.check import choose_device
 
     results = args.results or store.results_folder()
     device = choose_device(args.device)

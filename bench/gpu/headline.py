@@ -14,12 +14,12 @@ from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
+from bench.engine.figures import OF_KIND, records_of
+from bench.engine.interleaved import Outcome, measure
+from bench.engine.job import MEMORY, Job, Settings
+from bench.engine.runner import run
+from bench.engine.side import THROUGHPUT, TRAINING, Plan, Side
 from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
-from bench.measure.figures import OF_KIND, records_of
-from bench.measure.interleaved import Outcome, measure
-from bench.measure.job import MEMORY, Job, Settings
-from bench.measure.runner import run
-from bench.measure.side import THROUGHPUT, TRAINING, Plan, Side
 from bench.records.record import Record
 
 

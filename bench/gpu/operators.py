@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.engine.clock import time_calls
 from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
 from bench.gpu.parts import WINNERS, Sink, arguments, sink
 from bench.machine.environment import CUDNN_BENCHMARK, now
-from bench.measure.clock import time_calls
 from bench.records.record import Record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}

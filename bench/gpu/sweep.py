@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.cli import resolution_name
+from bench.engine.side import ENERGY_BLOCK
 from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
-from bench.measure.side import ENERGY_BLOCK
 from bench.records.record import OUT_OF_MEMORY, Record
 
 MODELS = (
@@ -82,7 +82,7 @@ def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
     """The records of one row: time, and for throughput energy and peak memory."""
     import torch
 
-    from bench.measure import memory, speed, subject
+    from bench.engine import memory, speed, subject
 
     training = row.kind == "training"
     own = copy.deepcopy(model)
@@ -127,7 +127,7 @@ def one_model(part: Sink, name: str, form: str, backend: str) -> int:
     """The rows of one model, as many as its time allows."""
     import torch
 
-    from bench.measure import speed, subject
+    from bench.engine import speed, subject
 
     entry = subject.resolve(name)
     models = {False: subject.load(entry, form, None, 0, backend)}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
-from bench.measure.side import TRAINING, Side
+from bench.engine.side import TRAINING, Side
 
 
 def main(argv: list[str]) -> int:
     request = json.loads(argv[0])
     side = Side.from_dict(request["side"])
-    from bench.measure import speed, subject
+    from bench.engine import speed, subject
 
     training = request["kind"] == TRAINING
     assert isinstance(side.settings.batch, int)

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
+from bench.engine.process import STEADY_ALLOCATOR
 from bench.machine import nvml
-from bench.measure.process import STEADY_ALLOCATOR
 from bench.paths import REPOSITORY
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.measure.job import Job, Settings, automatic_batch
-from bench.measure.runner import run as start
+from bench.engine.job import Job, Settings, automatic_batch
+from bench.engine.runner import run as start
 from bench.records.record import Record, new_run
 
 if TYPE_CHECKING:
-    from bench.measure.subject import Subject
+    from bench.engine.subject import Subject
     from bench.profile.operators import Operator
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from bench.accuracy.networks import RANDOM, load
 from bench.accuracy.predictions import Store
 from bench.accuracy.recipes import Geometry, Recipe, recipe_for
 from bench.cli import Parser
-from bench.measure.check import choose_device
+from bench.engine.check import choose_device
 from bench.models import MODELS
 from bench.workers import Workers
 

@@ -21,12 +21,12 @@ from typing import Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.measure.job import Settings, automatic_batch
-from bench.measure.process import STEADY_ALLOCATOR, environment
-from bench.measure.side import Side
-from bench.measure.statistics import Ratio, ratio_of_rounds
+from bench.engine.job import Settings, automatic_batch
+from bench.engine.process import STEADY_ALLOCATOR, environment
+from bench.engine.side import Side
+from bench.engine.statistics import Ratio, ratio_of_rounds
 
-OURS, TIMM, TORCH = "bench.measure.speed", "timm's benchmark.py", "torch.utils.benchmark"
+OURS, TIMM, TORCH = "bench.engine.speed", "timm's benchmark.py", "torch.utils.benchmark"
 HARNESS = "harness"
 TURNS = 4
 
@@ -97,7 +97,7 @@ def in_this_process(side: Side, seconds: float) -> dict[str, float]:
     """Median over turns of each method's seconds a call; the order of the methods turns round each time."""
     import torch
 
-    from bench.measure import speed, subject
+    from bench.engine import speed, subject
 
     torch.set_num_threads(side.settings.threads)
     assert isinstance(side.settings.batch, int)
@@ -121,7 +121,7 @@ def timm_method(work: Any, steps: int) -> float:
     """As timm's InferenceBenchmarkRunner.run: the mean of steps that are each synchronised and timed."""
     import torch
 
-    from bench.measure.clock import synchronise
+    from bench.engine.clock import synchronise
 
     device, total = work.subject.device, 0.0
     with torch.no_grad():

@@ -21,7 +21,7 @@ import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.measure.statistics import Ratio, odd_round, ratio_of_rounds
+from bench.engine.statistics import Ratio, odd_round, ratio_of_rounds
 from bench.records import store
 from bench.records.record import Record
 

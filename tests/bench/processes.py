@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psutil
 
 
-def workers_of(pid: int | None = None, module: str = "bench.measure.worker") -> list[psutil.Process]:
+def workers_of(pid: int | None = None, module: str = "bench.engine.worker") -> list[psutil.Process]:
     """The measuring processes of a kind that a process (this one by default) has started."""
     found = []
     for child in psutil.Process(pid).children():

@@ -10,9 +10,9 @@ import pytest
 from test_interleaved import outcome_of
 
 from bench import calibrate
+from bench.engine.side import DEFAULT
+from bench.engine.statistics import smallest_visible
 from bench.machine import calibration
-from bench.measure.side import DEFAULT
-from bench.measure.statistics import smallest_visible
 from bench.records.record import Record
 from bench.validation import peers, trials
 

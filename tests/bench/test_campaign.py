@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.measure.campaign import TOGETHER, Campaign
-from bench.measure.job import Settings
-from bench.measure.side import Plan
+from bench.engine.campaign import TOGETHER, Campaign
+from bench.engine.job import Settings
+from bench.engine.side import Plan
 from bench.models import MODELS
 from bench.records.record import Record
 

@@ -309,7 +309,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def replicates_of(pid: int) -> list[Any]:
-    return workers_of(pid, "bench.measure.replicate")
+    return workers_of(pid, "bench.engine.replicate")
 
 
 def test_ctrl_c_keeps_the_rounds_that_are_done(terminal: Terminal) -> None:

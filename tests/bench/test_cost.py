@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bench.cost import count as cost
 from bench.cost.count import CostError, count_macs, count_parameters
-from bench.measure.job import COST, Job, Settings
-from bench.measure.subject import counted_structure
+from bench.engine.job import COST, Job, Settings
+from bench.engine.subject import counted_structure
 from bench.models import MODELS
 from bench.published import exact_params
 

@@ -11,10 +11,10 @@ import pytest
 from processes import all_end, workers_of
 
 from bench.cli import BadInput
-from bench.measure import figures
-from bench.measure.interleaved import Outcome, Replicate, further_rounds, measure
-from bench.measure.job import Settings
-from bench.measure.side import LATENCY, TRAINING, Plan, Side
+from bench.engine import figures
+from bench.engine.interleaved import Outcome, Replicate, further_rounds, measure
+from bench.engine.job import Settings
+from bench.engine.side import LATENCY, TRAINING, Plan, Side
 from overlock.contmix import BACKENDS
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +34,7 @@ def test_a_killed_process_costs_its_side_one_round(tmp_path: Path) -> None:
     *_, outcome = measure(sides, plan=PLAN)
     assert [[r is not None for r in rounds] for rounds in outcome.replicates] == [[True, True], [False, True]]
     assert "SIGKILL" in outcome.failures[1][0]
-    assert not workers_of(module="bench.measure.replicate")
+    assert not workers_of(module="bench.engine.replicate")
     undefined, killed = figures.records_of(outcome, "throughput", ["throughput"], [None] * 2)
     assert killed.valid
     assert killed.n == len(killed.samples) == 1
@@ -129,10 +129,10 @@ def test_a_root_without_the_networks_is_bad_input(checkout: Path, tmp_path_facto
 def test_stopping_early_leaves_no_process() -> None:
     running = measure([side("tiny"), side("tiny")], plan=replace(PLAN, rounds=50))
     next(running)
-    left = workers_of(module="bench.measure.replicate")
+    left = workers_of(module="bench.engine.replicate")
     running.close()  # type: ignore[attr-defined]
     assert all_end(left)
-    assert not workers_of(module="bench.measure.replicate")
+    assert not workers_of(module="bench.engine.replicate")
 
 
 def test_an_interrupted_round_does_not_count() -> None:
@@ -148,7 +148,7 @@ def test_an_interrupted_round_does_not_count() -> None:
         next(running)
     assert outcome.rounds == 1
     assert outcome.of(0)
-    assert not workers_of(module="bench.measure.replicate")
+    assert not workers_of(module="bench.engine.replicate")
 
 
 def test_a_side_that_does_not_answer_is_given_up() -> None:

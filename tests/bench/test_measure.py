@@ -14,12 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.machine import environment, nvml
-from bench.machine.canary import Canary, Reading
-from bench.measure import fit, memory, speed
-from bench.measure.job import COST, MEMORY, Job, Settings, automatic_batch
-from bench.measure.side import Side
-from bench.measure.subject import (
+from bench.engine import fit, memory, speed
+from bench.engine.job import COST, MEMORY, Job, Settings, automatic_batch
+from bench.engine.side import Side
+from bench.engine.subject import (
     Subject,
     check_outputs,
     create,
@@ -30,6 +28,8 @@ from bench.measure.subject import (
     resolve,
     weights_label,
 )
+from bench.machine import environment, nvml
+from bench.machine.canary import Canary, Reading
 
 SMALL = ["overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t"]
 

@@ -10,7 +10,7 @@ import pytest
 import baselines
 import overlock
 from bench.cli import BadInput
-from bench.measure.subject import counted_structure, create, resolve
+from bench.engine.subject import counted_structure, create, resolve
 from bench.models import MODELS, Recipe, entry_for_timm, find, unknown
 from bench.published import distinct, exact_params, figures
 
@@ -113,7 +113,7 @@ def test_exact_parameter_counts_are_known_for_all_but_timms() -> None:
 
 def test_names_figures_and_arguments_need_no_torch() -> None:
     code = (
-        "import sys, bench.models, bench.published, bench.records.record, bench.measure.campaign, bench.compare as c\n"
+        "import sys, bench.models, bench.published, bench.records.record, bench.engine.campaign, bench.compare as c\n"
     )
     code += "c.parser(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ import pytest
 from processes import all_end, workers_of
 
 from bench.cli import BadInput
-from bench.measure.job import COST, Job, Settings
-from bench.measure.runner import run
+from bench.engine.job import COST, Job, Settings
+from bench.engine.runner import run
 from bench.records.record import Record
 
 MODELS = ["moganet_l", "overlock_s", "moganet_xl", "overlock_b", "moganet_b", "overlock_t"]
@@ -66,8 +66,8 @@ def test_a_worker_that_cannot_start_is_bad_input_with_the_reason(monkeypatch: py
 
 
 LONG = """
-from bench.measure.job import Job, Settings
-from bench.measure.runner import run
+from bench.engine.job import Job, Settings
+from bench.engine.runner import run
 settings = Settings(device="cpu", batch=64, layout="channels_last")
 job = Job(
     kind="memory", model="overlock_b", form="train", resolution=(512, 512), metrics=("memory",),

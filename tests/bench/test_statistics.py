@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.measure.statistics import (
+from bench.engine.statistics import (
     interval_of_median,
     odd_round,
     ratio_of_rounds,

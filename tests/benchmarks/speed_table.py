@@ -28,8 +28,8 @@ from benchmarks.comparisons import GROUPS, MEMORY, Ratio, sides_of
 from benchmarks.sides import Side
 from tabulate import tabulate
 
+from bench.engine.memory import PeakResident, trim
 from bench.machine import environment
-from bench.measure.memory import PeakResident, trim
 
 ENOUGH_ROUNDS = 3
 WARM_UP = (2, 10)  # calls, at least and at most

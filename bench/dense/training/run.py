@@ -34,7 +34,7 @@ from bench.dense.training.loop import Endless, Schedule, train
 from bench.dense.training.losses import DetectionLosses, SegmentationLosses
 from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
-from bench.measure.subject import resolve
+from bench.engine.subject import resolve
 from bench.models import TIMM
 from bench.workers import Workers
 

@@ -20,8 +20,8 @@ from bench.dense.build import build_dense
 from bench.dense.cost import dense_cost
 from bench.dense.names import HEADS, head_of, with_head
 from bench.dense.published import dense_figures
-from bench.measure.job import COST, Job, Settings
-from bench.measure.subject import resolve
+from bench.engine.job import COST, Job, Settings
+from bench.engine.subject import resolve
 from bench.models import MODELS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bench.cli import BadInput
+from bench.engine.statistics import Ratio, ratio_of_rounds
 from bench.gates import margins
 from bench.gates.margins import change_of, judgement, of_machine
 from bench.gates.verdict import Judgement, exit_code, render
-from bench.measure.statistics import Ratio, ratio_of_rounds
 from bench.records import store
 from bench.records.record import Record
 

@@ -12,12 +12,12 @@ import pytest
 from gate_faults import copy_with, gate
 
 from bench.cli import BadInput
+from bench.engine.interleaved import Outcome, Replicate
+from bench.engine.job import Settings
+from bench.engine.side import Plan, Side
 from bench.gates import speed, worktrees
 from bench.gates.speed import Rules
 from bench.machine.environment import collect
-from bench.measure.interleaved import Outcome, Replicate
-from bench.measure.job import Settings
-from bench.measure.side import Plan, Side
 from bench.paths import REPOSITORY
 from bench.records import store
 from bench.records.record import Record

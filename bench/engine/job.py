@@ -10,7 +10,7 @@ from bench.cli import resolution_name
 from bench.records.record import Record
 
 COST, MEMORY, LARGEST_BATCH = "cost", "memory", "largest_batch"
-"""Kinds of jobs; what is timed is not a job but a side (`bench.measure.side`)."""
+"""Kinds of jobs; what is timed is not a job but a side (`bench.engine.side`)."""
 
 UNITS = {
     "params": "count",
@@ -37,7 +37,7 @@ DEFAULT_METRICS = ("params", "macs", "throughput", "memory")
 COST_METRICS = ("params", "macs", "activations")
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Environment of a process that measures memory, where the user does not set it: see `bench.measure.memory`."""
+"""Environment of a process that measures memory, where the user does not set it: see `bench.engine.memory`."""
 
 
 TURN = "OVERLOCK_BENCH_TURN"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from bench.cli import BadInput
+from bench.engine.job import Settings
+from bench.engine.subject import create_on_meta, load_weights, resolve
 from bench.machine.environment import collect
-from bench.measure.job import Settings
-from bench.measure.subject import create_on_meta, load_weights, resolve
 
 
 def check(request: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from types import TracebackType
 import psutil
 import torch
 
-from bench.measure.clock import synchronise
-from bench.measure.job import ALLOCATOR
-from bench.measure.statistics import Summary, summarise
-from bench.measure.subject import Subject
+from bench.engine.clock import synchronise
+from bench.engine.job import ALLOCATOR
+from bench.engine.statistics import Summary, summarise
+from bench.engine.subject import Subject
 
 CALLS = 3
 

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.cli import resolution_name
+from bench.engine import interleaved
+from bench.engine.figures import OF_KIND, PRIMARY, records_of
+from bench.engine.job import COST, COST_METRICS, LARGEST_BATCH, MEMORY, Job, Settings, automatic_batch
+from bench.engine.runner import run
+from bench.engine.side import DEFAULT, ENERGY_BLOCK, KINDS, LATENCY, TRAINING, Plan, Side
 from bench.machine import calibration
 from bench.machine.environment import physical_cores, state
-from bench.measure import interleaved
-from bench.measure.figures import OF_KIND, PRIMARY, records_of
-from bench.measure.job import COST, COST_METRICS, LARGEST_BATCH, MEMORY, Job, Settings, automatic_batch
-from bench.measure.runner import run
-from bench.measure.side import DEFAULT, ENERGY_BLOCK, KINDS, LATENCY, TRAINING, Plan, Side
 from bench.models import Entry
 from bench.records.record import Record, new_run
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from bench.cli import BadInput
-from bench.measure.job import ALLOCATOR, MEMORY, TURN, Job
-from bench.measure.process import environment, how_it_ended
+from bench.engine.job import ALLOCATOR, MEMORY, TURN, Job
+from bench.engine.process import environment, how_it_ended
 from bench.records.record import Record, from_dict
 
 
@@ -30,7 +30,7 @@ class Worker:
         self.reported: list[Record] = []  # of the job under way
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.measure.worker"],
+            [sys.executable, "-m", "bench.engine.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

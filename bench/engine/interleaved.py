@@ -20,9 +20,9 @@ from statistics import median
 from typing import Any
 
 from bench.cli import BadInput
-from bench.measure.process import Failed, SideProcess
-from bench.measure.side import DEFAULT, MOST_ROUNDS, THROUGHPUT, Plan, Side
-from bench.measure.statistics import ODD, Ratio, odd_round, ratio_of_rounds
+from bench.engine.process import Failed, SideProcess
+from bench.engine.side import DEFAULT, MOST_ROUNDS, THROUGHPUT, Plan, Side
+from bench.engine.statistics import ODD, Ratio, odd_round, ratio_of_rounds
 from bench.records.record import OUT_OF_MEMORY
 
 Progress = Callable[[str], None]

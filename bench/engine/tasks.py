@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from bench.measure.job import Job
-from bench.measure.side import Side
+from bench.engine.job import Job
+from bench.engine.side import Side
 from bench.models import Entry
 
 
@@ -40,7 +40,7 @@ class Task:
 
 
 def _load(entry: Entry, job: Job | Side) -> nn.Module:
-    from bench.measure import subject
+    from bench.engine import subject
 
     s = job.settings
     weights = Path(s.weights[job.model]) if s.weights.get(job.model) else None
@@ -56,7 +56,7 @@ def _count(job: Job, metric: str) -> Iterator[Counted]:
 CLASSIFICATION = Task(_load, _count, trains=True)
 
 TASKS: Mapping[str, str] = {
-    "classification": "bench.measure.tasks:CLASSIFICATION",
+    "classification": "bench.engine.tasks:CLASSIFICATION",
     "segmentation": "bench.dense.measured:SEGMENTATION",
     "detection": "bench.dense.measured:DETECTION",
 }

@@ -1,9 +1,9 @@
-"""One process of one side of an interleaved measurement: `python -m bench.measure.replicate`.
+"""One process of one side of an interleaved measurement: `python -m bench.engine.replicate`.
 
 It reads commands on stdin, a line of JSON each, and answers each with a line of JSON on what was its stdout:
 `prepare` (load the model), `warm` (first call, layout, outputs, warm-up, canary), `turn` (a block), `finish` (canary
 again, what ran). An answer is the result, or `{"error": ..., "oom": ...}`, after which the process is of no more use.
-It ends when stdin is closed. `bench.measure.interleaved` is the other end.
+It ends when stdin is closed. `bench.engine.interleaved` is the other end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.cli import BadInput
-from bench.measure.side import LATENCY, TRAINING, Plan, Side
+from bench.engine.side import LATENCY, TRAINING, Plan, Side
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         except BadInput as error:
             answer = {"bad_input": str(error)}
         except Exception as error:  # a model that fails is a result of its side, not the end of the run
-            from bench.measure.speed import is_out_of_memory
+            from bench.engine.speed import is_out_of_memory
 
             traceback.print_exc()
             text = " ".join(str(error).split())[:300]
@@ -59,9 +59,9 @@ class Replicate:
         """Load the model and draw its inputs. Sides may do this at the same time: nothing is timed."""
         import torch
 
+        from bench.engine import speed, subject
+        from bench.engine.check import import_modules
         from bench.machine import canary
-        from bench.measure import speed, subject
-        from bench.measure.check import import_modules
 
         self.side, self.kind, self.plan = Side.from_dict(side), kind, Plan(**plan)
         settings = self.side.settings
@@ -81,7 +81,7 @@ class Replicate:
 
     def warm(self, check: bool = True) -> dict[str, Any]:
         """First call, compilation, layout, a look at the outputs, calls until they are steady, and the canary."""
-        from bench.measure import speed, subject
+        from bench.engine import speed, subject
 
         settings = self.side.settings
         chosen_here = settings.layout == "auto"
@@ -116,7 +116,7 @@ class Replicate:
 
     def turn(self) -> dict[str, Any]:
         """One block: seconds a call (of each call for latency), and what the host took to hand one over."""
-        from bench.measure import speed
+        from bench.engine import speed
 
         result = speed.block(self.work, self.seconds, self.plan.block, each=self.kind == LATENCY, start=self.position)
         self.position += result.calls

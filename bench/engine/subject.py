@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
+from bench.engine.job import Job
+from bench.engine.side import Side
 from bench.machine.environment import CUDNN_BENCHMARK
-from bench.measure.job import Job
-from bench.measure.side import Side
 from bench.models import Entry, entry_for_timm, find, unknown
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ def place(
 
 def prepare(job: Job | Side, batch: int, training: bool = False) -> Subject:
     """What a job or a side asks for, `batch` images a call: loaded, cast, placed, with gradients for `training`."""
-    from bench.measure.tasks import task_of
+    from bench.engine.tasks import task_of
 
     s, task = job.settings, task_of(job)
     if training and not task.trains:

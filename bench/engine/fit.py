@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from bench.measure.clock import synchronise
-from bench.measure.memory import PeakResident, trim
-from bench.measure.speed import is_out_of_memory
-from bench.measure.subject import LAYOUTS, Subject
+from bench.engine.clock import synchronise
+from bench.engine.memory import PeakResident, trim
+from bench.engine.speed import is_out_of_memory
+from bench.engine.subject import LAYOUTS, Subject
 
 MOST = 1 << 16
 RESERVE = 0.8

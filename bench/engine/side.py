@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.measure.job import Settings
+from bench.engine.job import Settings
 
 THROUGHPUT, LATENCY, TRAINING = "throughput", "latency", "training"
 KINDS = (THROUGHPUT, LATENCY, TRAINING)

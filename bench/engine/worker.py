@@ -1,4 +1,4 @@
-"""The process that measures: `python -m bench.measure.worker`, started by `bench.measure.runner`.
+"""The process that measures: `python -m bench.engine.worker`, started by `bench.engine.runner`.
 
 It reads one line of JSON on stdin (`{"check": {...} or null, "jobs": [...]}`) and writes messages, a line of JSON each,
 to what was its stdout: `checked`, `record`, `done` (of a job) or `bad_input`. It ends when stdin is closed.
@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from bench.cli import BadInput
 from bench.dense.names import with_head
-from bench.measure.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
+from bench.engine.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
 from bench.profile import breakdown
 from bench.profile.breakdown import BREAKDOWN
 from bench.records.record import OUT_OF_MEMORY, Record
@@ -37,7 +37,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    from bench.measure.check import check, import_modules
+    from bench.engine.check import check, import_modules
 
     try:
         if request["check"] is not None:
@@ -65,8 +65,8 @@ def _send(channel: IO[str], **message: Any) -> None:
 
 def measure(job: Job) -> Iterator[Record]:
     """The records of one job. What fails is a record too, with the reason; only bad input is raised."""
+    from bench.engine.speed import is_out_of_memory
     from bench.machine.environment import now
-    from bench.measure.speed import is_out_of_memory
 
     gc.freeze()  # what the imports made stays: the collector need not look through it while we count or time
     templates = [replace(record, time=now()) for record in job.records()]
@@ -84,7 +84,7 @@ def measure(job: Job) -> Iterator[Record]:
 
 def _cost(job: Job, templates: list[Record]) -> Iterator[Record]:
     from bench.cost.count import CostError
-    from bench.measure.tasks import task_of
+    from bench.engine.tasks import task_of
 
     for template in templates:
         try:
@@ -107,13 +107,13 @@ def _prepare(job: Job, templates: list[Record], batch: int) -> tuple[Any, list[R
     """The subject of a measurement, and its records with all conditions filled in; invalid if outputs are no good."""
     import torch
 
-    from bench.measure import subject
+    from bench.engine import subject
 
     torch.set_num_threads(job.settings.threads)
     ready = subject.prepare(job, batch)
     _wait_for_turn()
     if job.settings.layout == "auto":
-        from bench.measure import speed
+        from bench.engine import speed
 
         speed.faster_layout(ready)
     checked = subject.check(ready)
@@ -137,7 +137,7 @@ def _wait_for_turn() -> FileLock | None:
 
 
 def _memory(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.measure import memory
+    from bench.engine import memory
 
     assert isinstance(job.settings.batch, int)
     ready, (record,) = _prepare(job, templates, job.settings.batch)
@@ -150,7 +150,7 @@ def _memory(job: Job, templates: list[Record]) -> Iterator[Record]:
 
 
 def _largest_batch(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.measure import fit
+    from bench.engine import fit
 
     ready, (record,) = _prepare(job, templates, 1)
     result = fit.largest_batch(ready, job.resolution, job.settings.memory_budget)

@@ -11,11 +11,11 @@ import numpy as np
 
 from bench.cli import resolution_name
 from bench.dense.names import with_head
+from bench.engine.interleaved import Outcome, Replicate
+from bench.engine.job import UNITS
+from bench.engine.side import LATENCY, THROUGHPUT, TRAINING, Side
+from bench.engine.statistics import Summary, interval_of_median
 from bench.machine.environment import now
-from bench.measure.interleaved import Outcome, Replicate
-from bench.measure.job import UNITS
-from bench.measure.side import LATENCY, THROUGHPUT, TRAINING, Side
-from bench.measure.statistics import Summary, interval_of_median
 from bench.profile.paths import depthwise_path
 from bench.records.record import Record
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.cli import BadInput
-from bench.measure.side import Plan, Side
+from bench.engine.side import Plan, Side
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -27,7 +27,7 @@ here, root = sys.argv[1:3]
 sys.path[:] = [here] + [p for p in sys.path if p and os.path.realpath(p) not in (here, os.path.realpath(os.getcwd()))]
 import bench
 sys.path[0] = root
-from bench.measure.replicate import main
+from bench.engine.replicate import main
 main()
 """
 
@@ -56,7 +56,7 @@ class SideProcess:
         if side.root:
             command = [python, "-c", FROM_ANOTHER_ROOT, str(REPOSITORY), str(Path(side.root).resolve())]
         else:
-            command = [python, "-m", "bench.measure.replicate"]
+            command = [python, "-m", "bench.engine.replicate"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""Processes, rounds and statistics of a measurement: one protocol for everything that is measured."""
