@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import cli
-from bench.dense import verb
+from bench.dense import command as verb
 from bench.dense.names import HEADS
 
 
@@ -18,7 +18,7 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     verb.check(args, ["torchvision"])
-    from bench.dense.ade20k_verb import run
+    from bench.dense.ade20k_command import run
 
     return run(args)
 

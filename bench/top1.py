@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output:
         cli.check_writable(args.output)
 
-    from bench.workers import Workers
+    from bench.torchrun import Workers
 
     with Workers() as workers, ExitStack() as stack:
         return evaluate(args, entries, baseline, weights, workers, stack)

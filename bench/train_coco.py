@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import cli
-from bench.dense import verb
+from bench.dense import command as verb
 from bench.dense.names import HEADS
 
 

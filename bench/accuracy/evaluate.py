@@ -18,7 +18,7 @@ from bench.accuracy.predictions import Predictions, Rows, Store
 from bench.accuracy.recipes import Recipe
 from bench.cli import BadInput, resolution_name
 from bench.engine.subject import DTYPES, LAYOUTS, BackendsSeen
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 TOP = 5
 

@@ -21,7 +21,7 @@ from bench.dense.journal import Journal, Row, collect, remaining
 from bench.dense.layers import resize
 from bench.dense.miou import image_counts, shift_labels, to_row
 from bench.dense.transforms import DETECTION_LIMITS, Image, SegmentationTest, detection_input, segmentation_input
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """dtype name -> what autocast computes in; "float32" is without autocast and without TF32."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 Row = Mapping[str, Any]
 

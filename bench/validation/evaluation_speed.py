@@ -28,7 +28,7 @@ from bench.accuracy.recipes import Geometry, Recipe, recipe_for
 from bench.cli import Parser
 from bench.engine.check import choose_device
 from bench.models import MODELS
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 BATCHES = 8  # of ready images, in the third figure
 PARTS = ("decode", "four", "overhead")

@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from bench.cli import BadInput
 from bench.dense.evaluation import AUTOCAST, Place
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from bench.accuracy.networks import RANDOM, RELEASED, released_file
 from bench.cli import OK, BadInput
-from bench.dense import verb
+from bench.dense import command as verb
 from bench.dense.build import build_dense
 from bench.dense.data import ADE20K, COCO, UnreadableImage
 from bench.dense.detection import DetectionModel
@@ -36,7 +36,7 @@ from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
 from bench.engine.subject import resolve
 from bench.models import TIMM
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 log = logging.getLogger("bench.train")
 

@@ -18,7 +18,7 @@ from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, heade
 from bench.accuracy.paired import compare
 from bench.accuracy.predictions import Store
 from bench.accuracy.recipes import Geometry, Recipe
-from bench.workers import Workers
+from bench.torchrun import Workers
 from overlock import OverLoCK
 
 SIZE, TRAINED_ON, EPOCHS, BATCH = 32, 1200, 3, 32

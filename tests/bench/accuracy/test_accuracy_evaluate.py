@@ -22,7 +22,7 @@ from bench.accuracy.predictions import Predictions, Store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.cli import BadInput
 from bench.models import IMAGENET_MEAN, IMAGENET_STD
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 
 class Projection(nn.Module):

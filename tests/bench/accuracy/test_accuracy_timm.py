@@ -18,7 +18,7 @@ from bench.accuracy.predictions import Predictions, Store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.engine.subject import randomise
 from bench.models import IMAGENET_MEAN, IMAGENET_STD
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 INCEPTION = (0.5, 0.5, 0.5)
 RECIPES = {

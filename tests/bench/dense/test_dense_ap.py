@@ -19,7 +19,7 @@ from bench.dense.average_precision import average_precision, evaluated, matches,
 from bench.dense.data import COCO, UnreadableImage
 from bench.dense.detection import Detections, ImageSize
 from bench.dense.evaluation import Place, Run, evaluate_coco
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 SIZE = (120, 160)
 Objects = dict[str, list[tuple[int, tuple[int, int, int, int]]]]

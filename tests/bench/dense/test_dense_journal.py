@@ -8,7 +8,7 @@ import pytest
 
 from bench.cli import BadInput
 from bench.dense.journal import Journal, collect, remaining
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 HEADER = {"model": "m", "scales": (0.5, 1.0)}
 

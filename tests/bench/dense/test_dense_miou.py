@@ -17,7 +17,7 @@ from bench.dense.data import ADE20K, UnreadableImage
 from bench.dense.evaluation import Place, evaluate_ade20k, segment
 from bench.dense.miou import from_row, image_counts, paired_difference, score, shift_labels, to_row
 from bench.dense.transforms import MULTI_SCALES, SegmentationTest
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 
 def test_counts_and_scores_by_hand() -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
 from bench import train_ade20k, train_coco
-from bench.dense import verb
+from bench.dense import command as verb
 from bench.dense.average_precision import average_precision, evaluated, to_rows
 from bench.dense.data import ADE20K, COCO
 from bench.dense.evaluation import Place, detect, segment

@@ -30,7 +30,7 @@ from bench.dense.training.augment import (
 from bench.dense.training.loop import Endless, Schedule, optimiser_for, train
 from bench.dense.training.roi_loss import Objects, roi_losses, stages_of
 from bench.dense.training.rpn_loss import rpn_losses
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 TWELVE = Schedule(1000, 2e-4, 0.05, 500, 1e-3, (8 / 12, 11 / 12))
 

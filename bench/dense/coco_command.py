@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.dense.average_precision import KINDS, average_precision, evaluated, paired_difference
 from bench.dense.data import COCO
-from bench.dense.evaluate_verb import evaluate
+from bench.dense.evaluate_command import evaluate
 from bench.dense.evaluation import Place, Run, evaluate_coco
 from bench.models import Entry
 

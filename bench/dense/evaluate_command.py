@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from bench.cli import BAD_INPUT, OK
-from bench.dense import verb
+from bench.dense import command as verb
 from bench.dense.evaluation import Place, Run
 from bench.engine.subject import resolve
 from bench.machine.environment import collect, now
 from bench.models import Entry
 from bench.records import store
 from bench.records.record import Record, new_run
-from bench.workers import Workers
+from bench.torchrun import Workers
 
 
 class Evaluation(Protocol):

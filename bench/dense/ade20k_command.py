@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bench.dense.data import ADE20K
-from bench.dense.evaluate_verb import evaluate
+from bench.dense.evaluate_command import evaluate
 from bench.dense.evaluation import Place, Run, evaluate_ade20k
 from bench.dense.miou import from_row, paired_difference, score
 from bench.dense.transforms import MULTI_SCALES, SECOND_RESIZE, SegmentationTest
