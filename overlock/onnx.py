@@ -1,7 +1,7 @@
 """Export to ONNX: `export_onnx(model, path)`, any batch, one image size.
 
-Everything is spelled out in PyTorch's public operators (`overlock.tracing`), ContMix by its definition, so that the file
-runs wherever ONNX does. It is a form for exchange, not for speed: ContMix's windows are materialised in it.
+Everything is spelled out in PyTorch's public operators (`overlock.tracing`), ContMix by its definition, so that the
+file runs wherever ONNX does. It is a form for exchange, not for speed: ContMix's windows are materialised in it.
 """
 
 from __future__ import annotations

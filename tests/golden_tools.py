@@ -12,9 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from golden.golden_state import image as _image
-from golden.golden_state import tensor_for
 from torch import Tensor, nn
+
+from tests.golden.golden_state import image as _image
+from tests.golden.golden_state import tensor_for
 
 GOLDEN = Path(__file__).parent / "golden"
 Model = TypeVar("Model", bound=nn.Module)

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import speed_table
-from benchmarks.comparisons import GROUPS, Ratio, sides_of
-from benchmarks.sides import Side
+
+from tests.benchmarks import speed_table
+from tests.benchmarks.comparisons import GROUPS, Ratio, sides_of
+from tests.benchmarks.sides import Side
 
 SMALL = {"overlock": "overlock_xt", "convnext": "convnext_atto", "aggregation": "aggregation"}
 

@@ -154,7 +154,7 @@ def evaluate(
     runs: Sequence[Run],
     conditions: Conditions,
     workers: Workers,
-    tick: Callable[[int], None] = lambda images: None,
+    tick: Callable[[int], object] = lambda images: None,
     load: Callable[..., Iterator[Batch]] = batches,
 ) -> tuple[list[Predictions], dict[int, str]]:
     """Evaluate what is still missing of `runs`; returns each one's predictions, and why images cannot be read.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bench.gpu.parts import arguments
 from bench.paths import REPOSITORY
 
-TESTS = ("tests/overlock/test_contmix_fused.py", "tests/overlock/test_depthwise_device.py")
+TESTS = ("tests/overlock/contmix/test_triton.py", "tests/overlock/depthwise/test_dispatch.py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`python -m bench.validation.evaluation_speed --data PATH`: what the harness costs, beside timm's loader, in the same run.
+"""`python -m bench.validation.evaluation_speed --data PATH`: what the harness costs, beside timm's loader, in one run.
 
 Images/s of this loader and of timm's, with the same worker processes and one transform. The time of evaluating four
 models together relative to one, of networks that cost next to nothing: under one recipe (shared batches) and under four

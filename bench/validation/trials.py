@@ -1,9 +1,9 @@
 """Does the method find what is there, and nothing else? `python -m bench.validation.trials --runs 20 --output FILE`.
 
-Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy slowed by 5 % (`bench.measure.
-planted`). Counted: how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in twenty by design),
-and how often that of the slowed one does, on the slow side. FILE gets every run's records, so the counts can be redone:
-`--summary` only counts.
+Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy slowed by 5 %
+(`bench.validation.planted`). Counted: how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in
+twenty by design), and how often that of the slowed one does, on the slow side. FILE gets every run's records, so the
+counts can be redone: `--summary` only counts.
 """
 
 from __future__ import annotations

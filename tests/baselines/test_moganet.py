@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from golden_tools import fill, golden, image, manifest, relative_error
 from torch import nn
 
 from baselines.moganet import VARIANTS
+from tests.golden_tools import fill, golden, image, manifest, relative_error
 
 RELEASED = {
     "moganet_xt": "moganet_xtiny",

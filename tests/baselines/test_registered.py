@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from golden_tools import fill, image, relative_error
 from timm.data import resolve_data_config
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import baselines
+from tests.golden_tools import fill, image, relative_error
 
 OURS = [name for name in baselines.MODELS if not name.startswith("convnext")]
 SMALLEST = ["unireplknet_a", "moganet_xt", "convnext_t"]  # one of each family, where any one will do

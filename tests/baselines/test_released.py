@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from golden.golden_state import tensor_for
 
 import baselines
 from baselines.released import baseline_release
+from tests.golden.golden_state import tensor_for
 
 PARTS = {
     "unireplknet_s": "unireplknet_s_in1k_224_acc83.91.pth",

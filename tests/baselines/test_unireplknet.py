@@ -9,12 +9,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from golden_tools import fill, golden, image, manifest, relative_error
 from torch import Tensor, nn
 
 import baselines
 from baselines.unireplknet import BRANCHES, GRN, VARIANTS, UniRepLKNetBlock
 from overlock.layers import DilatedReparam
+from tests.golden_tools import fill, golden, image, manifest, relative_error
 
 
 def on_meta(name: str, **kwargs: Any) -> nn.Module:

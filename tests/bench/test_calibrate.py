@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from test_interleaved import outcome_of
 
 from bench import calibrate
 from bench.engine.side import DEFAULT
@@ -15,6 +14,7 @@ from bench.engine.statistics import smallest_visible
 from bench.machine import calibration
 from bench.records.record import Record
 from bench.validation import peers, trials
+from tests.bench.engine.test_interleaved import outcome_of
 
 
 def calibrated(moves: list[list[float]]) -> dict[str, Record]:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_records import COST, MACHINES, cost, kept, record, timed
 
 from bench import claims
 from bench.cli import BadInput
@@ -26,6 +25,7 @@ from bench.evidence.statements import STATEMENTS
 from bench.models import MODELS
 from bench.paths import data_file
 from bench.records.record import Record
+from tests.bench.reporting.made_records import COST, MACHINES, cost, kept, record, timed
 
 ALL = (*STATEMENTS, *figure_statements())
 BY_ID = {statement.id: statement for statement in ALL}

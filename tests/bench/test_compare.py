@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from processes import all_end, workers_of
 
 import baselines  # noqa: F401 (registers the models)
 from bench.models import MODELS
+from tests.bench.processes import all_end, workers_of
 
 COMMAND = [sys.executable, "-m", "bench.compare"]
 PLANTED = ["--import", "planted_models", "--resolutions", "32", "--threads", "1", "--quick", "--batch-size", "2"]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_records import MACHINES, cost, kept, record, timed
 
 from bench import report as verb
 from bench.cli import BadInput
@@ -23,6 +22,7 @@ from bench.reporting.plots import FORMATS, figures
 from bench.reporting.readme import FIGURE, TABLE, replaced
 from bench.reporting.rows import METRICS, rows
 from bench.reporting.tables import comparison, latex, results_readme
+from tests.bench.reporting.made_records import MACHINES, cost, kept, record, timed
 
 README = """# A project
 

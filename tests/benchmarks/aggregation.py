@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from benchmarks import unfold
 from torch import Tensor
 
 from overlock.contmix import tiled
+from tests.benchmarks import unfold
 
 Aggregation = Callable[[], Tensor]
 

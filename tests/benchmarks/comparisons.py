@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.sides import AGGREGATION, Side
-
 from overlock import VARIANTS
+from tests.benchmarks.sides import AGGREGATION, Side
 
 
 @dataclass(frozen=True)

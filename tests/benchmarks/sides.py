@@ -9,12 +9,12 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from benchmarks import aggregation
-from golden_tools import fill
 from torch import Tensor, nn
 
 import baselines  # noqa: F401 - registers ConvNeXt and UniRepLKNet
 from overlock import deploy, set_backend
+from tests.benchmarks import aggregation
+from tests.golden_tools import fill
 
 AUX_WEIGHT = 0.4  # of the auxiliary loss, in the released recipe
 CLASSES = 1000

@@ -24,12 +24,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from benchmarks.comparisons import GROUPS, MEMORY, Ratio, sides_of
-from benchmarks.sides import Side
 from tabulate import tabulate
 
 from bench.engine.memory import PeakResident, trim
 from bench.machine import environment
+from tests.benchmarks.comparisons import GROUPS, MEMORY, Ratio, sides_of
+from tests.benchmarks.sides import Side
 
 ENOUGH_ROUNDS = 3
 WARM_UP = (2, 10)  # calls, at least and at most

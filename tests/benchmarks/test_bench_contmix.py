@@ -12,12 +12,12 @@ from functools import partial
 
 import pytest
 import torch
-from benchmarks import unfold
-from benchmarks.shapes import Shape, every_shape
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from overlock.contmix import BACKENDS, contmix
+from tests.benchmarks import unfold
+from tests.benchmarks.shapes import Shape, every_shape
 
 LIMIT = 6 << 30  # bytes that a case may need
 SHAPES = every_shape()

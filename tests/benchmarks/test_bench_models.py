@@ -11,8 +11,9 @@ from __future__ import annotations
 import psutil
 import pytest
 import torch
-from benchmarks.comparisons import GROUPS, sides_of
 from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.benchmarks.comparisons import GROUPS, sides_of
 
 NEED = 6 << 30  # bytes of memory that the largest of these cases needs: the training steps
 CASES = {f"{group}: {side}": (group, side) for group, ratios in GROUPS.items() for side in sides_of(ratios)}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from golden_tools import GOLDEN, manifest
-from overlock_tools import on_meta
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from overlock import VARIANTS
+from tests.golden_tools import GOLDEN, manifest
+from tests.overlock.tools import on_meta
 
 FORMS = {"train": {"deploy": False}, "deploy": {"deploy": True}}
 DENSE = {"seg": "segmentation", "det": "detection"}

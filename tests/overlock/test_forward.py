@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_tools import image, relative_error
-from overlock_tools import SMALLEST, built, tiny
 from torch import nn
 
 from overlock import VARIANTS
+from tests.golden_tools import image, relative_error
+from tests.overlock.tools import SMALLEST, built, tiny
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

@@ -6,8 +6,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from golden_tools import fill, golden, image, relative_error
-from overlock_tools import built, on_meta
 from torch import Tensor, nn
 
 from overlock import VARIANTS
@@ -24,6 +22,8 @@ from overlock.layers import (
     global_response,
 )
 from overlock.model import KERNEL_SIZES
+from tests.golden_tools import fill, golden, image, relative_error
+from tests.overlock.tools import built, on_meta
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}  # largest difference over largest value
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contmix_cases import widest
-from golden_tools import golden, image, relative_error
-from overlock_tools import built, with_golden
 from torch import Tensor, nn
 
 from overlock import VARIANTS, set_backend
 from overlock.contmix import BACKENDS
+from tests.golden_tools import golden, image, relative_error
+from tests.overlock.contmix.cases import widest
+from tests.overlock.tools import built, with_golden
 
 EXACT = 1e-9  # float64; relative to the largest value
 RUNS = {"224": (2, 3, 224, 224), "160x192": (1, 3, 160, 192), "384": (1, 3, 384, 384)}

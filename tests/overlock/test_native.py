@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from contmix_cases import SCALE, Case
 
 from overlock import native
 from overlock.contmix import BACKENDS, choose_backend, contmix
+from tests.overlock.contmix.cases import SCALE, Case
 
 PROGRAM = """
 import logging; logging.basicConfig()

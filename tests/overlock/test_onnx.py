@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from golden_tools import fill, image, relative_error
-from overlock_tools import SMALLEST, built, tiny
 from torch import nn
 
 import baselines  # noqa: F401 - registers UniRepLKNet
 import overlock
 from overlock import OverLoCKPyramid, deploy, export_onnx
 from overlock.tracing import is_plain
+from tests.golden_tools import fill, image, relative_error
+from tests.overlock.tools import SMALLEST, built, tiny
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from golden_tools import fill, image
-from overlock_tools import SMALLEST, blocks, built, on_meta, tiny
 from timm.data import resolve_data_config
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -17,6 +15,8 @@ from torch import Tensor, nn
 import overlock
 from overlock import VARIANTS
 from overlock.model import HEAD_WIDTH
+from tests.golden_tools import fill, image
+from tests.overlock.tools import SMALLEST, blocks, built, on_meta, tiny
 
 CROP_PCT = {"overlock_xt": 0.925, "overlock_t": 0.95, "overlock_s": 0.95, "overlock_b": 0.975}
 DROP_PATH = {"overlock_xt": 0.1, "overlock_t": 0.15, "overlock_s": 0.4, "overlock_b": 0.5}

@@ -1,4 +1,4 @@
-"""ContMix's Triton kernels. `overlock.contmix.triton.launch` launches them; docs/gpu.md has their floors and their design.
+"""ContMix's Triton kernels. `launch` launches them; docs/gpu.md has their floors and their design.
 
 A program takes M queries of one head and goes through some images: all that does not depend on the image (indices, and
 the bias of every query and tap) is made once and stays in registers. For each image the logits of all taps are one

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from accuracy_trees import make_tree
+
+from tests.bench.accuracy.trees import make_tree
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,219 @@
+"""Every way in which test sets lie on disk gives the same images and labels; label files; what must be refused."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.io
+
+from bench.accuracy.data import ImageSet, open_images
+from bench.accuracy.labels import DATASETS, of_file, of_folders, real_labels, subset
+from bench.accuracy.sources import Columns, Folder
+from bench.cli import BadInput
+from tests.bench.accuracy.trees import SYNSETS
+
+
+def as_tar(tree: Path, to: Path) -> ImageSet:
+    with tarfile.open(to / "val.tar", "w") as archive:
+        archive.add(tree, ".")
+    return open_images(to / "val.tar", "custom")
+
+
+def as_flat(tree: Path, to: Path) -> ImageSet:
+    lines = []
+    for path in sorted(tree.rglob("*.*"), reverse=True):
+        (to / "flat").mkdir(exist_ok=True)
+        (to / "flat" / path.name).symlink_to(path)
+        lines.append(f"{path.stem.partition(' ')[0]},{path.parent.name} 1 2 3 4\n")
+    table = to / "solution.csv"
+    table.write_text("ImageId,PredictionString\n" + "".join(lines))
+    for path in (to / "flat").iterdir():  # names without the odd part, as the file has them
+        path.rename(path.with_name(path.name.partition(" ")[0].removesuffix(path.suffix) + path.suffix))
+    return open_images(to / "flat", "custom", table)
+
+
+def table_of(images: ImageSet, column: str = "image") -> pa.Table:
+    rows = [{"bytes": images.source.read(i), "path": Path(name).name} for i, name in enumerate(images.source.names)]
+    return pa.table({column: rows, "label": pa.array(images.labels, pa.int64())})
+
+
+def as_parquet(tree: Path, to: Path) -> ImageSet:
+    table = table_of(open_images(tree, "custom"))
+    (to / "data").mkdir()
+    pq.write_table(table.slice(0, 25), to / "data" / "validation-00000-of-00002.parquet", row_group_size=7)
+    pq.write_table(table.slice(25), to / "data" / "validation-00001-of-00002.parquet")
+    pq.write_table(table.slice(3, 4), to / "data" / "train-00000-of-00001.parquet")
+    return open_images(to, "custom")
+
+
+def as_arrow_stream(tree: Path, to: Path) -> ImageSet:
+    table = table_of(open_images(tree, "custom"))
+    with pa.ipc.new_stream(str(to / "val.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+    return open_images(to / "val.arrow", "custom")
+
+
+def as_arrow_file(tree: Path, to: Path) -> ImageSet:
+    table = table_of(open_images(tree, "custom"))
+    with pa.ipc.new_file(str(to / "val.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+    return open_images(to / "val.arrow", "custom")
+
+
+@pytest.mark.parametrize("form", [as_tar, as_flat, as_parquet, as_arrow_stream, as_arrow_file])
+def test_every_form_gives_the_same_images(form: object, tree: Path, tmp_path: Path) -> None:
+    want = open_images(tree, "custom")
+    got = pickle.loads(pickle.dumps(form(tree, tmp_path)))  # type: ignore[operator]
+    assert len(got) == len(want) == 40
+
+    def contents(images: ImageSet) -> set[tuple[bytes, int]]:
+        return {(images.source.read(i), label) for i, label in enumerate(images.labels)}
+
+    assert contents(got) == contents(want)
+    assert got.digest != want.digest or got.source.names == want.source.names
+
+
+def test_the_manifest_tells_sets_apart(tree: Path, tmp_path: Path) -> None:
+    images = open_images(tree, "custom")
+    lines = images.manifest.splitlines()
+    assert len(lines) == 41
+    assert lines[1] == f"{images.source.names[0]}\t{images.source.sizes[0]}\t{images.labels[0]}"
+    again = open_images(tree, "custom")
+    assert again.digest == images.digest
+    assert images.save_manifest(tmp_path).read_bytes() == again.save_manifest(tmp_path).read_bytes()
+    other = ImageSet(images.dataset, images.source, [images.labels[0] + 1, *images.labels[1:]])
+    assert other.digest != images.digest
+
+
+def test_files_that_are_no_images_are_passed_over(tree: Path, tmp_path: Path) -> None:
+    for name in ("a/.DS_Store", "a/._1.jpg", "a/readme.txt", "a/2.JPEG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert Folder(tmp_path).names == ["a/2.JPEG"]
+
+
+NAMES = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 5)]
+WANTED = [65, 970, 0, 999]
+LABEL_FILES = {
+    "synsets in order": "\n".join(SYNSETS[i] for i in WANTED),
+    "indices in order": "65\n970\n0\n999\n",
+    "names and indices": "\n".join(f"{n} {i}" for n, i in zip(reversed(NAMES), reversed(WANTED), strict=True)),
+    "names and synsets": "\n".join(f"{n}\t{SYNSETS[i]}" for n, i in zip(NAMES, WANTED, strict=True)),
+    "with a heading": "ImageId,PredictionString\n"
+    + "\n".join(f"{n[:-5]},{SYNSETS[i]} 1 2 3 4 {SYNSETS[0]} 5 6 7 8" for n, i in zip(NAMES, WANTED, strict=True)),
+}
+
+
+@pytest.mark.parametrize("style", LABEL_FILES)
+def test_label_files(style: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    path.write_text(LABEL_FILES[style])
+    assert of_file(path, NAMES) == WANTED
+
+
+def test_the_development_kits_numbers(tmp_path: Path) -> None:
+    """They have an order of their own, which meta.mat tells."""
+    order = np.random.RandomState(0).permutation(1000)
+    synsets = np.array([(i + 1, SYNSETS[order[i]]) for i in range(1000)], dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    path = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
+    path.write_text("".join(f"{int(np.flatnonzero(order == i)[0]) + 1}\n" for i in WANTED))
+    scipy.io.savemat(tmp_path / "meta.mat", {"synsets": synsets})
+    assert of_file(path, NAMES) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    {
+        "1\n2\n3\n1000\n": "development kit",
+        "n01440764\nn99999999\nn01440764\nn01440764\n": "n99999999",
+        "1\n2\n3\n": "3 labels for 4 images",
+        f"{NAMES[0]} 1\n": NAMES[1],
+    }.items(),
+)
+def test_bad_label_files(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=re.escape(told)) as error:
+        of_file(path, NAMES)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("dataset", "classes"), {"imagenet-a": 200, "imagenet-r": 200, "imagenet": 1000}.items())
+def test_subsets(dataset: str, classes: int) -> None:
+    found = subset(dataset)
+    assert len(found or range(1000)) == classes
+    assert len(set(found or range(1000))) == classes
+    folders = [SYNSETS[i] for i in (found or range(1000))]
+    assert of_folders(folders, dataset) == list(found or range(1000))
+
+
+def test_folders_of_v2_are_indices() -> None:
+    assert of_folders(["0", "10", "999"], "imagenet-v2") == [0, 10, 999]
+
+
+@pytest.mark.parametrize(
+    ("folder", "dataset"), [("cat", "imagenet"), ("1000", "imagenet-v2"), (SYNSETS[0], "imagenet-a")]
+)
+def test_a_folder_of_no_class_is_refused(folder: str, dataset: str) -> None:
+    with pytest.raises(BadInput, match=repr(folder)):
+        of_folders([SYNSETS[6], folder], dataset)
+
+
+def test_folders_of_a_custom_set_are_numbered_in_natural_order() -> None:
+    assert of_folders(["c10", "c9", "c10"], "custom") == [1, 0, 1]
+
+
+@pytest.mark.parametrize("dataset", [name for name, d in DATASETS.items() if d.images])
+def test_the_real_sets_count_is_asserted(dataset: str, tree: Path) -> None:
+    with pytest.raises(BadInput, match=f"40 images where {dataset} has {DATASETS[dataset].images}"):
+        open_images(tree, dataset)
+
+
+def test_images_may_be_missing_if_that_is_allowed(tree: Path) -> None:
+    assert len(open_images(tree, "imagenet", allow_missing=49_960)) == 40
+    with pytest.raises(BadInput):
+        open_images(tree, "imagenet", allow_missing=49_959)
+
+
+def test_real_labels(tmp_path: Path) -> None:
+    path = tmp_path / "real.json"
+    path.write_text("[[1], [], [2, 3]]")
+    assert real_labels(["a/ILSVRC2012_val_00000003.JPEG", "ILSVRC2012_val_00000002"], path) == [(2, 3), ()]
+    assert real_labels(["ILSVRC2012_val_00000002.JPEG"]) == [(970, 795)]
+    for name in ("ILSVRC2012_val_00000004.JPEG", "0/abc.jpeg"):
+        with pytest.raises(BadInput, match=name):
+            real_labels([name], path)
+
+
+@pytest.mark.parametrize("what", ["nothing", "an empty folder", "flat", "no tar", "no parquet", "no label column"])
+def test_bad_data(what: str, tmp_path: Path) -> None:
+    path = tmp_path / {"no tar": "x.tar", "no parquet": "x.parquet", "no label column": "x.parquet"}.get(what, "data")
+    if what in ("an empty folder", "flat"):
+        path.mkdir()
+    if what == "flat":
+        (path / "1.jpg").touch()
+    if what in ("no tar", "no parquet"):
+        path.write_bytes(b"nothing of the kind" * 99)
+    if what == "no label column":
+        pq.write_table(pa.table({"image": [{"bytes": b"", "path": "a"}]}), path)
+    with pytest.raises(BadInput, match=re.escape(str(tmp_path))) as error:
+        open_images(path, "custom")
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_is_read_a_group_at_a_time(tree: Path, tmp_path: Path) -> None:
+    images = as_parquet(tree, tmp_path)
+    assert isinstance(images.source, Columns)
+    groups = []
+    read = images.source._read
+    images.source._read = lambda *a, **k: groups.append(a) or read(*a, **k)  # type: ignore[method-assign, func-returns-value]
+    for i in range(len(images)):
+        images.source.read(i)
+    assert len(groups) == 5

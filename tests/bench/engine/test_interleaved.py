@@ -1,0 +1,239 @@
+"""The engine with real processes and small models: what is measured in turn, and what one side's trouble costs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.cli import BadInput
+from bench.engine import figures
+from bench.engine.interleaved import Outcome, Replicate, further_rounds, measure
+from bench.engine.job import Settings
+from bench.engine.side import LATENCY, TRAINING, Plan, Side
+from overlock.contmix import BACKENDS
+from tests.bench.processes import all_end, workers_of
+
+HERE = Path(__file__).resolve().parents[1]
+REPOSITORY = HERE.parent.parent
+PLAN = Plan(rounds=2, turns=2, block=0.02, warmup=0.1, canary_limit=math.inf)
+SETTINGS = Settings(device="cpu", batch=2, threads=1, imports=("planted_models",))
+
+
+def side(model: str, **env: str) -> Side:
+    return Side(
+        model=model, form="deploy", resolution=(32, 32), settings=SETTINGS, env={"PYTHONPATH": str(HERE), **env}
+    )
+
+
+def test_a_killed_process_costs_its_side_one_round(tmp_path: Path) -> None:
+    sides = [side(name, KILLED=str(tmp_path / "killed")) for name in ("tiny_undefined", "tiny_killed_once")]
+    *_, outcome = measure(sides, plan=PLAN)
+    assert [[r is not None for r in rounds] for rounds in outcome.replicates] == [[True, True], [False, True]]
+    assert "SIGKILL" in outcome.failures[1][0]
+    assert not workers_of(module="bench.engine.replicate")
+    undefined, killed = figures.records_of(outcome, "throughput", ["throughput"], [None] * 2)
+    assert killed.valid
+    assert killed.n == len(killed.samples) == 1
+    assert killed.layout in ("channels_first", "channels_last")
+    assert any("1 process lost: killed by SIGKILL" in note for note in killed.notes)
+    assert not undefined.valid
+    assert undefined.n == 2
+    assert undefined.reasons == ("outputs are not finite",)
+
+
+@pytest.mark.slow
+def test_out_of_memory_is_tried_again_alone_and_is_a_result() -> None:
+    *_, outcome = measure([side("tiny"), side("tiny_starved")], plan=replace(PLAN, rounds=1))
+    assert outcome.replicates[0][0] is not None
+    assert outcome.gone == [False, True], "what lacks memory is not tried in further rounds"
+    assert any("one after another" in note for note in outcome.notes), "it had all memory to itself"
+    _, starved = figures.records_of(outcome, "throughput", ["throughput"], [None] * 2)
+    assert starved.value is None
+    assert starved.out_of_memory
+
+
+def test_blocks_are_taken_back_and_forth() -> None:
+    told: list[str] = []
+    plan = replace(PLAN, rounds=2, turns=3)
+    *_, outcome = measure([replace(side("tiny"), label=name) for name in "AB"], plan=plan, told=told.append)
+    blocks = [what.split(":")[0] for what in told if "block" in what]
+    assert "".join(blocks) == "ABBAAB" + "BAABBA"
+    ratio = outcome.ratio(0, 1)
+    assert ratio is not None
+    assert ratio.n == 2
+    other = outcome.ratio(1, 0)
+    assert other is not None
+    assert ratio.value == pytest.approx(1 / other.value, rel=1e-9)
+    assert all(r is not None and r.warm["calls"] >= 2 for rounds in outcome.replicates for r in rounds)
+    assert outcome.replicates[0][0] is not None
+    assert outcome.replicates[0][0].last["ran"], "the first round names the operators that ran"
+    more = list(measure(outcome.sides, plan=replace(plan, rounds=1), outcome=outcome))
+    assert more[-1] is outcome
+    assert outcome.rounds == 3
+
+
+def test_latency_and_training_of_a_real_network() -> None:
+    settings = replace(SETTINGS, imports=(), layout="channels_last")
+    network = Side(model="overlock_xt", form="train", resolution=(32, 32), settings=settings)
+    plan = replace(PLAN, rounds=1, turns=1, block=0.2)
+    *_, latency = measure([network], LATENCY, plan)
+    found = {r.metric: r for r in figures.records_of(latency, LATENCY, figures.OF_KIND[LATENCY], [None])}
+    values = [found[name].value for name in ("latency", "latency_p90", "latency_p99")]
+    assert all(v is not None for v in values)
+    assert 0 < values[0] <= values[1] <= values[2]  # type: ignore[operator]
+    assert {r.batch for r in found.values()} == {1}
+    assert found["latency"].backend in BACKENDS
+    network = replace(network, settings=replace(settings, layout="auto"))  # two steps in each come first
+    *_, training = measure([network], TRAINING, plan)
+    (record,) = figures.records_of(training, TRAINING, ["training"], [None])
+    assert record.valid, record.reasons
+    assert record.layout in ("channels_first", "channels_last")
+    assert record.batch == 2
+    assert record.value is not None
+    assert record.value > 0
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Another checkout's networks, in which ConvNeXt's classifier is told apart by its name."""
+    for package in ("overlock", "baselines"):
+        shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_a_side_can_be_another_checkout(checkout: Path) -> None:
+    settings = replace(SETTINGS, imports=())
+    here = Side(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings)
+    there = replace(here, root=str(checkout), label="other")
+    broken = checkout / "baselines" / "convnext.py"
+    broken.write_text(broken.read_text() + "\nraise RuntimeError('this is the other checkout')\n")
+    *_, outcome = measure([there, here], plan=replace(PLAN, rounds=1))
+    assert outcome.replicates[1][0] is not None, outcome.failures
+    assert "this is the other checkout" in outcome.failures[0][0]
+
+
+@pytest.mark.slow
+def test_a_root_without_the_networks_is_bad_input(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Python would quietly import those that are installed."""
+    settings = replace(SETTINGS, imports=())
+    empty = str(tmp_path_factory.mktemp("empty"))
+    there = Side(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings, root=empty)
+    with pytest.raises(BadInput, match=r"imported from .*install it there"):
+        list(measure([replace(there, env={"PYTHONPATH": str(checkout)})], plan=replace(PLAN, rounds=1)))
+
+
+def test_stopping_early_leaves_no_process() -> None:
+    running = measure([side("tiny"), side("tiny")], plan=replace(PLAN, rounds=50))
+    next(running)
+    left = workers_of(module="bench.engine.replicate")
+    running.close()  # type: ignore[attr-defined]
+    assert all_end(left)
+    assert not workers_of(module="bench.engine.replicate")
+
+
+def test_an_interrupted_round_does_not_count() -> None:
+    """Else it would stand for an undisturbed one, and set aside what was measured before it."""
+
+    def interrupt(what: str) -> None:
+        if "round 2, block" in what:
+            raise KeyboardInterrupt
+
+    running = measure([side("tiny")], plan=replace(PLAN, canary_limit=-1.0), told=interrupt)
+    outcome = next(running)
+    with pytest.raises(KeyboardInterrupt):
+        next(running)
+    assert outcome.rounds == 1
+    assert outcome.of(0)
+    assert not workers_of(module="bench.engine.replicate")
+
+
+def test_a_side_that_does_not_answer_is_given_up() -> None:
+    told: list[str] = []
+    plan = replace(PLAN, rounds=1, timeout=1.0)  # less than any process takes to start
+    *_, outcome = measure([side("tiny")], plan=plan, told=told.append)
+    assert outcome.replicates == [[None]]
+    assert "no answer within 1 s" in outcome.failures[0][0]
+
+
+def outcome_of(moves: list[list[float]], limit: float = 0.02) -> Outcome:
+    """An outcome of two sides whose canaries moved so much, by side and round; side 1 is twice as fast."""
+    sides = [side("tiny"), side("tiny")]
+    replicates: list[list[Replicate | None]] = []
+    for i, by_round in enumerate(moves):
+        replicates.append([])
+        for r, moved in enumerate(by_round):
+            warm = {"batch": 2, "steady": True, "problems": [], "cold": 1.0, "backend": "", "weights": "random:0"}
+            last = {"canary": {"moved": moved, "work": "copy"}}
+            seconds = 1.0 if i else 2.0
+            replicates[-1].append(Replicate(warm, [seconds * (1 + r / 100)] * 4, last=last))
+    return Outcome(sides, replace(PLAN, canary_limit=limit), replicates, [[], []], [False, False])
+
+
+def test_rounds_that_a_canary_disturbed_are_set_aside_and_told() -> None:
+    outcome = outcome_of([[0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert outcome.counted() == [0, 1, 3]
+    assert outcome.invalid() == ()
+    record, _ = figures.records_of(outcome, "throughput", ["throughput"], [None, None])
+    assert record.valid
+    assert record.n == 3
+    assert any("1 of 4 rounds set aside: the canary moved over 2.0%" in note for note in record.notes)
+
+
+def test_most_rounds_disturbed_make_the_row_invalid() -> None:
+    outcome = outcome_of([[0.03, 0.0, 0.5, 0.0], [0.0, 0.04, 0.0, 0.0]])
+    records = list(figures.records_of(outcome, "throughput", ["throughput", "throughput_ratio"], [None, 0]))
+    assert [r.metric for r in records] == ["throughput", "throughput", "throughput_ratio"]
+    for record in records:
+        assert not record.valid
+        assert "canary moved over 2.0% in 3 of 4 rounds" in record.reasons[0]
+    assert records[2].value == pytest.approx(2.0), "shown, and marked"
+    assert records[2].against == "tiny deploy"
+    assert outcome_of([[0.03, 0.0, 0.5, 0.0], [0.0, 0.04, 0.0, 0.0]], limit=0.6).invalid() == ()
+
+
+def test_a_side_whose_only_round_was_disturbed_is_shown_and_marked() -> None:
+    """A process was killed in the round that counts: what is left is a figure with a doubt, not a failure."""
+    outcome = outcome_of([[0.0, 0.5], [0.0, 0.5]])
+    outcome.replicates[0][0] = None
+    outcome.failures[0].append("killed by SIGKILL")
+    lost, other, ratio = figures.records_of(outcome, "throughput", ["throughput", "throughput_ratio"], [None, 0])
+    assert lost.value == pytest.approx(2 / 2.02)
+    assert not lost.valid
+    disturbed = "round 2: the canary's copy moved 50.0% beside tiny deploy"
+    assert lost.reasons == (f"no undisturbed round is left where processes were lost ({disturbed})",)
+    assert "1 process lost: killed by SIGKILL" in lost.notes
+    assert other.valid, "its first round stands"
+    assert other.n == 1
+    assert ratio.value == pytest.approx(2.0)
+    assert not ratio.valid
+    assert outcome.invalid(1) == outcome.invalid() == ()
+
+
+def test_a_round_with_one_odd_process_is_set_aside_and_told() -> None:
+    outcome = outcome_of([[0.0] * 5, [0.0] * 5])
+    odd = outcome.replicates[0][1]
+    assert odd is not None
+    odd.blocks = [3 * seconds for seconds in odd.blocks]
+    assert outcome.counted() == [0, 2, 3, 4]
+    record, _ = figures.records_of(outcome, "throughput", ["throughput"], [None, None])
+    assert record.valid
+    assert record.n == 4
+    assert any("round 2 set aside" in note for note in record.notes)
+
+
+def test_rounds_go_on_while_time_lasts() -> None:
+    assert further_rounds(5, took=50.0, seconds=0.0) == 0
+    assert further_rounds(5, took=50.0, seconds=65.0) == 1
+    assert further_rounds(5, took=10.0, seconds=65.0) == 12 - 5
+    assert further_rounds(0, took=0.0, seconds=65.0) == 0
+
+
+def test_energy_is_not_claimed_where_nothing_tells_it() -> None:
+    (record, _) = figures.records_of(outcome_of([[0.0], [0.0]]), "throughput", ["energy"], [None, None])
+    assert record.value is None
+    assert not record.valid
+    assert "no energy counter" in record.reasons[0]
