@@ -16,28 +16,18 @@ Z = NormalDist().inv_cdf(0.975)
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """95 % interval of a share by Wilson (1927), as fractions."""
-    assert 0 <= successes <= n
-    assert n > 0
-    share, z2 = successes / n, Z * Z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p of McNemar's test: that images only one model gets right fall to either with equal chance."""
+    """Exact two-sided p of McNemar's test: an image that only one model gets right is either's by equal chance."""
+    from scipy.stats import binomtest
+
     n = only_first + only_second
-    term, tail = 1, 1
-    for k in range(min(only_first, only_second)):
-        term = term * (n - k) // (k + 1)
-        tail += term
-    return min(1.0, 2 * _ratio(tail, n))
-
-
-def _ratio(numerator: int, log2_denominator: int) -> float:
-    """numerator / 2**log2_denominator, also where both are beyond a float."""
-    excess = max(0, numerator.bit_length() - 64)
-    return math.ldexp(float(numerator >> excess), excess - log2_denominator)
+    return float(binomtest(only_first, n).pvalue) if n else 1.0
 
 
 def difference(only_first: int, only_second: int, n: int) -> tuple[float, float]:

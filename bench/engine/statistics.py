@@ -64,16 +64,12 @@ def interval_of_median(samples: Sequence[float]) -> Summary:
     The interval is between order statistics, without an assumption on the distribution (binomial). Five samples and
     fewer cannot reach 95 %: then it is their whole range.
     """
+    from scipy.stats import binom
+
     assert samples, "nothing to summarise"
     ordered = sorted(samples)
     n = len(ordered)
-    outside, k = 0.0, 0  # the chance that the median lies below the k-th smallest, for the largest k that is allowed
-    while True:
-        outside += math.comb(n, k) / 2.0**n
-        if 2 * outside > 1 - CONFIDENCE:
-            break
-        k += 1
-    k = max(k, 1)
+    k = max(1, int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)))  # so rarely is the median below the k-th smallest
     return Summary(median(ordered), ordered[k - 1], ordered[n - k], n)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import logging
 import math
@@ -131,13 +130,9 @@ def load_weights(model: nn.Module, name: str, path: Path) -> None:
 
 def weights_label(weights: Path | None, seed: int) -> str:
     """SHA-256 of the weights' file, or `random:<seed>`."""
-    if weights is None:
-        return f"random:{seed}"
-    with weights.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    from overlock.checkpoints.download import sha256
+
+    return f"random:{seed}" if weights is None else sha256(weights)
 
 
 @torch.no_grad()
