@@ -25,14 +25,10 @@ BACKWARD: set[Arrow] = {
     ("bench.engine.figures", "bench.dense.names"),
     ("bench.engine.tasks", "bench.engine.subject"),
     ("bench.engine.worker", "bench.dense.names"),
-    ("bench.machine.canary", "bench.engine.clock"),
-    ("bench.machine.environment", "bench.engine.process"),
     ("bench.profile.breakdown", "bench.engine.job"),
     ("bench.profile.breakdown", "bench.engine.runner"),
-    ("bench.profile.operators", "bench.engine.speed"),
     ("bench.profile.operators", "bench.engine.statistics"),
     ("bench.profile.operators", "bench.engine.subject"),
-    ("bench.profile.paths", "bench.engine.clock"),
     ("overlock.model", "overlock.inference.blocks"),
 }
 """Imports that close a circle of files or of folders and are still to be cut. The list is exact and may only shrink."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from bench.engine.clock import synchronise
 from bench.engine.memory import PeakResident, trim
 from bench.engine.speed import is_out_of_memory
 from bench.engine.subject import LAYOUTS, Subject
+from bench.machine.clock import synchronise
 
 MOST = 1 << 16
 RESERVE = 0.8

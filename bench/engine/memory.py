@@ -21,10 +21,10 @@ from types import TracebackType
 import psutil
 import torch
 
-from bench.engine.clock import synchronise
 from bench.engine.job import ALLOCATOR
 from bench.engine.statistics import Summary, summarise
 from bench.engine.subject import Subject
+from bench.machine.clock import synchronise
 
 CALLS = 3
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from bench.cli import BadInput
 from bench.engine.side import Plan, Side
+from bench.machine.environment import STEADY_ALLOCATOR
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -30,12 +31,6 @@ sys.path[0] = root
 from bench.engine.replicate import main
 main()
 """
-
-
-STEADY_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
-"""glibc's thresholds in a process that is timed, where the user does not set them: what glibc's own adjustment arrives
-at in a long-running process. Left to itself each process gets there in its own time or never, maps its larger tensors
-afresh in each call until then, and the same model differs by 5 to 10 % from process to process."""
 
 
 class Failed(Exception):

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.engine.clock import synchronise, time_calls, time_each
 from bench.engine.statistics import summarise
 from bench.engine.subject import LAYOUTS, Subject
 from bench.machine import energy
+from bench.machine.clock import synchronise, time_calls, time_each
 
 WINDOW_AGREEMENT = 0.01
 """Warm-up ends when two successive windows of calls take the same time to this fraction."""

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.engine.clock import time_calls
 from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
 from bench.gpu.parts import WINNERS, Sink, arguments, sink
+from bench.machine.clock import time_calls
 from bench.machine.environment import CUDNN_BENCHMARK, now
 from bench.records.record import Record
 

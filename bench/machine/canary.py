@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.engine.clock import synchronise
+from bench.machine.clock import synchronise
 
 SECONDS = 0.12
 """How long each of the two works is repeated."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 
-from bench.engine.process import STEADY_ALLOCATOR
 from bench.machine import nvml
 from bench.paths import REPOSITORY
 
@@ -25,6 +24,11 @@ LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
 ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
                          "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE")  # fmt: skip
 ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")
+
+STEADY_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
+"""glibc's thresholds in a process that is timed, where the user does not set them: the values at which glibc's own
+adjustment arrives in a long-running process. Left to itself, a process gets there late or never and maps its larger
+tensors afresh in each call until then; the same model then differs by 5 to 10 % from process to process."""
 
 CUDNN_BENCHMARK = True
 """Whether cuDNN tries its algorithms and keeps the quickest, in every process that measures."""

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from bench.engine.speed import synchronise
 from bench.engine.statistics import summarise
 from bench.engine.subject import Subject
+from bench.machine.clock import synchronise
 
 CONTMIX, DEPTHWISE, POINTWISE, CONVOLUTION = "ContMix", "depthwise", "pointwise", "other convolution"
 PRODUCT, NORM, OTHER = "matrix product", "norm", "other"

@@ -14,7 +14,7 @@ def ran(work: Any) -> dict[str, float]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from bench.engine.clock import synchronise
+    from bench.machine.clock import synchronise
 
     device = work.subject.device
     on_cuda = device.type == "cuda"

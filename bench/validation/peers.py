@@ -22,9 +22,10 @@ from typing import Any
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.job import Settings, automatic_batch
-from bench.engine.process import STEADY_ALLOCATOR, environment
+from bench.engine.process import environment
 from bench.engine.side import Side
 from bench.engine.statistics import Ratio, ratio_of_rounds
+from bench.machine.environment import STEADY_ALLOCATOR
 
 OURS, TIMM, TORCH = "bench.engine.speed", "timm's benchmark.py", "torch.utils.benchmark"
 HARNESS = "harness"
@@ -121,7 +122,7 @@ def timm_method(work: Any, steps: int) -> float:
     """As timm's InferenceBenchmarkRunner.run: the mean of steps that are each synchronised and timed."""
     import torch
 
-    from bench.engine.clock import synchronise
+    from bench.machine.clock import synchronise
 
     device, total = work.subject.device, 0.0
     with torch.no_grad():
