@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.evidence.statement import ACCURACY, Statement, Subject
+from bench.evidence.statement import Statement, Subject
 
 
 def command(statement: Statement) -> str:
@@ -20,7 +20,7 @@ def command(statement: Statement) -> str:
         return f"python -m bench.compare --models {models} --save"
     if first.metric == "deploy_difference" or first.cost:
         return _cost(first, models)
-    if first.metric in ACCURACY:
+    if first.accuracy:
         return _accuracy(subjects, models)
     return ""
 

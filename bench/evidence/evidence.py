@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.cli import BadInput
-from bench.evidence.statement import ACCURACY, Subject
+from bench.evidence.statement import Subject
 from bench.paths import data_file
 from bench.records.record import Record
 from bench.records.store import machines, read
@@ -115,7 +115,7 @@ def _tells(record: Record, subject: Subject) -> bool:
         other_test = (MULTI_SCALE in record.method) != (subject.variant == MULTI_SCALE)
         if head_of(record) != subject.head or other_test:
             return False
-    return subject.metric not in ACCURACY or _right_weights(record, subject)
+    return not subject.accuracy or _right_weights(record, subject)
 
 
 def main_counter(record: Record) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from bench.evidence.statement import (
-    ACCURACY,
     COUNTING,
     REPEATED_ACCURACY,
     Printed,
@@ -218,7 +217,7 @@ def _needs(subject: Subject) -> str:
 
 
 def _not_measurable(subject: Subject) -> str:
-    of_overlock = subject.model.startswith("overlock") and subject.metric in ACCURACY
+    of_overlock = subject.model.startswith("overlock") and subject.accuracy
     if subject.head == "cascade" and of_overlock:
         return "no weights of OverLoCK with Cascade Mask R-CNN are released"
     return ""

@@ -5,11 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-ACCURACY = ("top1", "box AP", "mask AP", "miou")
-"""Metrics that only trained weights and a data set give."""
-
-TIMED = ("throughput", "latency", "training", "memory", "energy")
-"""Metrics whose value belongs to a machine and its conditions: only figures of one run are set against each other."""
+from bench.metrics import METRICS
 
 SCALE = {"M": 1e6, "G": 1e9, "%": 1.0, "points": 1.0, "x": 1.0, "": 1.0}
 """Unit as printed -> what the printed number is multiplied by."""
@@ -37,12 +33,18 @@ class Subject:
 
     @property
     def timed(self) -> bool:
-        return self.metric in TIMED
+        """Whether only figures of one run can be set against each other."""
+        return METRICS[self.metric].timed
 
     @property
     def cost(self) -> bool:
         """Whether it is counted, on any machine and without weights."""
-        return self.metric in ("params", "macs")
+        return METRICS[self.metric].cost
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether only trained weights and a data set give it."""
+        return METRICS[self.metric].accuracy
 
     def __str__(self) -> str:
         parts = (self.model, self.head, self.form if self.form != "deploy" else "", self.metric)

@@ -10,27 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.records.record import Record
+from bench.metrics import BATCHED, MEMORY, find
+from bench.records.record import FIELDS, Record
 
 IDENTITY = ("model", "metric", "task", "resolution")
 """What makes two records figures of the same thing."""
-
-COST = ("form", "unit", "counter")
-ACCURACY = ("form", "unit", "dtype", "dataset")
-MEASURED = (
-    "form", "unit", "machine", "device", "dtype", "layout", "batch", "compile", "backend", "threads", "against",
-)  # fmt: skip
-
-ACCURACIES = ("top", "miou", "macc", "aacc", "box AP", "mask AP")
-"""How the metrics of an accuracy begin: they hold for any hardware and batch."""
 
 MAY_DIFFER = ("commit", "dirty", "torch", "timm", "python", "driver", "weights", "method", "version")
 
 
 def conditions(record: Record) -> tuple[str, ...]:
-    """The fields that must be equal to this record's for a figure to be comparable with it."""
-    names = ACCURACY if record.metric.startswith(ACCURACIES) else MEASURED if record.device else COST
-    if record.metric.startswith("memory") or record.task != "classification":
+    """The fields that must be equal to this record's for a figure to be comparable with it.
+
+    Those that its metric depends on; of a metric that is not known here all that any depends on.
+    """
+    metric = find(record.metric)
+    names = (*(metric.depends_on if metric else BATCHED), "unit", "against")
+    names = tuple(name for name in names if name in FIELDS and name not in IDENTITY)
+    if metric and metric.cost:
+        names = (*names, "counter")
+    if (metric and metric.kind == MEMORY) or record.task != "classification":
         names = (*names, "method")  # two ways to see a peak of memory see different peaks; or the head's name
     return names
 

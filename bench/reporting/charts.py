@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.metrics import HIGH, METRICS
 from bench.reporting.breakdowns import Breakdown, breakdowns, rooflines
 from bench.reporting.data import Report, histories
-from bench.reporting.rows import METRICS, Row, main_rows
+from bench.reporting.rows import Row, main_rows
 
 FAMILIES = ("OverLoCK", "ConvNeXt", "UniRepLKNet", "MogaNet", "timm")
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#b07aa1", "#888888")
@@ -134,7 +135,7 @@ def _points(rows: Sequence[Row], metric: str, machine: str) -> list[dict[str, An
 
 def _axis(metric: str) -> str:
     how = METRICS[metric]
-    return f"{how.heading[0].upper() + how.heading[1:] if how.heading[0].islower() else how.heading} ({how.unit})"
+    return f"{how.heading[0].upper() + how.heading[1:] if how.heading[0].islower() else how.heading} ({how.shown_unit})"
 
 
 def _accuracy_chart(points: list[dict[str, Any]], metric: str, machine: str) -> Chart:
@@ -154,7 +155,7 @@ def _accuracy_chart(points: list[dict[str, Any]], metric: str, machine: str) -> 
     tooltip = [
         {"field": "model"},
         {"field": "resolution"},
-        {"field": "value", "title": f"{how.heading} ({how.unit})", "format": f",.{how.digits}f"},
+        {"field": "value", "title": f"{how.heading} ({how.shown_unit})", "format": f",.{how.digits}f"},
         {"field": "top1", "title": "top-1 (%)"},
         {"field": "kind", "title": "top-1 is"},
         {"field": "under", "title": "measured"},
@@ -175,7 +176,7 @@ def _accuracy_chart(points: list[dict[str, Any]], metric: str, machine: str) -> 
     )
     where = f" on {machine}" if machine else ""
     with_22k = any(point["model"] in PRETRAINED_22K for point in points)
-    best = "right" if how.better == "high" else "left"
+    best = "right" if how.better == HIGH else "left"
     caption = f"Top-1 against {how.heading}{where}, one point a model and resolution; better is up and to the {best}. "
     caption += (
         "UniRepLKNet-B, L and XL are of weights pretrained on ImageNet-22K and are shown at their 384." * with_22k
@@ -216,11 +217,11 @@ def sweeps(report: Report) -> list[Chart]:
 
 def _sweep_chart(points: list[dict[str, Any]], metric: str, machine: str) -> Chart:
     how = METRICS[metric]
-    scale = {"type": "log"} if how.better == "high" and metric != "top1" else {"zero": False}
+    scale = {"type": "log"} if how.better == HIGH and metric != "top1" else {"zero": False}
     side = {"field": "side", "type": "quantitative", "title": "side of the image (pixels)"}
     lines = ["model", "under", *(["batch"] if metric == "memory" else [])]
     tooltip = [{"field": name} for name in ("model", "resolution", "batch", "under")]
-    tooltip.append({"field": "value", "title": how.unit, "format": f",.{how.digits}f"})
+    tooltip.append({"field": "value", "title": how.shown_unit, "format": f",.{how.digits}f"})
     last = [
         {"joinaggregate": [{"op": "max", "field": "side", "as": "last"}], "groupby": lines},
         {"filter": "datum.side == datum.last"},

@@ -16,9 +16,10 @@ from typing import Any
 from bench.cli import BadInput
 from bench.evidence import show
 from bench.evidence.judge import Finding
+from bench.metrics import METRICS
 from bench.reporting.charts import Chart, charts
 from bench.reporting.data import Report
-from bench.reporting.rows import METRICS, Row
+from bench.reporting.rows import Row
 from bench.reporting.tables import cell, columns, common_base, heading
 
 HERE = Path(__file__).parent

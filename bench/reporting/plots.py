@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.metrics import METRICS
 from bench.reporting.breakdowns import QUANTITIES, Breakdown, Roofline, breakdowns, rooflines
 from bench.reporting.charts import COLOURS, FAMILIES
 from bench.reporting.data import Report
 from bench.reporting.readme import headline
-from bench.reporting.rows import METRICS, Row, main_rows
+from bench.reporting.rows import Row, main_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +111,7 @@ def accuracy_cost(report: Report) -> Figure:
         ax.set_xscale("log")
         _plain_numbers(ax.xaxis)
         where = f", {fast[0].device} {fast[0].dtype}" if metric == "throughput" else ""
-        ax.set_xlabel(f"{METRICS[metric].heading} ({METRICS[metric].unit}{where})")
+        ax.set_xlabel(f"{METRICS[metric].heading} ({METRICS[metric].shown_unit}{where})")
     axes[0].set_ylabel("published ImageNet-1K top-1 at 224 (%)")
     axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -142,7 +143,7 @@ def resolutions(report: Report, machine: str) -> Figure:
             i = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES) - 1
             ax.plot(*zip(*sorted(line), strict=True), marker=MARKERS[i], color=COLOURS[i], label=model, linewidth=1)
         ax.set_xlabel("side of the image (pixels)")
-        ax.set_ylabel(f"{METRICS[metric].heading} ({METRICS[metric].unit})")
+        ax.set_ylabel(f"{METRICS[metric].heading} ({METRICS[metric].shown_unit})")
     axes[0].set_yscale("log")
     _plain_numbers(axes[0].yaxis)
     axes[0].legend(frameon=False, fontsize=7)

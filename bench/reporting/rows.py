@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from bench import metrics
 from bench.evidence.evidence import Found, head_of, main_counter
 from bench.evidence.figures import figure_statements
 from bench.evidence.statement import Subject, distinct
+from bench.metrics import METRICS
 from bench.models import MODELS, TIMM
 from bench.records.record import Record
 
 MODEL_ORDER = list(MODELS)
-COUNTED = ("params", "macs", "activations")
-TRAINING = ("training", "training_ratio")
-ACCURACY = ("top1",)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: heading, unit, what values are divided by, digits after the point, which way is better."""
-
-    heading: str
-    unit: str
-    divisor: float
-    digits: int
-    better: str = "low"
-
-
-METRICS: Mapping[str, Metric] = {
-    "params": Metric("parameters", "M", 1e6, 2),
-    "macs": Metric("MACs", "G", 1e9, 2),
-    "throughput": Metric("throughput", "images/s", 1, 1, "high"),
-    "throughput_ratio": Metric("throughput ratio", "x", 1, 2, "high"),
-    "latency": Metric("latency", "ms", 1e-3, 1),
-    "memory": Metric("memory", "MiB", 2**20, 1),
-    "training": Metric("training", "images/s", 1, 2, "high"),
-    "training_ratio": Metric("training ratio", "x", 1, 2, "high"),
-    "energy": Metric("energy", "J/image", 1, 3),
-    "top1": Metric("top-1", "%", 1, 2, "high"),
-}
-"""Metrics of the main table, in its order. The three of `COUNTED` and top-1 do not depend on the machine."""
-
+SHOWN = ("params", "macs", "activations", "throughput", "throughput_ratio", "latency", "memory", "training",
+         "training_ratio", "energy", "top1")  # fmt: skip
 Conditions = tuple[str, ...]
 
-WHAT: Conditions = ("task", "head", "model", "form", "resolution")
+WHAT: Conditions = metrics.COUNTED
 """What a count depends on."""
 WEIGHED: Conditions = ("machine", *WHAT, "training", "device", "dtype")
-"""What an accuracy depends on."""
+"""What an accuracy is shown with: the machine that it was measured on, although it would hold on another."""
 SINGLE: Conditions = (*WEIGHED, "compile", "threads", "backend")
-"""What a latency depends on, whose batch is 1."""
+"""What a figure depends on that has one batch, whatever the row's."""
 TIMED: Conditions = (*SINGLE, "batch")
 """What every other measured figure depends on: the conditions of a row."""
 
@@ -98,7 +72,7 @@ class Row:
     @property
     def measured(self) -> list[Found]:
         """The records of what was measured, not only counted."""
-        return [found for metric, found in self.cells.items() if metric not in COUNTED]
+        return [found for metric, found in self.cells.items() if not METRICS[metric].cost]
 
     def value(self, metric: str) -> float | None:
         """A figure in whole units, whether valid or not; None where there is none."""
@@ -142,7 +116,7 @@ def rows(found: Iterable[Found]) -> list[Row]:
     made = {conditions: _Rows(conditions) for conditions in (TIMED, SINGLE, WEIGHED, WHAT)}
     for item in sorted(found, key=lambda f: f.record.time):
         metric = item.record.metric
-        if metric not in METRICS and metric not in COUNTED:
+        if metric not in SHOWN:
             continue
         row = made[_conditions_of(metric)].of(_row(item.record))
         if _stands(item.record, row.cells[metric].record if metric in row.cells else None):
@@ -159,9 +133,10 @@ def rows(found: Iterable[Found]) -> list[Row]:
 
 
 def _conditions_of(metric: str) -> Conditions:
-    if metric in COUNTED:
+    of = METRICS[metric]
+    if of.cost:
         return WHAT
-    return WEIGHED if metric in ACCURACY else SINGLE if metric == "latency" else TIMED
+    return WEIGHED if of.accuracy else TIMED if "batch" in of.depends_on else SINGLE
 
 
 def _row(r: Record) -> Row:
@@ -169,7 +144,7 @@ def _row(r: Record) -> Row:
     head = head_of(r) if r.task != "classification" else ""
     what = {name: getattr(r, name) for name in TIMED if name not in ("head", "training")}
     what["threads"] = r.threads if r.device == "cpu" else None
-    return Row(**what, head=head, training=r.metric in TRAINING)
+    return Row(**what, head=head, training=METRICS[r.metric].kind == metrics.TRAINING)
 
 
 class _Rows:
@@ -212,7 +187,7 @@ def _stands(r: Record, before: Record | None) -> bool:
     """
     if before is None:
         return True
-    if r.metric in COUNTED:
+    if METRICS[r.metric].cost:
         return main_counter(r) and r.value is not None
     if not r.run or r.run != before.run or before.value is None:
         return True

@@ -14,13 +14,14 @@ import pytest
 
 from bench import report as verb
 from bench.cli import BadInput
+from bench.metrics import METRICS
 from bench.records.record import Record
 from bench.reporting.charts import charts
 from bench.reporting.data import Report, gather, histories
 from bench.reporting.page import page
 from bench.reporting.plots import FORMATS, figures
 from bench.reporting.readme import FIGURE, TABLE, replaced
-from bench.reporting.rows import METRICS, rows
+from bench.reporting.rows import rows
 from bench.reporting.tables import comparison, latex, results_readme
 from tests.bench.reporting.made_records import MACHINES, cost, kept, record, timed
 
