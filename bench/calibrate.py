@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.engine.runner import run
     from bench.machine.environment import describe, physical_cores
     from bench.records import store
-    from bench.records.record import new_run
+    from bench.records.record import new_run, stamped
 
     settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
     checked: Any = next(iter(run([[]], settings.threads, {"models": [args.model], "settings": asdict(settings)})))
@@ -61,10 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = replace(settings, device=checked["device"], batch=batch)
     plan = replace(DEFAULT, rounds=args.rounds, canary_limit=math.inf)  # nothing is set aside: this is what is measured
     outcome = measured(args.model, args.resolution, settings, plan)
-    libraries = environment["libraries"]
-    stamp = {key: environment[key] for key in ("machine", "python", "driver", "commit", "dirty")}
-    stamp |= {"torch": libraries["torch"], "timm": libraries["timm"], "run": new_run()}
-    found = [replace(record, **stamp) for record in records_of(outcome)]
+    name = new_run()
+    found = [stamped(record, environment, name) for record in records_of(outcome)]
     print(f"Calibration on {describe(environment)}")
     for record in found:
         assert record.value is not None

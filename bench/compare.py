@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.dense.names import head_of
 from bench.engine.job import DEFAULT_METRICS, METRICS, Settings
 from bench.engine.side import DEFAULT, QUICK, Plan
 from bench.models import FORMS, MODELS, Entry, entry_for_timm, find
 from bench.progress import progress
+from bench.tasks import head_of
 
 if TYPE_CHECKING:
     from bench.engine.campaign import Campaign

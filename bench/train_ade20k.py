@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench import cli
 from bench.dense import command as verb
-from bench.dense.names import HEADS
+from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:

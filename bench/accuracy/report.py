@@ -15,7 +15,7 @@ from bench.accuracy.paired import Comparison, compare, wilson
 from bench.accuracy.predictions import Predictions
 from bench.models import Entry
 from bench.published import distinct, figures
-from bench.records.record import Record, to_json
+from bench.records.record import Record, stamped, to_json
 
 NAMED = 3  # unreadable images named in a reason
 
@@ -90,19 +90,13 @@ def records(
             backend=h.get("backend", ""),
             threads=environment.get("threads"),
             device=h["device"],
-            machine=environment.get("machine", ""),
-            run=environment.get("run", ""),
-            python=environment.get("python", ""),
             torch=h["torch"],
             timm=h["timm"],
-            driver=environment.get("driver", ""),
             weights=h["weights"],
             dataset=f"{h['dataset']}:{h['manifest']}",
-            commit=environment.get("commit", ""),
-            dirty=environment.get("dirty"),
             notes=notes(p, names),
-            time=environment.get("time", ""),
         )
+        record = stamped(record, environment, environment.get("run", ""))
         if not of:
             made.append(record.failed("no image could be read", *bad))
             continue

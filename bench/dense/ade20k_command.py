@@ -14,6 +14,7 @@ from bench.dense.evaluation import Place, Run, evaluate_ade20k
 from bench.dense.miou import from_row, paired_difference, score
 from bench.dense.transforms import MULTI_SCALES, SECOND_RESIZE, SegmentationTest
 from bench.models import Entry
+from bench.tasks import MULTI_SCALE
 
 
 class ADE20KEvaluation:
@@ -23,10 +24,8 @@ class ADE20KEvaluation:
 
     def __init__(self, data: ADE20K, multi_scale: bool) -> None:
         self.data, self.multi_scale = data, multi_scale
+        self.variant = MULTI_SCALE if multi_scale else ""
         self._counts: dict[str, dict[str, Any]] = {}
-
-    def method(self, head: str) -> str:
-        return f"{head}, {'multi-scale and flip' if self.multi_scale else 'single scale'}"
 
     def header(self, entry: Entry) -> dict[str, Any]:
         return {"test": asdict(self._test(entry))}

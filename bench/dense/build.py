@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from bench.dense.backbones import build_backbone
-from bench.dense.names import task_of
 from bench.dense.segmentation import SegmentationModel
+from bench.tasks import task_of
 
 
 def build_dense(name: str, head: str, form: str = "deploy", auxiliary: bool = True, **kwargs: Any) -> nn.Module:

@@ -19,14 +19,11 @@ NAMES = {"bbox": "box", "segm": "mask"}
 class COCOEvaluation:
     """Average precision of boxes and masks."""
 
-    verb, task, resolution = "coco", "detection", "1333x800"
+    verb, task, variant, resolution = "coco", "detection", "", "1333x800"
 
     def __init__(self, data: COCO) -> None:
         self.data = data
         self._found: dict[str, dict[str, Any]] = {}
-
-    def method(self, head: str) -> str:
-        return head
 
     def header(self, entry: Entry) -> dict[str, Any]:
         return {}

@@ -151,7 +151,8 @@ def render(records: Sequence[Any], differences: Sequence[str], environment: dict
         return json.dumps(content | {"comparisons": list(differences)}, indent=1)
     rows: dict[str, dict[str, Any]] = {}
     for record in records:
-        row = rows.setdefault(record.model, {"model": record.model, "form": record.form, "method": record.method})
+        row = rows.setdefault(record.model, {"model": record.model, "form": record.form, "head": record.head})
+        row |= {"test": record.variant or "single scale"} if record.task == "segmentation" else {}
         row[record.metric] = record.value
         row |= {"images": record.n, "valid": "yes" if record.valid else "no", "weights": record.weights[:12]}
     frame = pd.DataFrame(rows.values())

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import overlock.contmix  # noqa: F401 - registers its operator
-from bench.dense.names import BOXES, MASKS
 from bench.dense.segmentation import SegmentationModel
+from bench.tasks import BOXES, MASKS
 from overlock.layers import ResDWConv
 
 CONVOLUTION = torch.ops.aten.convolution

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from bench.engine.subject import resolve
 from bench.machine.environment import collect, now
 from bench.models import Entry
 from bench.records import store
-from bench.records.record import Record, new_run
+from bench.records.record import Record, new_run, stamped
 from bench.torchrun import Workers
 
 
@@ -26,16 +27,16 @@ class Evaluation(Protocol):
     Attributes:
         verb: `ade20k` or `coco`.
         task: as in records.
+        variant: as in records.
         resolution: as in records: the limits (long x short) that images are scaled to fit.
         data: the set, with `hash` and `expected` images.
     """
 
     verb: str
     task: str
+    variant: str
     resolution: str
     data: Any
-
-    def method(self, head: str) -> str: ...
 
     def header(self, entry: Entry) -> dict[str, Any]:
         """What results depend on beyond model, weights, form, data and dtype."""
@@ -79,14 +80,12 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
             why = reasons(found, data.expected, label)
             common = Record(
                 model=entry.name, form=args.form, metric="", value=None, unit="%", resolution=evaluation.resolution,
-                task=evaluation.task, n=len(found.rows), method=evaluation.method(args.head), batch=1,
-                dtype=args.dtype, device=place.device, threads=environment.get("threads"),
-                machine=environment["machine"], run=run_id, torch=str(torch.__version__), weights=label,
-                dataset=data.hash, commit=environment["commit"], dirty=environment["dirty"], valid=not why,
-                reasons=why, time=now(),
+                task=evaluation.task, head=args.head, variant=evaluation.variant, n=len(found.rows), batch=1,
+                dtype=args.dtype, device=place.device, threads=environment.get("threads"), weights=label,
+                dataset=data.hash, valid=not why, reasons=why, time=now(),
             )  # fmt: skip
             for metric, value in evaluation.figures(entry.name, found).items():
-                records.append(Record(**{**vars(common), "metric": metric, "value": value}))
+                records.append(stamped(replace(common, metric=metric, value=value), environment, run_id))
         if workers.rank == 0:
             verb.write(
                 verb.render(records, evaluation.differences(args.resamples), environment, args.format), args.output

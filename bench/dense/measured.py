@@ -20,13 +20,13 @@ from bench.cli import BadInput
 from bench.cost.count import COUNTER
 from bench.dense.build import build_dense
 from bench.dense.cost import DenseCost, dense_cost
-from bench.dense.names import BOXES, MASKS, head_of
 from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
 from bench.engine.job import Job
 from bench.engine.side import Side
 from bench.engine.subject import randomise
 from bench.engine.tasks import Counted, Task
 from bench.models import Entry
+from bench.tasks import BOXES, MASKS, head_of
 
 PUBLISHED_COUNTER = "published dense figures"
 """Counter of `DenseCost.published_macs`."""

@@ -21,7 +21,7 @@ from bench.engine.side import DEFAULT, ENERGY_BLOCK, KINDS, LATENCY, TRAINING, P
 from bench.machine import calibration
 from bench.machine.environment import physical_cores, state
 from bench.models import Entry
-from bench.records.record import Record, new_run
+from bench.records.record import Record, new_run, stamped
 
 JOBS_A_COUNTER = 8
 """Counting starts another process only for this many jobs more: a process takes seconds to start."""
@@ -149,16 +149,9 @@ class Campaign:
         return replace(self.settings, batch=batch, dtype=point.dtype)
 
     def _keep(self, record: Record) -> None:
-        libraries = self.environment.get("libraries", {})
-        stamped = replace(
-            record,
-            **{key: self.environment.get(key, "") for key in ("machine", "python", "driver", "commit")},
-            **{key: libraries.get(key, "") for key in ("torch", "timm")},
-            dirty=self.environment.get("dirty"),
-            run=self.run,
-        )
-        self._records.append(stamped)
-        self.kept(stamped)
+        record = stamped(record, self.environment, self.run)
+        self._records.append(record)
+        self.kept(record)
 
     def _is_known(self, row: Row, resolution: tuple[int, int], metric: str, settings: Settings | None) -> bool:
         """Whether the earlier run has this figure, measured by this code under these conditions."""

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from bench.cli import resolution_name
-from bench.dense.names import with_head
 from bench.engine.interleaved import Outcome, Replicate
 from bench.engine.job import UNITS
-from bench.engine.side import LATENCY, THROUGHPUT, TRAINING, Side
+from bench.engine.side import LATENCY, THROUGHPUT, TRAINING
 from bench.engine.statistics import Summary, interval_of_median
 from bench.machine.environment import now
 from bench.profile.paths import depthwise_path
 from bench.records.record import Record
+from bench.tasks import variant_of
 
 INTERVAL = (
     "median of fresh processes, interleaved with those compared; lo and hi: 95 % interval between order statistics"
@@ -49,12 +49,12 @@ PRIMARY = {kind: metrics[0] for kind, metrics in OF_KIND.items()}
 
 def records_of(outcome: Outcome, kind: str, wanted: Sequence[str], bases: Sequence[int | None]) -> Iterator[Record]:
     """The records of an interleaved measurement, side by side; side i's ratio is to side `bases[i]`, if it is any."""
-    for i, (side, base) in enumerate(zip(outcome.sides, bases, strict=True)):
+    for i, base in enumerate(bases):
         found = outcome.of(i)
         template = _template(outcome, i, kind)
         for metric in OF_KIND[kind]:
             if metric in wanted:
-                yield _figure(replace(template, metric=metric, unit=UNITS[metric]), found, metric, side)
+                yield _figure(replace(template, metric=metric, unit=UNITS[metric], method=METHODS[metric]), found)
         if base is not None and (name := f"{PRIMARY[kind]}_ratio") in wanted:
             ratio = _ratio(replace(template, metric=name, unit="ratio"), outcome, i, base)
             if ratio is not None:
@@ -79,6 +79,8 @@ def _template(outcome: Outcome, i: int, kind: str) -> Record:
         value=None,
         unit="",
         task=side.task,
+        head=side.head,
+        variant=variant_of(side.task),
         resolution=resolution_name(side.resolution),
         batch=1 if kind == LATENCY else (s.batch if isinstance(s.batch, int) else None),
         dtype=s.dtype,
@@ -95,9 +97,9 @@ def _template(outcome: Outcome, i: int, kind: str) -> Record:
     )
 
 
-def _figure(record: Record, found: Sequence[Replicate], metric: str, side: Side) -> Record:
+def _figure(record: Record, found: Sequence[Replicate]) -> Record:
     """The record with its value, or why there is none."""
-    record = replace(record, method=_method(metric, side))
+    metric = record.metric
     if not found:
         return record
     if metric in MOST_LATENCY_TAIL:
@@ -119,10 +121,6 @@ def _tail(record: Record, found: Sequence[Replicate], percent: int) -> Record:
     own = [float(np.percentile(r.each, percent)) for r in found]
     value = float(np.percentile([seconds for r in found for seconds in r.each], percent))
     return replace(record, value=value, lo=min(own), hi=max(own), n=len(own), samples=tuple(own))
-
-
-def _method(metric: str, side: Side) -> str:
-    return with_head(side.task, side.head, METHODS[metric])
 
 
 _SAMPLES: dict[str, Callable[[Replicate], float | None]] = {
@@ -151,7 +149,7 @@ def _ratio(record: Record, outcome: Outcome, i: int, base: int) -> Record | None
     return replace(
         _filled(record, Summary(ratio.value, ratio.lo, ratio.hi, ratio.n), ratio.samples),
         against=f"{baseline.model} {baseline.form}",
-        method=with_head(record.task, outcome.sides[i].head, RATIO),
+        method=RATIO,
         valid=not reasons,
         reasons=tuple(reasons),
         notes=tuple(notes),

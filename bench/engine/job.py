@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.cli import resolution_name
 from bench.records.record import Record
+from bench.tasks import variant_of
 
 COST, MEMORY, LARGEST_BATCH = "cost", "memory", "largest_batch"
 """Kinds of jobs; what is timed is not a job but a side (`bench.engine.side`)."""
@@ -101,6 +102,8 @@ class Job:
                 value=None,
                 unit=UNITS[metric],
                 task=self.task,
+                head=self.head,
+                variant=variant_of(self.task),
                 resolution=resolution_name(self.resolution),
                 **conditions,
             )

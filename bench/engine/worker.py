@@ -21,7 +21,6 @@ from typing import IO, Any
 from filelock import FileLock
 
 from bench.cli import BadInput
-from bench.dense.names import with_head
 from bench.engine.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
 from bench.profile import breakdown
 from bench.profile.breakdown import BREAKDOWN
@@ -71,8 +70,7 @@ def measure(job: Job) -> Iterator[Record]:
     gc.freeze()  # what the imports made stays: the collector need not look through it while we count or time
     templates = [replace(record, time=now()) for record in job.records()]
     try:
-        for record in _MEASURES[job.kind](job, templates):
-            yield replace(record, method=with_head(job.task, job.head, record.method))
+        yield from _MEASURES[job.kind](job, templates)
     except BadInput:
         raise
     except Exception as error:  # a model that fails is a result of its row, not the end of the run

@@ -15,8 +15,6 @@ from bench.paths import data_file
 from bench.records.record import Record
 from bench.records.store import machines, read
 
-MULTI_SCALE = "multi-scale and flip"
-
 MAIN_COUNTERS = ("", "defined", "fvcore, checked by torch FlopCounterMode")
 """Conventions of multiply-adds that are ours; the last is how records of version 1 name it."""
 
@@ -111,21 +109,14 @@ def _tells(record: Record, subject: Subject) -> bool:
         return False
     if subject.device and not record.device.startswith(subject.device):
         return False
-    if subject.head:
-        other_test = (MULTI_SCALE in record.method) != (subject.variant == MULTI_SCALE)
-        if head_of(record) != subject.head or other_test:
-            return False
-    return not subject.accuracy or _right_weights(record, subject)
+    if subject.head and record.head != subject.head:
+        return False
+    return not subject.accuracy or (record.variant == subject.variant and _right_weights(record, subject))
 
 
 def main_counter(record: Record) -> bool:
     """Whether a count of multiply-adds follows the suite's own convention: every product, ContMix as it is defined."""
     return record.metric != "macs" or record.counter in MAIN_COUNTERS
-
-
-def head_of(record: Record) -> str:
-    """The head of a dense model: the first word of its record's method."""
-    return re.split(r"[\s,;]", record.method, maxsplit=1)[0]
 
 
 def _right_weights(record: Record, subject: Subject) -> bool:

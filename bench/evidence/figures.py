@@ -21,6 +21,7 @@ from bench.evidence.statement import (
 )
 from bench.models import MODELS, SIZE_NAMES
 from bench.paths import data_file
+from bench.tasks import MULTI_SCALE
 
 METRICS = {
     "params": "params",
@@ -95,7 +96,7 @@ def _subject(row: Mapping[str, str]) -> Subject:
     size = (DENSE_SIZES if cost else TEST_SIZES)[task]
     if task == "segmentation" and row["resolution"] == "640":
         size = "640x2560" if cost else "2560x640"
-    variant = "multi-scale and flip" if row["metric"] == "mIoU_MS" else ""
+    variant = MULTI_SCALE if row["metric"] == "mIoU_MS" else ""
     weights = "" if cost else _trained(row)
     return Subject(
         model=_cost_model(row["model"]),

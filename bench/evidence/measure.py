@@ -7,13 +7,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
 from bench.evidence.statement import Statement, Subject
-from bench.records.record import Record, from_json, new_run
+from bench.records.record import Record, from_json, new_run, stamped
 
 log = logging.getLogger(__name__)
 
@@ -135,20 +134,6 @@ def _environment() -> dict[str, Any]:
     return collect("cpu", physical_cores())
 
 
-def stamp(environment: dict[str, Any], records: Iterable[Record]) -> list[Record]:
-    """The records with their run, time, machine, versions and commit, where they have none yet."""
-    libraries = environment.get("libraries", {})
-    run = new_run()
-    known = {key: environment.get(key, "") for key in ("machine", "python", "driver", "commit", "time")}
-    known |= {key: libraries.get(key, "") for key in ("torch", "timm")} | {"run": run}
-    stamped = []
-    for record in records:
-        fill = {key: value for key, value in known.items() if not getattr(record, key)}
-        dirty = environment.get("dirty") if record.dirty is None else record.dirty
-        stamped.append(replace(record, **fill, dirty=dirty))
-    return stamped
-
-
 def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Collection[str], results: Path) -> int:
     """Measure what statements rest on and keep the records below `results`; returns how many.
 
@@ -163,7 +148,8 @@ def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Colle
         if not subjects:
             continue
         environment, records = {COST: cost, DENSE: dense, PARITY: parity}[kind](subjects)
-        path = save(stamp(environment, records), environment, results)
+        run = new_run()
+        path = save([stamped(record, environment, run) for record in records], environment, results)
         log.info("%s: %d records in %s", kind, len(records), path)
         made += len(records)
     if not made:

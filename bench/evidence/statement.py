@@ -26,8 +26,8 @@ class Subject:
     form: str = "deploy"  # empty: any
     resolution: str = "224"  # empty: any
     task: str = "classification"
-    head: str = ""  # of a dense model; its records' method begins with it
-    variant: str = ""  # of the method: "multi-scale and flip"
+    head: str = ""  # of a dense model
+    variant: str = ""  # of an accuracy's test: "multi-scale and flip"
     weights: str = ""  # file of results/weights.csv, where not the ones that the suite evaluates the model with
     device: str = ""  # "cuda" where the statement is about a GPU
 

@@ -93,15 +93,14 @@ def _invalid(subject: str, outcome: Outcome) -> Judgement:
 
 
 def beside_anchor(
-    model: Side, anchor: Side, recorded: Sequence[Record], rules: Rules, stamp: dict[str, Any], recording: bool
+    model: Side, anchor: Side, planned: Record, recorded: Sequence[Record], rules: Rules, recording: bool
 ) -> tuple[Judgement, Record]:
     """The verdict on a model's speed relative to the anchor's, against the recorded ratio; and the ratio as a record.
 
-    `stamp` are the record's fields that tell machine, revision and libraries. Where nothing recorded is comparable,
-    nothing is measured, unless it is to be recorded.
+    `planned` is the ratio's record without a value, stamped. Where nothing recorded is comparable with it, nothing is
+    measured, unless it is to be recorded.
     """
     subject = f"{model.model} {model.form} {_size(model)}"
-    planned = _planned(model, anchor, stamp)
     refused = _refused(planned, recorded)
     if refused and not recording:
         return Judgement(subject, RATIO, INVALID, {}, f"no recorded ratio to compare: {refused}"), planned
@@ -126,7 +125,7 @@ def beside_anchor(
     return replace(found, cells=shown), record
 
 
-def _planned(side: Side, anchor: Side, stamp: dict[str, Any]) -> Record:
+def planned(side: Side, anchor: Side) -> Record:
     """The ratio of a side to the anchor as `bench.compare --save` would record it, not yet measured."""
     s = side.settings
     assert isinstance(s.batch, int), "the batch is decided before a side is made"
@@ -145,7 +144,6 @@ def _planned(side: Side, anchor: Side, stamp: dict[str, Any]) -> Record:
         device=s.device,
         against=f"{anchor.model} {anchor.form}",
         weights=f"random:{s.seed}",
-        **stamp,
     )
 
 

@@ -18,7 +18,7 @@ from bench.machine.environment import physical_cores
 from bench.models import MODELS
 from bench.paths import REPOSITORY
 from bench.records import store
-from bench.records.record import Record, new_run
+from bench.records.record import Record, new_run, stamped
 
 Told = Callable[[str], None]
 Row = tuple[str, str, tuple[int, int]]  # model, form, resolution
@@ -119,18 +119,15 @@ def _beside_anchor(
         raise BadInput(f"{folder} has no records (machines recorded: {others}): give --record, --machine or --base")
     here = str(environment["machine"])
     ratios = [replace(r, machine=here) for r in recorded if r.metric == speed.RATIO]  # of --machine: meant to compare
-    stamp = {
-        **{key: environment[key] for key in ("machine", "python", "driver", "commit", "dirty", "time")},
-        **{key: environment["libraries"][key] for key in ("torch", "timm")},
-        "run": new_run(),
-    }
+    run = new_run()
     judgements, found = [], []
     for model, form, size in rows:
         sides = [
             Side(model=name, form=kind, resolution=size, settings=_settings(settings, size))
             for name, kind in ((model, form), (speed.ANCHOR, MODELS[speed.ANCHOR].forms(form)[0]))
         ]
-        judgement, record = speed.beside_anchor(sides[0], sides[1], ratios, rules, stamp, args.record)
+        planned = stamped(speed.planned(*sides), environment, run)
+        judgement, record = speed.beside_anchor(sides[0], sides[1], planned, ratios, rules, args.record)
         judgements.append(judgement)
         found.append(record)
     title = f"Speed gate beside {speed.ANCHOR}, against the records of {machine}"

@@ -6,11 +6,11 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.records.record import Record
+from bench.records.record import Record, stamped
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,7 @@ class Sink:
         """Append records, stamped with where and when they were measured."""
         from bench.records import store
 
-        libraries = self.environment.get("libraries", {})
-        stamp = {
-            **{key: self.environment.get(key, "") for key in ("machine", "python", "driver", "commit")},
-            **{key: libraries.get(key, "") for key in ("torch", "timm")},
-            "dirty": self.environment.get("dirty"),
-            "run": self.run,
-        }
-        store.append(self.folder / f"{self.name}.csv", [replace(record, **stamp) for record in records])
+        store.append(self.folder / f"{self.name}.csv", [stamped(r, self.environment, self.run) for r in records])
 
 
 def depthwise_variable(folder: Path, what: str) -> dict[str, str]:

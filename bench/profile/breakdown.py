@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.engine.job import Job, Settings, automatic_batch
 from bench.engine.runner import run as start
-from bench.records.record import Record, new_run
+from bench.records.record import Record, new_run, stamped
 
 if TYPE_CHECKING:
     from bench.engine.subject import Subject
@@ -126,11 +126,8 @@ def run(
             )
             log.info("breaking down %s %s at %dx%d", model, form, *size)
             made += [r for r in start([[job]], settings.threads) if isinstance(r, Record)]
-    libraries = environment.get("libraries", {})
-    stamp: dict[str, Any] = {key: environment.get(key, "") for key in ("machine", "python", "driver", "commit")}
-    stamp |= {key: libraries.get(key, "") for key in ("torch", "timm")}
-    stamp |= {"dirty": environment.get("dirty"), "run": new_run()}
-    return environment, [replace(record, **stamp) for record in made]
+    name = new_run()
+    return environment, [stamped(record, environment, name) for record in made]
 
 
 def measure(template: Record, subject: Subject) -> Iterator[Record]:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.metrics import BATCHED, MEMORY, find
-from bench.records.record import FIELDS, Record
+from bench.records.record import Record
 
-IDENTITY = ("model", "metric", "task", "resolution")
+IDENTITY = ("model", "metric", "task", "head", "variant", "resolution")
 """What makes two records figures of the same thing."""
 
-MAY_DIFFER = ("commit", "dirty", "torch", "timm", "python", "driver", "weights", "method", "version")
+MAY_DIFFER = ("commit", "dirty", "torch", "timm", "python", "driver", "weights", "method")
 
 
 def conditions(record: Record) -> tuple[str, ...]:
@@ -26,12 +26,11 @@ def conditions(record: Record) -> tuple[str, ...]:
     """
     metric = find(record.metric)
     names = (*(metric.depends_on if metric else BATCHED), "unit", "against")
-    names = tuple(name for name in names if name in FIELDS and name not in IDENTITY)
     if metric and metric.cost:
         names = (*names, "counter")
-    if (metric and metric.kind == MEMORY) or record.task != "classification":
-        names = (*names, "method")  # two ways to see a peak of memory see different peaks; or the head's name
-    return names
+    if metric and metric.kind == MEMORY:
+        names = (*names, "method")  # two ways to see a peak of memory see different peaks
+    return tuple(name for name in names if name not in IDENTITY)
 
 
 def refusal(ours: Record, theirs: Record) -> str:
@@ -107,8 +106,6 @@ def _latest(records: Iterable[Record]) -> Record:
 
 
 def _field(record: Record, name: str) -> object:
-    if name == "counter":
-        return record.counter or record.method  # version 1 had the counter in `method`
     if name == "device":
         return record.device.partition(":")[0]  # which of several is the machine's, and equal cards are equal
     return getattr(record, name)

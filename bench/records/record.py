@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 """Version of the fields below; raised when one changes its meaning. Version 2 added `against`, `samples`, `run` and
-`counter`; a record of version 1 reads as one without them."""
+`counter`, version 3 `head` and `variant`. `from_dict` brings a record of an older version up to date."""
 
 OUT_OF_MEMORY = "OOM"
 """How the first reason of a record begins when the measurement ran out of memory."""
@@ -36,6 +37,8 @@ class Record:
     unit: str
     resolution: str  # 224, or 256x320 as height x width
     task: str = "classification"
+    head: str = ""  # of a dense task: maskrcnn, say
+    variant: str = ""  # how a figure was taken where there is another way: "multi-scale and flip", "fixed path (...)"
     lo: float | None = None
     hi: float | None = None
     n: int | None = None
@@ -83,6 +86,21 @@ class Record:
         return asdict(self)
 
 
+def stamped(record: Record, environment: Mapping[str, Any], run: str) -> Record:
+    """The record with the machine, libraries, commit and time of its environment, and its run.
+
+    What the record itself says stays.
+    """
+    libraries = environment.get("libraries", {})
+    stamp: dict[str, Any] = {
+        **{name: environment.get(name, "") for name in ("machine", "python", "driver", "commit", "time")},
+        **{name: libraries.get(name, "") for name in ("torch", "timm")},
+        "dirty": environment.get("dirty"),
+        "run": run,
+    }
+    return replace(record, **{name: value for name, value in stamp.items() if getattr(record, name) in ("", None)})
+
+
 FIELDS = tuple(f.name for f in fields(Record))
 """Names of a record's fields, in the order of a file's columns."""
 
@@ -96,7 +114,7 @@ def new_run() -> str:
 
 
 def from_dict(values: Mapping[str, Any]) -> Record:
-    """A record read back; fields of a later version that are unknown here are left out.
+    """A record read back, brought up to date; fields of a later version that are unknown here are left out.
 
     Raises:
         ValueError: if a field without a default is missing.
@@ -105,9 +123,27 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     for key in TUPLES:
         known[key] = tuple(known.get(key) or ())
     try:
-        return Record(**known)
+        return _up_to_date(Record(**known))
     except TypeError as error:
         raise ValueError(f"not a record: {error}") from error
+
+
+_HEAD_IN_METHOD = re.compile(r"(\w+)(?: on a (fixed path \([^)]*\)))?(?:; |, |$)")
+"""How `method` began in version 2, where the task had heads: `maskrcnn on a fixed path (...); timed so and so`."""
+
+
+def _up_to_date(record: Record) -> Record:
+    """A record of an older version as it would be written today."""
+    if record.version < 2 and not record.device:  # what is counted had the counter in `method`
+        record = replace(record, counter=record.counter or record.method)
+    old = record.version < 3 and record.task != "classification"
+    if old and (found := _HEAD_IN_METHOD.match(record.method)):  # a record without a value could lack it
+        how = record.method[found.end() :]
+        if how in ("single scale", "multi-scale and flip"):  # of an accuracy
+            record = replace(record, head=found[1], variant="" if how == "single scale" else how, method="")
+        else:
+            record = replace(record, head=found[1], variant=found[2] or "", method=how)
+    return replace(record, version=max(record.version, VERSION))
 
 
 def to_json(environment: Mapping[str, Any], records: Iterable[Record]) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from bench import metrics
-from bench.evidence.evidence import Found, head_of, main_counter
+from bench.evidence.evidence import Found, main_counter
 from bench.evidence.figures import figure_statements
 from bench.evidence.statement import Subject, distinct
 from bench.metrics import METRICS
@@ -141,10 +141,9 @@ def _conditions_of(metric: str) -> Conditions:
 
 def _row(r: Record) -> Row:
     """A row under all the conditions of a record, empty."""
-    head = head_of(r) if r.task != "classification" else ""
-    what = {name: getattr(r, name) for name in TIMED if name not in ("head", "training")}
+    what = {name: getattr(r, name) for name in TIMED if name != "training"}
     what["threads"] = r.threads if r.device == "cpu" else None
-    return Row(**what, head=head, training=METRICS[r.metric].kind == metrics.TRAINING)
+    return Row(**what, training=METRICS[r.metric].kind == metrics.TRAINING)
 
 
 class _Rows:

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from bench.dense.names import FIXED_PATH, head_in
 from bench.dense.published import dense_figures
 from bench.models import Entry
 from bench.published import distinct, figures
 from bench.records.record import OUT_OF_MEMORY, Record
+from bench.tasks import FIXED_PATH
 
 Key = tuple[str, str, str, str, int | None]  # model, form, resolution, dtype, batch
 
@@ -149,7 +149,7 @@ def _published(entry: Entry, form: str, metric: str, resolution: str, found: Map
         return []
     if _is_classifier(found):
         return distinct(figures(entry, metric, resolution))
-    return distinct(dense_figures(entry, head_in(found[metric].method), metric, resolution))
+    return distinct(dense_figures(entry, found[metric].head, metric, resolution))
 
 
 def _cells(
@@ -316,7 +316,7 @@ def _doubts(records: Sequence[Record]) -> list[str]:
 
 
 def _sources(frame: pd.DataFrame, entries: Mapping[str, Entry], records: Sequence[Record]) -> list[str]:
-    head = next((head_in(r.method) for r in records if r.task != "classification"), "")
+    head = next((r.head for r in records if r.head), "")
     lines = ["Published figures:"]
     for metric in (*(m for m in COLUMNS if m in frame and COLUMNS[m].published), "top1"):
         for model, resolution in frame[["model", "resolution"]].drop_duplicates().itertuples(index=False):

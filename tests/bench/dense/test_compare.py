@@ -18,11 +18,11 @@ from bench.cli import BadInput
 from bench.dense import measured
 from bench.dense.build import build_dense
 from bench.dense.cost import dense_cost
-from bench.dense.names import HEADS, head_of, with_head
 from bench.dense.published import dense_figures
 from bench.engine.job import COST, Job, Settings
 from bench.engine.subject import resolve
 from bench.models import MODELS
+from bench.tasks import HEADS, head_of
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
@@ -40,7 +40,7 @@ def test_segmentation_is_measured(tmp_path: Path) -> None:
         assert word in done.stdout
     records = json.loads((tmp_path / "x.json").read_text())["records"]
     assert {r["task"] for r in records} == {"segmentation"}
-    assert all(r["method"].startswith("upernet; ") for r in records), [r["method"] for r in records]
+    assert {r["head"] for r in records} == {"upernet"}
     found = {(r["model"], r["metric"], r["counter"]): r for r in records}
     assert found["overlock_xt", "throughput", ""]["value"] > 0
     assert found["overlock_xt", "memory", ""]["value"] > 0
@@ -119,8 +119,6 @@ def test_weights_of_a_whole_checkpoint_are_used(tmp_path: Path) -> None:
 def test_names() -> None:
     assert head_of("detection") == "maskrcnn"
     assert head_of("classification") == ""
-    assert with_head("classification", "", "timed") == "timed"
-    assert with_head("detection", "cascade", "timed").startswith("cascade on a fixed path (1000 boxes and 100 masks")
 
 
 PUBLISHED = {

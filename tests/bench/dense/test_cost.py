@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 
 from bench.dense.build import build_dense
 from bench.dense.cost import SIZES, DenseCost, dense_cost
-from bench.dense.names import task_of
+from bench.tasks import task_of
 from overlock.layers import ResDWConv
 
 # parameters in millions, MACs in 10^9, of the released configurations in deploy form: detection at 800x1280 with 1000

@@ -16,8 +16,8 @@ pytest.importorskip("torchvision")
 from bench.cli import BadInput
 from bench.dense.backbones import build_backbone
 from bench.dense.build import build_dense
-from bench.dense.names import HEADS, task_of
 from bench.dense.weights import deploy_dense, load_backbone, load_dense, read_checkpoint
+from bench.tasks import HEADS, task_of
 
 SMALL = ("overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t")
 

@@ -152,11 +152,9 @@ def test_a_side_that_cannot_run_is_invalid(tmp_path: Path) -> None:
     assert "planted" in found.reason
 
 
-STAMP = {"machine": "here", "run": "r"}
-
-
 def beside(recorded: Sequence[Record], recording: bool = False) -> tuple[speed.Judgement, Record]:
-    return speed.beside_anchor(SIDE, ANCHOR, recorded, RULES, STAMP, recording)
+    planned = replace(speed.planned(SIDE, ANCHOR), machine="here", run="r")
+    return speed.beside_anchor(SIDE, ANCHOR, planned, recorded, RULES, recording)
 
 
 def test_the_ratio_to_the_anchor_is_recorded_with_its_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +192,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """A copy of the packages where a ratio is recorded for this machine."""
     folder = copy_with(None, tmp_path_factory.mktemp("copy"))
     environment = collect("cpu", 1)
-    stamp = {"machine": environment["machine"]}
-    record = replace(speed._planned(SIDE, ANCHOR, stamp), value=1.5, samples=(1.5, 1.5))
+    record = replace(speed.planned(SIDE, ANCHOR), value=1.5, samples=(1.5, 1.5), machine=environment["machine"])
     store.save([record], environment, folder / "results")
     return folder, record
 

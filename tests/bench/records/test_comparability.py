@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench.records.comparability import differences, pair, refusal
-from bench.records.record import Record
+from bench.records.record import Record, from_dict
 
 SPEED = Record(
     model="overlock_t",
@@ -58,7 +58,7 @@ def test_the_code_and_its_libraries_may_differ(field: str) -> None:
     assert refusal(replace(SPEED, **{field: "other"}), SPEED) == ""
 
 
-def test_differences_are_told() -> None:
+def test_differences_are_listed() -> None:
     assert differences(replace(SPEED, torch="2.15.0"), SPEED) == ("torch 2.8.0 -> 2.15.0",)
     assert differences(SPEED, SPEED) == ()
 
@@ -66,7 +66,7 @@ def test_differences_are_told() -> None:
 def test_cost_is_compared_across_machines_but_not_across_counters() -> None:
     assert refusal(replace(COST, machine="y"), COST) == ""
     assert refusal(replace(COST, counter="d"), COST) == "counter d against c"
-    version_1 = replace(COST, counter="", method="c")
+    version_1 = from_dict({**COST.to_dict(), "counter": "", "method": "c", "version": 1})
     assert refusal(COST, version_1) == ""
 
 
@@ -81,9 +81,10 @@ def test_peaks_of_memory_seen_in_two_ways_are_refused() -> None:
 
 
 def test_dense_figures_with_another_head_are_refused() -> None:
-    a = replace(TOP1, metric="box AP", task="detection", method="maskrcnn")
+    a = replace(TOP1, metric="box AP", task="detection", head="maskrcnn")
     assert refusal(replace(a, machine="there"), a) == ""
-    assert refusal(replace(a, method="cascade"), a) == "method cascade against maskrcnn"
+    assert refusal(replace(a, head="cascade"), a) == "head cascade against maskrcnn"
+    assert refusal(replace(a, variant="of another kind"), a) == "variant of another kind against none"
 
 
 def test_an_equal_card_under_another_number_is_the_same_device() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from bench.records.record import VERSION, Record, from_dict, from_json, new_run, to_json
+from bench.records.record import VERSION, Record, from_dict, from_json, new_run, stamped, to_json
 
 RECORD = Record(
     model="overlock_t",
@@ -59,8 +60,53 @@ def test_a_file_of_version_1_still_reads() -> None:
     text = """{"environment": {"cpu": "c"}, "records": [{"model": "m", "form": "deploy", "metric": "macs", "value": 3,
     "unit": "MACs", "resolution": "224", "reasons": [], "notes": ["n"], "version": 1}]}"""
     (record,) = from_json(text)[1]
-    assert (record.version, record.notes, record.samples, record.run, record.counter) == (1, ("n",), (), "", "")
-    assert VERSION == 2
+    assert (record.version, record.notes, record.samples, record.run, record.counter) == (3, ("n",), (), "", "")
+    assert VERSION == 3
+
+
+DETECTION = {"model": "m", "form": "deploy", "metric": "macs", "value": 3, "unit": "MACs", "resolution": "800x1280",
+             "task": "detection"}  # fmt: skip
+FIXED_PATH = "fixed path (1000 boxes and 100 masks a stage)"
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "variant", "how"),
+    [
+        (f"cascade on a {FIXED_PATH}; torch FlopCounterMode", "cascade", FIXED_PATH, "torch FlopCounterMode"),
+        ("upernet; peak; lo and hi: range", "upernet", "", "peak; lo and hi: range"),
+        ("upernet, multi-scale and flip", "upernet", "multi-scale and flip", ""),
+        ("upernet, single scale", "upernet", "", ""),
+        ("maskrcnn", "maskrcnn", "", ""),
+        ("", "", "", ""),  # of a model that could not be measured
+    ],
+)
+def test_the_head_in_the_method_of_version_2_is_a_field(method: str, head: str, variant: str, how: str) -> None:
+    now = Record(**{**DETECTION, "head": head, "variant": variant, "method": how})
+    assert from_dict({**DETECTION, "method": method, "version": 2}) == now
+    assert from_dict(now.to_dict()) == now
+    classifier = {**DETECTION, "task": "classification", "version": 2, "method": method}
+    assert from_dict(classifier) == Record(**{**classifier, "version": 3})
+
+
+def test_the_method_of_version_3_is_left_alone() -> None:
+    record = Record(**{**DETECTION, "head": "maskrcnn", "method": "cascade; not a head"})
+    assert from_dict(record.to_dict()) == record
+
+
+def test_a_stamp_fills_in_what_the_record_does_not_say() -> None:
+    environment = {
+        "machine": "here", "python": "3.12", "driver": "", "commit": "c", "dirty": True, "time": "t", "cpu": "not kept",
+        "libraries": {"torch": "2.8", "timm": "1.0", "numpy": "2"},
+    }  # fmt: skip
+    record = stamped(RECORD, environment, "another run")
+    assert (record.machine, record.python, record.driver) == ("here", "3.12", "")
+    assert (record.commit, record.dirty) == ("c", True)
+    assert (record.torch, record.timm, record.time) == ("2.8", "1.0", "t")
+    assert record.run == RECORD.run
+    assert stamped(replace(RECORD, run="", time="then", dirty=False), environment, "r").run == "r"
+    assert stamped(replace(RECORD, time="then", dirty=False), environment, "r").time == "then"
+    assert stamped(replace(RECORD, dirty=False), environment, "r").dirty is False
+    assert stamped(RECORD, {}, "r") == RECORD
 
 
 def test_runs_sort_by_time_and_differ() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from bench.cli import BadInput
+from bench.paths import REPOSITORY
 from bench.records import store
 from bench.records.record import FIELDS, Record, new_run, to_json
+from bench.tasks import variant_of
 
 RECORD = Record(
     model="overlock_t",
@@ -157,12 +160,26 @@ def test_an_older_file_reads_and_gets_the_new_columns(tmp_path: Path) -> None:
         "model,form,metric,value,unit,resolution,version,later\nm,deploy,macs,3,MACs,224,1,kept\n", encoding="utf-8"
     )
     (old,) = store.read(path)
-    assert (old.value, old.version, old.samples, old.run, old.counter, old.against) == (3, 1, (), "", "", "")
+    assert (old.value, old.version, old.samples, old.run, old.counter, old.against) == (3, 3, (), "", "", "")
     store.append(path, [RECORD])
     assert store.read(path) == [old, RECORD]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["later"] for row in rows] == ["kept", ""]
+
+
+def test_committed_records_of_an_older_version_read_and_are_added_to(tmp_path: Path) -> None:
+    (machine,) = store.machines(REPOSITORY / "results")
+    path = Path(shutil.copy(machine / store.RECORDS, tmp_path))
+    before = store.read(path)
+    dense = [r for r in before if r.task != "classification"]
+    assert {r.head for r in dense} == {"upernet", "maskrcnn", "cascade", "cascade_2fc"}
+    assert {r.variant for r in dense if r.task == "detection"} == {variant_of("detection")}
+    assert all(r.head == r.variant == "" for r in before if r.task == "classification")
+    assert not any(r.head in r.method for r in dense)
+    new = replace(RECORD, task="segmentation", head="upernet", variant="multi-scale and flip", reasons=())
+    store.append(path, [new])
+    assert store.read(path) == [*before, new]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Names of tasks and heads. Importing this imports no torch."""
+"""The names of tasks and of their heads. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ FIXED_PATH = (
     f"that are the same for every model and the mask heads draw {MASKS} of them, in each stage; the last suppression "
     "and the drawing of masks on the image are left out."
 )
+
+MULTI_SCALE = "multi-scale and flip"
+"""The `variant` of a record of mean IoU that was tested at several scales with mirroring."""
 
 ALL = tuple(head for heads in HEADS.values() for head in heads)
 
@@ -50,14 +53,6 @@ def head_of(task: str, head: str = "") -> str:
     return head or heads[0]
 
 
-def head_in(method: str) -> str:
-    """The head that `with_head` put at the beginning."""
-    return method.partition(";")[0].partition(" ")[0]
-
-
-def with_head(task: str, head: str, method: str) -> str:
-    """How a figure was measured, and with which head; a detector's cost and speed are those of its fixed path."""
-    if not head:
-        return method
-    path = f" on a fixed path ({BOXES} boxes and {MASKS} masks a stage)" if task == "detection" else ""
-    return f"{head}{path}; {method}"
+def variant_of(task: str) -> str:
+    """The `variant` of a record of cost or speed: a detector is counted and timed on its fixed path."""
+    return f"fixed path ({BOXES} boxes and {MASKS} masks a stage)" if task == "detection" else ""
