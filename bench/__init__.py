@@ -1,1 +1,1 @@
-"""The benchmark suite. Every verb is `python -m bench.<verb>`; nothing is imported here, so that `--help` is quick."""
+"""The benchmark suite. A command is `python -m bench.<name>`; nothing is imported here, so that `--help` is quick."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import cli
-from bench.dense import command as verb
+from bench.dense import command
 from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    p = verb.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", HEADS["segmentation"])
+    p = command.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", HEADS["segmentation"])
     p.add_argument("--multi-scale", action="store_true", help="six scales, each mirrored too; probabilities averaged")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    verb.check(args, ["torchvision"])
+    command.check(args, ["torchvision"])
     from bench.dense.ade20k_command import run
 
     return run(args)

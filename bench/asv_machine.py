@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(prog="bench.asv_machine", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--file", type=Path, default=Path.home() / FILE, help=f"default: ~/{FILE}")
     args: argparse.Namespace = parser.parse_args(argv)
-    from bench.engine.check import choose_device
+    from bench.machine.device import choose_device
     from bench.machine.environment import collect
 
     described = description(collect(choose_device("auto"), 1))

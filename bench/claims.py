@@ -14,8 +14,6 @@ from bench.cli import BadInput, Parser
 if TYPE_CHECKING:
     from bench.evidence.statement import Statement
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
-SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
 MEASURES = ("cost", "dense", "parity")
 
 DESCRIPTION = """Judge published statements by records: what abstracts and READMEs say in words, and every published
@@ -41,7 +39,7 @@ def parser() -> Parser:
     add(
         "--all", action="store_true", help="in the table for people, all figures, also those reproduced or not measured"
     )
-    add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
+    add("--format", choices=cli.FORMATS, help="default: table, or by the suffix of --output")
     add("--output", type=Path, metavar="FILE", help="write there instead of printing")
     return p
 
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     statements = chosen(args.models, args.only)
-    style = args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table")
+    style = cli.style_of(args)
     if args.output:
         cli.check_writable(args.output)
     results = args.results or results_folder()
@@ -68,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     findings = judge_all(statements, known)
     text = show.render(findings, style, args.all)
     if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
-        print(f"wrote {args.output}: {show.summary(findings)}", file=sys.stderr)
+        cli.write(args.output, text)
+        print(show.summary(findings), file=sys.stderr)
     else:
         print(text)
     if not any(finding.evidence for finding in findings):

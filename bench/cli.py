@@ -1,16 +1,19 @@
-"""What the verbs share: argument types, one-line errors, exit codes, and a check that output can be written."""
+"""What the commands share: arguments and their types, one-line errors, exit codes, and the writing of output."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 OK, REGRESSION, BAD_INPUT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: fine; regression or refuted claim; bad input or nothing measured; undecided; stopped by Ctrl-C."""
+
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
 MIN_SIDE = 32
 Resolution = tuple[int, int]
@@ -27,13 +30,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def run(verb: str, main: Callable[[], int]) -> NoReturn:
-    """Run a verb and exit with its code; bad input is one line on stderr, no traceback."""
+def run(command: str, main: Callable[[], int]) -> NoReturn:
+    """Run a command and exit with its code; bad input is one line on stderr, without a traceback."""
     try:
         code = main()
         sys.stdout.flush()
     except BadInput as error:
-        print(f"bench.{verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"bench.{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -77,6 +80,59 @@ def device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no device: give auto, cpu, cuda, cuda:N or mps")
     return text
+
+
+def natural(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
+def add_device(p: Parser, dtypes: Sequence[str], dtype_help: str, workers: int) -> None:
+    """The arguments of a command that runs networks over images: where, in what dtype, in how many processes."""
+    p.add_argument("--device", type=device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
+    p.add_argument("--dtype", choices=dtypes, default="float32", help=dtype_help)
+    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network (default: torch's choice)")
+    p.add_argument("--workers", type=natural, default=workers, metavar="N",
+                   help=f"processes that read images, for each process (default: {workers})")  # fmt: skip
+
+
+def add_output(p: Parser) -> None:
+    """The arguments of a command that makes records: how they are shown, and whether they are kept."""
+    p.add_argument("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
+    p.add_argument("--output", type=Path, metavar="FILE", help="write there; the table is printed as well")
+    p.add_argument("--save", action="store_true", help="keep the records under results/<machine>/")
+
+
+def style_of(args: argparse.Namespace) -> str:
+    """The format that `add_output`'s arguments ask for."""
+    return str(args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table"))
+
+
+def show(text: Callable[[str], str], args: argparse.Namespace) -> None:
+    """Print `text` of the format that `add_output`'s arguments ask for, or print the table and write the text.
+
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    style = style_of(args)
+    print(text("table" if args.output else style))
+    if args.output:
+        write(args.output, text(style))
+
+
+def write(path: Path, text: str) -> None:
+    """Write `--output`.
+
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}; give --output a file that can be written") from error
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def check_writable(path: Path) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import cli
-from bench.dense import command as verb
+from bench.dense import command
 from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
     about = "Box and mask AP on COCO 2017 val. 'cascade' is the 4conv1fc one, of most published figures."
-    return verb.parser("coco", about, HEADS["detection"])
+    return command.parser("coco", about, HEADS["detection"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    verb.check(args, ["torchvision", "pycocotools"])
+    command.check(args, ["torchvision", "pycocotools"])
     from bench.dense.coco_command import run
 
     return run(args)

@@ -13,7 +13,7 @@ from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.job import DEFAULT_METRICS, METRICS, Settings
 from bench.engine.side import DEFAULT, QUICK, Plan
-from bench.models import FORMS, MODELS, Entry, entry_for_timm, find
+from bench.models import FORMS, MODELS, Entry, checkpoint, chosen, named
 from bench.progress import progress
 from bench.tasks import head_of
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bench.engine.campaign import Campaign
     from bench.records.record import Record
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
-SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
 COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "cudagraph")
 TASKS = ("classification", "segmentation", "detection")
 
@@ -66,10 +64,8 @@ def parser() -> Parser:
     add("--quick", action="store_true", help="two short rounds: a rough figure, no verdict on differences")
     add("--breakdown", action="store_true", help="instead, where time, MACs, parameters and activations are")
     add("--resume", type=Path, metavar="FILE", help="keep each figure in this CSV as it is known, skip what it has")
-    add("--save", action="store_true", help="keep the records under results/<machine>/")
     add("--against", type=Path, metavar="FILE", help="compare with records kept earlier (CSV, JSON, or a folder)")
-    add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
-    add("--output", type=Path, metavar="FILE", help="write there; the table is printed as well")
+    cli.add_output(p)
     add("--sources", action="store_true", help="list the sources of the published figures")
     return p
 
@@ -81,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [entry.name for entry in entries]
     baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
     weights = dict(checkpoint(text, names) for text in args.weights)
-    style = args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table")
+    style = cli.style_of(args)
     for path in filter(None, (args.output, args.resume)):
         cli.check_writable(path)
     sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
@@ -184,7 +180,7 @@ def broken_down(
     in_full = {"json": rec.to_json(environment, records), "csv": store.frame(records).to_csv(index=False).rstrip()}
     text = in_full[style] if style in in_full else breakdown.render(good, style)
     if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+        cli.write(args.output, text)
     else:
         print(text)
     if args.save:
@@ -223,35 +219,6 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
     return lines
 
 
-def chosen(names: Sequence[str]) -> list[Entry]:
-    """The entries asked for, each once. A name that may be timm's is left for the process that imports it to judge."""
-    entries: dict[str, Entry] = {}
-    for name in names:
-        for entry in MODELS.values() if name == "all" else (find(name) or entry_for_timm(name),):
-            entries.setdefault(entry.name, entry)
-    return list(entries.values())
-
-
-def named(name: str, option: str, names: Sequence[str]) -> str:
-    """The short name of one of the models compared."""
-    entry = find(name)
-    short = entry.name if entry else name
-    if short not in names:
-        raise BadInput(f"{option} {name}: not among --models {' '.join(names)}")
-    return short
-
-
-def checkpoint(text: str, names: Sequence[str]) -> tuple[str, str]:
-    """`MODEL=PATH` -> short name and path of a file that exists."""
-    name, sign, path = text.partition("=")
-    if not sign or not path:
-        raise BadInput(f"--weights {text}: give MODEL=PATH")
-    short = named(name, "--weights", names)
-    if not Path(path).is_file():
-        raise BadInput(f"--weights {text}: there is no file {path}")
-    return short, path
-
-
 def report(campaign: Campaign, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
     """Print, and write to `output`, what is known; returns the exit code."""
     from bench.machine.environment import describe
@@ -275,11 +242,7 @@ def report(campaign: Campaign, style: str, output: Path | None, sources: bool, i
 
         print(text("table" if output else style))
         if output:
-            try:
-                output.write_text(text(style) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise BadInput(f"cannot write {output}: {error.strerror}") from error
-            print(f"wrote {output}", file=sys.stderr)
+            cli.write(output, text(style))
     if interrupted:
         print(f"interrupted: {len(records)} figures were measured", file=sys.stderr)
         return cli.INTERRUPTED

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 from bench.cli import BadInput, Parser, Resolution
 from bench.machine.environment import physical_cores
-from bench.models import find
+from bench.models import checkpoint, chosen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.output.suffix not in SUFFIXES:
         raise BadInput(f"--output {args.output}: give a file that ends in {', '.join(SUFFIXES)}")
-    weights = dict(_checkpoint(text, args.models) for text in args.weights)
+    names = [entry.name for entry in chosen(args.models)]
+    weights = {name: Path(path) for name, path in (checkpoint(text, names) for text in args.weights)}
     files = sorted(_images(args.images)) if args.images else []
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cli.check_writable(args.output)
@@ -61,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from tabulate import tabulate
 
-    from bench.engine.check import choose_device
     from bench.engine.subject import load, resolve
+    from bench.machine.device import choose_device
 
     torch.set_num_threads(args.threads or physical_cores())
     device = choose_device(args.device)
@@ -88,18 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw(fields, trained, args.output)
     print(f"wrote {args.output}", file=sys.stderr)
     return cli.OK
-
-
-def _checkpoint(text: str, names: Sequence[str]) -> tuple[str, Path]:
-    name, sign, path = text.partition("=")
-    entry = find(name)
-    short = entry.name if entry else name
-    known = {found.name if (found := find(n)) else n for n in names}
-    if not sign or short not in known:
-        raise BadInput(f"--weights {text}: give MODEL=PATH, with one of --models {' '.join(names)}")
-    if not Path(path).is_file():
-        raise BadInput(f"--weights {text}: there is no file {path}")
-    return short, Path(path)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -149,10 +149,7 @@ def report(title: str, judgements: Sequence[Judgement], args: Any) -> int:
     text = verdict.render(title, judgements, args.format, args.all_rows)
     print(text)
     if args.output:
-        try:
-            args.output.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise BadInput(f"cannot write {args.output}: {error.strerror}") from error
+        cli.write(args.output, text)
     if not judgements:
         raise BadInput("nothing was judged")
     return verdict.exit_code(judgements)

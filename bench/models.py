@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -136,3 +137,32 @@ def unknown(name: str, timm_names: Sequence[str] = ()) -> BadInput:
     near += difflib.get_close_matches(key, timm_names, n=3, cutoff=0.7)
     hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else f"the suite has {', '.join(MODELS)}"
     return BadInput(f"unknown model {name!r}: {hint} (any timm model name works too)")
+
+
+def chosen(names: Sequence[str]) -> list[Entry]:
+    """The entries asked for, each once. A name that may be timm's is left for the process that imports it to judge."""
+    entries: dict[str, Entry] = {}
+    for name in names:
+        for entry in MODELS.values() if name == "all" else (find(name) or entry_for_timm(name),):
+            entries.setdefault(entry.name, entry)
+    return list(entries.values())
+
+
+def named(name: str, option: str, names: Sequence[str]) -> str:
+    """The short name of one of the models compared."""
+    entry = find(name)
+    short = entry.name if entry else name
+    if short not in names:
+        raise BadInput(f"{option} {name}: not among --models {' '.join(names)}")
+    return short
+
+
+def checkpoint(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """`MODEL=PATH` -> short name and path of a file that exists."""
+    name, sign, path = text.partition("=")
+    if not sign or not path:
+        raise BadInput(f"--weights {text}: give MODEL=PATH")
+    short = named(name, "--weights", names)
+    if not Path(path).is_file():
+        raise BadInput(f"--weights {text}: there is no file {path}")
+    return short, path

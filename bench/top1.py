@@ -11,8 +11,7 @@ from typing import Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.compare import FORMATS, SUFFIXES, chosen, named
-from bench.models import FORMS, MODELS, Entry
+from bench.models import FORMS, MODELS, Entry, chosen, named
 
 DATASETS = ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "custom")
 DTYPES = ("float32", "tf32", "bfloat16", "float16", "amp-bfloat16", "amp-float16")
@@ -39,28 +38,16 @@ def parser() -> Parser:
     add("--baseline", metavar="MODEL", help="model to compare with (default: the last of --models)")
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
     add("--weights", nargs="+", default=[], metavar="[MODEL=]PATH", help="checkpoint, or random (default: released)")
-    add("--device", type=cli.device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
-    add("--dtype", choices=DTYPES, default="float32", help="weights and inputs are cast to it; amp-...: autocast")
+    cli.add_device(p, DTYPES, "weights and inputs are cast to it; amp-...: autocast", workers=4)
     add("--layout", choices=("channels_first", "channels_last"), default="channels_first")
     add("--compile", action="store_true", help="run through torch.compile")
     add("--backend", default="auto", metavar="NAME", help="implementation of ContMix (default: auto)")
     add("--batch-size", type=cli.positive, default=128, metavar="N", help="images a batch (default: 128)")
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads of the network (default: torch's choice)")
-    add("--workers", type=count, default=4, metavar="N", help="processes that decode, for each process (default: 4)")
-    add("--allow-missing", type=count, default=0, metavar="N", help="images that may be absent or unreadable")
+    add("--allow-missing", type=cli.natural, default=0, metavar="N", help="images that may be absent or unreadable")
     add("--results", type=Path, default=Path("top1-results"), metavar="DIR", help="predictions, a folder for each run")
     add("--compare", nargs=2, type=Path, metavar="FILE", help="only compare two predictions.npz of earlier runs")
-    add("--format", choices=FORMATS, help="default: table, or by the suffix of --output")
-    add("--output", type=Path, metavar="FILE", help="write there as well")
-    add("--save", action="store_true", help="keep the records in results/<machine>/ too")
+    cli.add_output(p)
     return p
-
-
-def count(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return int(text)
 
 
 def fraction(text: str) -> float:
@@ -130,6 +117,7 @@ def evaluate(
     from bench.accuracy.evaluate import Conditions
     from bench.accuracy.evaluate import evaluate as run_all
     from bench.accuracy.labels import real_labels
+    from bench.machine.device import choose_device
     from bench.machine.environment import collect
     from bench.records import store
     from bench.records.record import new_run
@@ -137,7 +125,7 @@ def evaluate(
     if args.threads:
         torch.set_num_threads(args.threads)
     conditions = Conditions(
-        device=place(args.device, args.dtype),
+        device=choose_device(args.device, [args.dtype]),
         dtype=args.dtype,
         layout=args.layout,
         compile=args.compile,
@@ -167,12 +155,8 @@ def evaluate(
     ]
     if workers.rank == 0:
         compared = report.comparisons(finished, baseline)
-        style = args.format or SUFFIXES.get(args.output.suffix if args.output else "", "table")
         by_name = {entry.name: entry for entry in entries}
-        print(report.render(made, compared, by_name, environment, "table" if args.output else style))
-        if args.output:
-            text = report.render(made, compared, by_name, environment, style)
-            args.output.write_text(text + "\n", encoding="utf-8")
+        cli.show(lambda style: report.render(made, compared, by_name, environment, style), args)
         if args.save:
             print(f"kept in {store.save(made, environment)}", file=sys.stderr)
     return verdict(made)
@@ -185,23 +169,6 @@ def verdict(made: Sequence[Any]) -> int:
         if bad:
             raise BadInput(f"{record.model} {record.form} {record.resolution} is not valid: {bad[0]}")
     return cli.OK
-
-
-def place(device: str, dtype: str) -> str:
-    """The device of this process; with torchrun each takes a GPU of its own."""
-    import os
-
-    import torch
-
-    from bench.engine.check import choose_device
-
-    chosen_device = choose_device(device)
-    if chosen_device == "cuda":
-        chosen_device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-        torch.cuda.set_device(chosen_device)
-    if dtype == "tf32" and not chosen_device.startswith("cuda"):
-        raise BadInput(f"--dtype tf32 needs a CUDA device, and this runs on {chosen_device}: give float32")
-    return chosen_device
 
 
 def resolved(entries: Sequence[Entry]) -> list[Entry]:

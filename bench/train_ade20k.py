@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import cli
-from bench.dense import command as verb
+from bench.dense import command
 from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    p = verb.training_parser("train_ade20k", "Fine-tune UperNet on ADE20K's training set.", HEADS["segmentation"])
+    p = command.training_parser("train_ade20k", "Fine-tune UperNet on ADE20K's training set.", HEADS["segmentation"])
     p.add_argument("--iterations", type=cli.positive, default=160_000)
     p.add_argument("--lr", type=float, default=6e-5, help="for --batch-size 16 (default: 6e-5)")
     p.add_argument("--weight-decay", type=float, default=0.01)
@@ -28,7 +28,7 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    verb.check_training(args, ["torchvision"])
+    command.check_training(args, ["torchvision"])
     from bench.dense.training.run import segmentation
 
     return segmentation(args)

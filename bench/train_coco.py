@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import cli
-from bench.dense import command as verb
+from bench.dense import command
 from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    p = verb.training_parser("train_coco", "Fine-tune Mask R-CNN or a cascade on COCO's train2017.", HEADS["detection"])
+    p = command.training_parser(
+        "train_coco", "Fine-tune Mask R-CNN or a cascade on COCO's train2017.", HEADS["detection"]
+    )
     p.add_argument("--epochs", type=cli.positive, default=12, help="12 (1x, default) or 36 (3x)")
     p.add_argument("--lr", type=float, default=2e-4, help="for --batch-size 16 (default: 2e-4)")
     p.add_argument("--weight-decay", type=float, default=0.05)
@@ -29,7 +31,7 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    verb.check_training(args, ["torchvision", "pycocotools"])
+    command.check_training(args, ["torchvision", "pycocotools"])
     from bench.dense.training.run import detection
 
     return detection(args)

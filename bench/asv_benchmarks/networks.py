@@ -58,10 +58,10 @@ class Throughput:
     timeout = 600
 
     def setup_cache(self) -> dict[str, float]:
-        from bench.engine.check import choose_device
         from bench.engine.interleaved import measure
         from bench.engine.job import Settings, automatic_batch
         from bench.engine.side import Plan, Side
+        from bench.machine.device import choose_device
         from bench.machine.environment import physical_cores
 
         device = choose_device("auto")

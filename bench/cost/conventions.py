@@ -157,4 +157,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run("measure.conventions", main)
+    cli.run("cost.conventions", main)

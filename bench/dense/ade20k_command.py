@@ -20,7 +20,7 @@ from bench.tasks import MULTI_SCALE
 class ADE20KEvaluation:
     """Mean IoU, single scale or at several scales with mirroring."""
 
-    verb, task, resolution = "ade20k", "segmentation", "2048x512"
+    name, task, resolution = "ade20k", "segmentation", "2048x512"
 
     def __init__(self, data: ADE20K, multi_scale: bool) -> None:
         self.data, self.multi_scale = data, multi_scale

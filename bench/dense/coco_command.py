@@ -19,7 +19,7 @@ NAMES = {"bbox": "box", "segm": "mask"}
 class COCOEvaluation:
     """Average precision of boxes and masks."""
 
-    verb, task, variant, resolution = "coco", "detection", "", "1333x800"
+    name, task, variant, resolution = "coco", "detection", "", "1333x800"
 
     def __init__(self, data: COCO) -> None:
         self.data = data

@@ -1,4 +1,4 @@
-"""What the dense verbs share: arguments, their checks, models with their weights, and tables."""
+"""What the dense commands share: arguments, their checks, models with their weights, and tables."""
 
 from __future__ import annotations
 
@@ -9,43 +9,37 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cli import BadInput, Parser, check_writable, device, positive
+from bench.cli import BadInput, Parser, add_device, add_output, check_writable, positive
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
 RANDOM, RELEASED = "random", "released"
 
 
-def _parser(verb: str, about: str, heads: Sequence[str], dtypes: Sequence[str]) -> Parser:
+def _parser(command: str, about: str, heads: Sequence[str], dtypes: Sequence[str]) -> Parser:
     """The arguments that evaluation and training both take."""
-    p = Parser(prog=f"python -m bench.{verb}", description=about)
+    p = Parser(prog=f"bench.{command}", description=about)
     p.add_argument("--data", type=Path, required=True, metavar="PATH", help="the data set's folder")
     p.add_argument("--head", choices=heads, default=heads[0])
-    p.add_argument("--device", type=device, default="auto")
-    p.add_argument("--dtype", choices=dtypes, default="float32", help="of autocast")
-    p.add_argument("--threads", type=positive, help="CPU threads; torch's choice by default")
-    p.add_argument("--workers", type=int, default=2, help="processes that read images, per process")
+    add_device(p, dtypes, "of autocast", workers=2)
     return p
 
 
-def parser(verb: str, about: str, heads: Sequence[str]) -> Parser:
+def parser(command: str, about: str, heads: Sequence[str]) -> Parser:
     """The arguments of evaluation."""
-    p = _parser(verb, about, heads, ("float32", "bfloat16", "float16"))
+    p = _parser(command, about, heads, ("float32", "bfloat16", "float16"))
     p.add_argument("--models", nargs="+", required=True, metavar="NAME", help="short names or timm names")
     p.add_argument("--weights", nargs="+", required=True, metavar="PATH",
                    help=f"a released whole checkpoint for each model, in their order, or '{RANDOM}'")  # fmt: skip
     p.add_argument("--form", choices=("deploy", "train"), default="deploy", help="merged for inference, or as released")
-    p.add_argument("--results", type=Path, default=Path(f"{verb}-results"), metavar="DIR",
+    p.add_argument("--results", type=Path, default=Path(f"{command}-results"), metavar="DIR",
                    help="per-image results, a folder a model; a stopped run goes on from them")  # fmt: skip
     p.add_argument("--resamples", type=positive, default=200, help="of the paired comparison's interval")
-    p.add_argument("--format", choices=FORMATS, default="table")
-    p.add_argument("--output", type=Path, metavar="FILE")
-    p.add_argument("--save", action="store_true", help="keep the records in results/<machine>/ too")
+    add_output(p)
     return p
 
 
-def training_parser(verb: str, about: str, heads: Sequence[str]) -> Parser:
+def training_parser(command: str, about: str, heads: Sequence[str]) -> Parser:
     """The arguments of training."""
-    p = _parser(verb, about, heads, ("float32", "bfloat16"))
+    p = _parser(command, about, heads, ("float32", "bfloat16"))
     p.add_argument("--model", required=True, metavar="NAME", help="short name or timm name of the backbone")
     p.add_argument("--weights", default=RELEASED, metavar="PATH",
                    help=f"the classifier's checkpoint to start from, '{RELEASED}' (default) or '{RANDOM}'")  # fmt: skip
@@ -95,29 +89,6 @@ def _check_packages(args: argparse.Namespace, packages: Iterable[str]) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
-    if args.workers < 0:
-        raise BadInput("--workers is below 0")
-
-
-def place_device(name: str) -> str:
-    """The torch device of `auto`, `cpu`, `cuda`, ...: with torchrun each process takes a GPU of its own."""
-    import os
-
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise BadInput("no CUDA device here: give --device cpu")
-        if name == "cuda":
-            name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-            torch.cuda.set_device(name)
-        elif int(name.split(":")[1]) >= torch.cuda.device_count():
-            raise BadInput(f"no device {name}: this machine has {torch.cuda.device_count()}")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise BadInput("no MPS device here: give --device cpu")
-    return name
 
 
 def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[Any, str]:
@@ -164,10 +135,3 @@ def render(records: Sequence[Any], differences: Sequence[str], environment: dict
         return table
     invalid = dict.fromkeys(f"{r.model} is not valid: {reason}" for r in records for reason in r.reasons)
     return "\n".join([table, "", *invalid, *differences, describe(environment)])
-
-
-def write(text: str, output: Path | None) -> None:
-    if output is None:
-        print(text)
-    else:
-        output.write_text(text + "\n", encoding="utf-8")

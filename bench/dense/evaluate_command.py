@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from bench.cli import BAD_INPUT, OK
-from bench.dense import command as verb
+from bench.cli import OK, BadInput, show
+from bench.dense import command
 from bench.dense.evaluation import Place, Run
 from bench.engine.subject import resolve
+from bench.machine.device import choose_device
 from bench.machine.environment import collect, now
 from bench.models import Entry
 from bench.records import store
@@ -25,14 +26,14 @@ class Evaluation(Protocol):
     """One task's part.
 
     Attributes:
-        verb: `ade20k` or `coco`.
+        name: `ade20k` or `coco`.
         task: as in records.
         variant: as in records.
         resolution: as in records: the limits (long x short) that images are scaled to fit.
         data: the set, with `hash` and `expected` images.
     """
 
-    verb: str
+    name: str
     task: str
     variant: str
     resolution: str
@@ -60,21 +61,20 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
     entries = [resolve(name) for name in args.models]
     data = evaluation.data
     with Workers() as workers:
-        place = Place(verb.place_device(args.device), args.dtype)
+        place = Place(choose_device(args.device), args.dtype)
         environment = collect(place.device, torch.get_num_threads())
         records: list[Record] = []
         run_id = new_run()
         for entry, weights in zip(entries, args.weights, strict=True):
-            model, label = verb.load_model(entry.name, args.head, weights, args.form, place.device)
-            header = {"task": evaluation.verb, "model": entry.name, "head": args.head, "form": args.form,
+            model, label = command.load_model(entry.name, args.head, weights, args.form, place.device)
+            header = {"task": evaluation.name, "model": entry.name, "head": args.head, "form": args.form,
                       "weights": label, "data": data.hash, "dtype": args.dtype, **evaluation.header(entry)}  # fmt: skip
             found = evaluation.run(
                 entry, model, place, folder=args.results / f"{entry.name}.{args.head}", header=header, workers=workers,
                 loaders=args.workers, quiet=not sys.stderr.isatty(),
             )  # fmt: skip
             if not found.rows:
-                print(f"bench.{evaluation.verb}: error: no image of {args.data} could be read", file=sys.stderr)
-                return BAD_INPUT
+                raise BadInput(f"--data {args.data}: none of its images could be read")
             if workers.rank > 0:
                 continue
             why = reasons(found, data.expected, label)
@@ -87,9 +87,8 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
             for metric, value in evaluation.figures(entry.name, found).items():
                 records.append(stamped(replace(common, metric=metric, value=value), environment, run_id))
         if workers.rank == 0:
-            verb.write(
-                verb.render(records, evaluation.differences(args.resamples), environment, args.format), args.output
-            )
+            differences = evaluation.differences(args.resamples)
+            show(lambda style: command.render(records, differences, environment, style), args)
             if args.save:
                 print(f"kept in {store.save(records, environment)}", file=sys.stderr)
     return OK

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.cli import BadInput
 from bench.engine.job import Settings
 from bench.engine.subject import create_on_meta, load_weights, resolve
+from bench.machine.device import choose_device
 from bench.machine.environment import collect
 
 
@@ -23,11 +22,8 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     """
     settings = Settings.from_dict(request["settings"])
     import_modules(settings.imports)
-    device = choose_device(settings.device)
-    on_cuda = device.startswith("cuda")
-    if "tf32" in request.get("dtypes", [settings.dtype]) and not on_cuda:
-        raise BadInput(f"--dtype tf32 needs a CUDA device, and this runs on {device}: give float32")
-    if settings.compile == "cudagraph" and not on_cuda:
+    device = choose_device(settings.device, request.get("dtypes", [settings.dtype]))
+    if settings.compile == "cudagraph" and not device.startswith("cuda"):
         raise BadInput(f"--compile cudagraph needs a CUDA device, and this runs on {device}")
     entries = {name: resolve(name) for name in request["models"]}
     check_backend(settings.backend)
@@ -49,27 +45,6 @@ def import_modules(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise BadInput(f"--import {name}: {error}; is its folder on PYTHONPATH?") from error
-
-
-def choose_device(asked: str) -> str:
-    """`auto` -> CUDA if there is any, else the CPU.
-
-    Raises:
-        BadInput: if the device asked for is not there.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked == "auto":
-        return "cuda" if count else "cpu"
-    if asked.startswith("cuda"):
-        if not count:
-            build = "" if torch.version.cuda else f", and this PyTorch ({torch.__version__}) is built without it"
-            raise BadInput(f"--device {asked}: there is no CUDA device here{build}; give --device cpu")
-        index = int(asked.partition(":")[2] or 0)
-        if index >= count:
-            raise BadInput(f"--device {asked}: there are {count} CUDA devices, numbered from 0")
-    if asked == "mps" and not torch.backends.mps.is_available():
-        raise BadInput("--device mps: there is no MPS device here; give --device cpu")
-    return asked
 
 
 def check_backend(name: str) -> None:

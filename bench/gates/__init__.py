@@ -1,1 +1,1 @@
-"""Gates: what must not move, and how it is judged. The verb is `python -m bench.gate`."""
+"""Gates: what must not move, and how it is judged. The command is `python -m bench.gate`."""

@@ -31,7 +31,7 @@ def run(args: Any, models: Sequence[str], told: Told, progress: Told) -> tuple[s
         BadInput: if there is no such revision, the tree is dirty, or this machine was never calibrated.
     """
     revisions = _revisions(args) if args.base else None
-    from bench.engine.check import choose_device
+    from bench.machine.device import choose_device
     from bench.machine.environment import collect
 
     results = args.results or store.results_folder()

@@ -26,7 +26,7 @@ from bench.accuracy.networks import RANDOM, load
 from bench.accuracy.predictions import Store
 from bench.accuracy.recipes import Geometry, Recipe, recipe_for
 from bench.cli import Parser
-from bench.engine.check import choose_device
+from bench.machine.device import choose_device
 from bench.models import MODELS
 from bench.torchrun import Workers
 
@@ -191,4 +191,4 @@ def synchronise(device: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("accuracy.speed", main)
+    cli.run("validation.evaluation_speed", main)

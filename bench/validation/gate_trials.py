@@ -101,4 +101,4 @@ def write(path: Path, row: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("gates.trials", main)
+    cli.run("validation.gate_trials", main)

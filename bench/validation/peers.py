@@ -145,4 +145,4 @@ def torch_method(work: Any, seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    cli.run("measure.peers", main)
+    cli.run("validation.peers", main)

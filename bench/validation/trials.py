@@ -104,4 +104,4 @@ def redone(records: Sequence[Record], model: str) -> dict[str, Ratio | None]:
 
 
 if __name__ == "__main__":
-    cli.run("measure.trials", main)
+    cli.run("validation.trials", main)

@@ -1,4 +1,4 @@
-"""Effective receptive fields: networks whose field is known by hand, and the verb."""
+"""Effective receptive fields: networks whose field is known by hand, and the command."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sides_of_an_even_field() -> None:
     assert wanted == [17]
 
 
-def test_the_verb_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_draws_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         Image.fromarray(np.full((40, 50, 3), 100 * i, np.uint8)).save(tmp_path / f"{i}.png")
     output = tmp_path / "figures" / "erf.svg"
@@ -75,7 +75,7 @@ BAD = [
     (["--models", "overlock_xtt"], "unknown model"),
     (["--models", "vit_tiny_patch16_224"], "feature map"),
     (["--models", "moganet_xt", "--output", "erf.txt"], ".png"),
-    (["--models", "moganet_xt", "--weights", "convnext_t=x"], "MODEL=PATH"),
+    (["--models", "moganet_xt", "--weights", "convnext_t=x"], "not among --models"),
     (["--models", "moganet_xt", "--weights", "moganet_xt=nothing.pth"], "no file"),
     (["--models", "moganet_xt", "--images", "nowhere"], "no images"),
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report as verb
+from bench import report as command
 from bench.cli import BadInput
 from bench.metrics import METRICS
 from bench.records.record import Record
@@ -233,13 +233,13 @@ def test_no_records(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no folder"):
-        verb.main(["--results", str(tmp_path / "nowhere")])
+        command.main(["--results", str(tmp_path / "nowhere")])
 
 
 def test_output_that_cannot_be_written(results: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot write"):
-        verb.main(["--results", str(results), "--output", str(tmp_path / "file" / "x"), "--parts", "latex"])
+        command.main(["--results", str(results), "--output", str(tmp_path / "file" / "x"), "--parts", "latex"])
 
 
 def test_stale_files_are_found(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,18 +250,18 @@ def test_stale_files_are_found(results: Path, tmp_path: Path, capsys: pytest.Cap
     readme = tmp_path / "README.md"
     readme.write_text(README)
     where = ["--results", str(copy)]
-    assert verb.main([*where, "--check"]) == 1
-    assert verb.main([*where, "--parts", "results", "readme"]) == 0
-    assert verb.main([*where, "--check"]) == 0
+    assert command.main([*where, "--check"]) == 1
+    assert command.main([*where, "--parts", "results", "readme"]) == 0
+    assert command.main([*where, "--check"]) == 0
     for path in (copy / "README.md", readme, copy / "figure.svg"):
         good = path.read_text()
         path.write_text(good.replace("deploy", "train").replace("dc:description>", "dc:description>0", 1))
-        assert verb.main([*where, "--check"]) == 1, path
+        assert command.main([*where, "--check"]) == 1, path
         assert str(path) in capsys.readouterr().err
         path.write_text(good)
-    assert verb.main([*where, "--check"]) == 0
+    assert command.main([*where, "--check"]) == 0
     kept(copy, [timed("overlock_t", "throughput", 99.0, time="2027-01-01T00:00:00+00:00", run="run-9")])
-    assert verb.main([*where, "--check"]) == 1, "a new record makes them stale"
+    assert command.main([*where, "--check"]) == 1, "a new record makes them stale"
 
 
 def test_every_metric_of_the_table_has_a_heading(gathered: Report) -> None:

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from bench.accuracy.networks import RANDOM, RELEASED, released_file
 from bench.cli import OK, BadInput
-from bench.dense import command as verb
 from bench.dense.build import build_dense
 from bench.dense.data import ADE20K, COCO, UnreadableImage
 from bench.dense.detection import DetectionModel
@@ -35,6 +34,7 @@ from bench.dense.training.losses import DetectionLosses, SegmentationLosses
 from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
 from bench.engine.subject import resolve
+from bench.machine.device import choose_device
 from bench.models import TIMM
 from bench.torchrun import Workers
 
@@ -116,7 +116,7 @@ def _run(
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.threads:
         torch.set_num_threads(args.threads)
-    wanted = verb.place_device(args.device)
+    wanted = choose_device(args.device)
     with Workers("nccl" if wanted.startswith("cuda") else "gloo") as workers:
         if args.batch_size % workers.size:
             raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")

@@ -1,4 +1,4 @@
-"""The verb, in processes of its own: known truth, refusals, kills, a full disk, several processes."""
+"""The command, in processes of its own: known truth, refusals, kills, a full disk, several processes."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def command(verb: str, *args: object, launcher: tuple[str, ...] = ()) -> list[str]:
-    return [sys.executable, "-m", *launcher, *(() if not launcher else ("-m",)), f"bench.{verb}", *map(str, args)]
+def command(name: str, *args: object, launcher: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, "-m", *launcher, *(() if not launcher else ("-m",)), f"bench.{name}", *map(str, args)]
 
 
 def run(line: list[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -130,8 +130,8 @@ def test_coco_prints_a_table_and_compares(coco: Path, tmp_path: Path) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    for verb in ("coco", "ade20k"):
-        call = f"import bench.{verb} as v\ntry: v.main()\nfinally: print('torch' in sys.modules)"
+    for name in ("coco", "ade20k"):
+        call = f"import bench.{name} as c\ntry: c.main()\nfinally: print('torch' in sys.modules)"
         code = f"import sys; sys.argv=['x', '--help']; {call}"
         assert run([sys.executable, "-c", code]).stdout.endswith("False\n")
 

@@ -1,4 +1,4 @@
-"""The training verbs on drawn shapes, from random weights: a high score on the few images that they saw."""
+"""The training commands on drawn shapes, from random weights: a high score on the few images that they saw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
 from bench import train_ade20k, train_coco
-from bench.dense import command as verb
+from bench.dense import command
 from bench.dense.average_precision import average_precision, evaluated, to_rows
 from bench.dense.data import ADE20K, COCO
 from bench.dense.evaluation import Place, detect, segment
@@ -49,7 +49,7 @@ def test_segmentation_learns_drawn_shapes(tmp_path: Path) -> None:
             "--long", 256, "--short", 64, "--factors", 1, 1, "--crop", 64, "--threads", 1,
             "--print-every", 10]  # fmt: skip
     assert train_ade20k.main([str(arg) for arg in args]) == 0
-    model, _ = verb.load_model("overlock_xt", "upernet", str(tmp_path / "m.pth"), "deploy", "cpu")
+    model, _ = command.load_model("overlock_xt", "upernet", str(tmp_path / "m.pth"), "deploy", "cpu")
     data, test = ADE20K.open(tmp_path / "data", "training"), SegmentationTest("bicubic", scales=(0.125,))
     counts = sum(
         image_counts(segment(model, data.image(name), test, Place()), shift_labels(data.label(name)))
@@ -71,7 +71,7 @@ def test_detection_learns_drawn_shapes(head: str, tmp_path: Path) -> None:
             "--workers", 0, "--drop-path", 0, "--long", 128, "--shorts", 128, "--roi-samples", 32, "--clip", 5,
             "--threads", 1, "--print-every", 10]  # fmt: skip
     assert train_coco.main([str(arg) for arg in args]) == 0
-    model, _ = verb.load_model("moganet_xt", head, str(tmp_path / "m.pth"), "deploy", "cpu")
+    model, _ = command.load_model("moganet_xt", head, str(tmp_path / "m.pth"), "deploy", "cpu")
     data = COCO.open(tmp_path / "data", "train2017")
     rows = []
     for name in data.names:
