@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
-"""Shares of the gradient for which the side of the square is told, RepLKNet's."""
+"""Shares of the gradient for which the side of the square is given, RepLKNet's."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
+SIDE = 150  # of a picture, in pixels
+DECADES = 4  # from the brightest pixel to the darkest colour
+VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 DESCRIPTION = (
     """Draw effective receptive fields: how much each input pixel bears on the middle of the last feature map."""
@@ -50,6 +53,8 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from bench.reporting.charts.draw import check_installed
+
     args = parser().parse_args(argv)
     if args.output.suffix not in SUFFIXES:
         raise BadInput(f"--output {args.output}: give a file that ends in {', '.join(SUFFIXES)}")
@@ -58,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = sorted(_images(args.images)) if args.images else []
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cli.check_writable(args.output)
+    check_installed()
 
     import torch
     from tabulate import tabulate
@@ -158,25 +164,42 @@ def sides(field: np.ndarray[Any, Any], shares: Sequence[float] = SHARES) -> list
 
 
 def draw(fields: dict[tuple[str, Resolution], np.ndarray[Any, Any]], trained: dict[str, str], path: Path) -> None:
-    """A picture of each field, a row a resolution, brightness by the logarithm of the share."""
-    import matplotlib as mpl
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A picture of each field: a row for each resolution, brightness by the logarithm of the share."""
+    from bench.reporting.charts.draw import save
 
-    names = list(dict.fromkeys(name for name, _ in fields))
-    sizes = list(dict.fromkeys(size for _, size in fields))
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(2.1 * len(names), 2.3 * len(sizes)), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(len(sizes), len(names), squeeze=False)
-        for (name, size), field in fields.items():
-            ax = axes[sizes.index(size)][names.index(name)]
-            shown = np.log10(field / field.max() + 1e-6)
-            ax.imshow(shown, cmap="viridis", vmin=-4, vmax=0, interpolation="nearest")
-            ax.set_title(f"{name}, {cli.resolution_name(size)}\n{trained[name]}", fontsize=8)
-            ax.set_axis_off()
-        figure.savefig(path, dpi=160, bbox_inches="tight")
+    names, sizes = (list(dict.fromkeys(keys)) for keys in zip(*fields, strict=True))
+    panels = []
+    for size in sizes:
+        height = SIDE * size[0] // size[1]
+        image = {"type": "image", "width": SIDE, "height": height, "align": "left", "baseline": "top"}
+        for name in names:
+            panels.append(
+                {
+                    "title": [f"{name}, {cli.resolution_name(size)}", trained[name]],
+                    "width": SIDE,
+                    "height": height,
+                    "data": {"values": [{"url": _picture(fields[name, size])}]},
+                    "mark": image,
+                    "encoding": {"url": {"field": "url"}, "x": {"value": 0}, "y": {"value": 0}},
+                }
+            )
+    save({"concat": panels, "columns": len(names), "spacing": 8}, path.with_suffix(""), [path.suffix[1:]])
+
+
+def _picture(field: np.ndarray[Any, Any]) -> str:
+    """A field as the address of a picture that holds its own data."""
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    shown = np.clip(1 + np.log10(field / field.max() + 1e-6) / DECADES, 0, 1)
+    colours = [np.interp(shown, np.linspace(0, 1, len(VIRIDIS)), channel) for channel in zip(*VIRIDIS, strict=True)]
+    image = Image.fromarray(np.stack(colours, axis=-1).astype(np.uint8))
+    file = io.BytesIO()
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 if __name__ == "__main__":

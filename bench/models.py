@@ -41,6 +41,8 @@ class Family:
 
     name: str
     package: str
+    colour: str  # in charts
+    marker: str  # in charts: a shape that Vega-Lite has
     structure: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: MappingProxyType({"deploy": {}}), hash=False
     )
@@ -83,12 +85,16 @@ _REPARAMETERISED = MappingProxyType({"train": {"deploy": False}, "deploy": {"dep
 OVERLOCK = Family(
     "OverLoCK",
     "overlock",
+    "#d55e00",
+    "circle",
     MappingProxyType({"train": {"deploy": False, "aux_head": True}, "deploy": {"deploy": True, "aux_head": False}}),
 )
-UNIREPLKNET = Family("UniRepLKNet", "baselines", _REPARAMETERISED, squash_from=384)
-MOGANET = Family("MogaNet", "baselines")
-CONVNEXT = Family("ConvNeXt", "baselines", squash_from=384)
-TIMM = Family("timm", "timm")
+UNIREPLKNET = Family("UniRepLKNet", "baselines", "#009e73", "triangle-up", _REPARAMETERISED, squash_from=384)
+MOGANET = Family("MogaNet", "baselines", "#b07aa1", "diamond")
+CONVNEXT = Family("ConvNeXt", "baselines", "#0072b2", "square", squash_from=384)
+TIMM = Family("timm", "timm", "#888888", "cross")
+FAMILIES = MappingProxyType({family.name: family for family in (OVERLOCK, CONVNEXT, UNIREPLKNET, MOGANET, TIMM)})
+"""Name -> family, in the order in which they are shown."""
 
 SIZE_NAMES = {"xt": "xtiny", "t": "tiny", "s": "small", "b": "base", "l": "large", "xl": "xlarge"}
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"no records below {results}: python -m bench.compare --models overlock_t convnext_b --save makes some"
         print(f"bench.report: {text}", file=sys.stderr)
     if {"page", "figures", "readme"} & set(args.parts):
-        from bench.reporting.page import check_installed
+        from bench.reporting.charts.draw import check_installed
 
         check_installed()
     report = gather(results)
@@ -73,11 +73,11 @@ def write(report: Report, parts: Sequence[str], results: Path, readme: Path, out
         if "readme" in parts and readme.is_file():
             written += _readme(report, readme)
         if "page" in parts:
-            from bench.reporting.page import page
+            from bench.reporting.page.html import page
 
             written.append(_write(output / "index.html", page(report)))
         if "figures" in parts:
-            from bench.reporting.plots import figures
+            from bench.reporting.charts.draw import figures
 
             written += figures(report, output / "figures")
         if "latex" in parts:
@@ -96,12 +96,14 @@ def _write(path: Path, text: str) -> Path:
 def _readme(report: Report, readme: Path) -> list[Path]:
     """The README's generated parts, where it has markers, and the figure that it shows."""
     from bench.reporting import readme as generated
-    from bench.reporting.plots import accuracy_cost, save
+    from bench.reporting.charts.accuracy import figure
+    from bench.reporting.charts.draw import save
 
     written = [_write(readme, generated.update(readme, report))]
-    if generated.headline(report):
+    spec = figure(report) if generated.headline(report) else None
+    if spec:
         stem = readme.parent / generated.FIGURE_FILE.removesuffix(".svg")
-        written += save(accuracy_cost(report), stem, ("svg",), report.fingerprint)
+        written += save(spec, stem, ("svg",), report.fingerprint)
     return written
 
 
@@ -132,7 +134,7 @@ def _fingerprint(figure: Path) -> str:
     """The fingerprint of the data that an SVG was drawn of."""
     if not figure.is_file():
         return ""
-    found = re.search(r"<dc:description>(\w+)</dc:description>", figure.read_text(encoding="utf-8"))
+    found = re.search(r"<desc>(\w+)</desc>", figure.read_text(encoding="utf-8"))
     return found[1] if found else ""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from bench.evidence.evidence import Found
 from bench.profile.breakdown import BYTES, PREFIX
 from bench.reporting.data import Report
-from bench.reporting.rows import main_rows
+from bench.reporting.rows import Row, main_rows
 
 QUANTITIES = ("time", "macs", "params", "activations")
 
@@ -50,9 +50,7 @@ def breakdowns(found: Iterable[Found]) -> list[Breakdown]:
 class Point:
     """A model on the roofline: MACs per byte that its operators move, and MACs per second achieved."""
 
-    model: str
-    family: str
-    what: str
+    row: Row
     intensity: float
     rate: float
 
@@ -98,4 +96,4 @@ def _points(
         here = (row.machine, row.device, row.dtype) == (machine, device, dtype)
         macs, speed = row.value("macs"), row.value("throughput")
         if here and size is not None and macs and speed:
-            yield Point(row.model, row.family, f"{row.form} {row.resolution}", macs / size.value, macs * speed)
+            yield Point(row, macs / size.value, macs * speed)

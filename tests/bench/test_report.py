@@ -17,9 +17,9 @@ from bench.cli import BadInput
 from bench.metrics import METRICS
 from bench.records.record import Record
 from bench.reporting.charts import charts
+from bench.reporting.charts.draw import FORMATS, figures
 from bench.reporting.data import Report, gather, histories
-from bench.reporting.page import page
-from bench.reporting.plots import FORMATS, figures
+from bench.reporting.page.html import page
 from bench.reporting.readme import FIGURE, TABLE, replaced
 from bench.reporting.rows import rows
 from bench.reporting.tables import comparison, latex, results_readme
@@ -164,6 +164,11 @@ def test_figures_in_every_format(gathered: Report, tmp_path: Path) -> None:
     ):
         assert any(stem.startswith(start) for stem in stems), start
     assert all(path.stat().st_size > 1000 for path in written)
+    again = {path.name: path.read_bytes() for path in figures(gathered, tmp_path / "again")}
+    for path in written:
+        if path.suffix == ".svg":
+            assert path.read_bytes() == again[path.name], "equal data give an equal picture"
+            assert "currentColor" not in path.read_text(), "ink that a page would give"
 
 
 def test_charts_hold_the_figures(gathered: Report) -> None:
@@ -255,7 +260,7 @@ def test_stale_files_are_found(results: Path, tmp_path: Path, capsys: pytest.Cap
     assert command.main([*where, "--check"]) == 0
     for path in (copy / "README.md", readme, copy / "figure.svg"):
         good = path.read_text()
-        path.write_text(good.replace("deploy", "train").replace("dc:description>", "dc:description>0", 1))
+        path.write_text(good.replace("deploy", "train").replace("<desc>", "<desc>0", 1))
         assert command.main([*where, "--check"]) == 1, path
         assert str(path) in capsys.readouterr().err
         path.write_text(good)

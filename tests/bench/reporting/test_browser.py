@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.reporting.data import gather
-from bench.reporting.page import page
+from bench.reporting.page.html import page
 from tests.bench.reporting.made_records import cost, kept, record, timed
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

@@ -6,18 +6,18 @@ the file, so that they answer to hovering and to the choice of published or meas
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cli import BadInput
 from bench.evidence import show
 from bench.evidence.judge import Finding
 from bench.metrics import METRICS
-from bench.reporting.charts import Chart, charts
+from bench.reporting.charts import charts
+from bench.reporting.charts.draw import newest, svg
+from bench.reporting.charts.spec import PAGE, Chart, themed
 from bench.reporting.data import Report
 from bench.reporting.rows import Row
 from bench.reporting.tables import cell, columns, common_base, heading
@@ -32,13 +32,6 @@ SECTIONS = {
 }
 
 
-def check_installed() -> None:
-    """Raises BadInput if what the page is made with is not installed."""
-    missing = [name for name in ("vl_convert", "jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BadInput(f"the report needs {', '.join(missing)}: pip install 'overlock-bench[report]'")
-
-
 def page(report: Report) -> str:
     """The page's text."""
     import jinja2
@@ -48,8 +41,8 @@ def page(report: Report) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     drawn = {chart.name: _svg(chart) for found in sections.values() for chart in found}
     bundle: Any = vl_convert.javascript_bundle  # its stub asks for a snippet, which is optional
-    library = bundle(vl_version=_newest()) if drawn else ""
-    specs = {chart.name: chart.spec for found in sections.values() for chart in found}
+    library = bundle(vl_version=newest()) if drawn else ""
+    specs = {chart.name: themed(chart.spec, PAGE) for found in sections.values() for chart in found}
     return environment.get_template("page.html.j2").render(
         report=report,
         table=table(report.rows),
@@ -73,17 +66,7 @@ def _inside_script(text: str) -> str:
 
 def _svg(chart: Chart) -> str:
     """The chart as SVG that scales to its place."""
-    import vl_convert
-
-    svg = str(vl_convert.vegalite_to_svg(chart.spec, vl_version=_newest()))
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(chart.caption)}" ', 1)
-
-
-def _newest() -> str:
-    """The newest version of Vega-Lite that is installed: the one that its Vega is made for."""
-    import vl_convert
-
-    return str(vl_convert.get_vegalite_versions()[-1])
+    return svg(chart.spec, PAGE).replace("<svg ", f'<svg role="img" aria-label="{_attribute(chart.caption)}" ', 1)
 
 
 def _attribute(text: str) -> str:
