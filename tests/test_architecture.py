@@ -33,7 +33,7 @@ BACKWARD: set[Arrow] = {
 
 WITHOUT_A_MODULE = {
     "tests/overlock/contmix/test_backends.py": "every backend of ContMix against the definition",
-    "tests/overlock/contmix/test_unfold_form.py": "the yardstick of the benchmarks against the definition",
+    "tests/overlock/contmix/test_shapes.py": "the shapes of the benchmarks",
     "tests/overlock/test_contract.py": "names, shapes and counts of the released models",
     "tests/overlock/test_forward.py": "outputs of whole models",
     "tests/overlock/test_timm_conventions.py": "what timm expects of every model",
@@ -52,7 +52,6 @@ WITHOUT_A_MODULE = {
     "tests/bench/reporting/test_browser.py": "the page, in a browser",
     "tests/test_architecture.py": "the source text itself",
     "tests/test_every_model.py": "every registered model",
-    "tests/test_speed_table.py": "the speed table",
 }
 """Test files that mirror no single module, and what each is about."""
 

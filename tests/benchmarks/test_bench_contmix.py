@@ -15,8 +15,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from bench.validation import unfold
 from overlock.contmix import BACKENDS, contmix
-from tests.benchmarks import unfold
 from tests.benchmarks.shapes import Shape, every_shape
 
 LIMIT = 6 << 30  # bytes that a case may need

@@ -3,7 +3,7 @@
     pytest -n 0 tests/benchmarks/test_bench_models.py --benchmark-columns=min,median,stddev,rounds
 
 Ratios are to be read within one group. Here the sides of a group run one after another in one process:
-`speed_table.py` interleaves them in fresh processes, and is slower.
+`python -m bench.validation.speed_table` takes them in turn, in fresh processes, and is slower.
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from tests.benchmarks.comparisons import GROUPS, sides_of
+from bench.engine import speed, subject
+from bench.engine.check import import_modules
+from bench.engine.side import TRAINING
+from bench.validation.speed_table import GROUPS
 
 NEED = 6 << 30  # bytes of memory that the largest of these cases needs: the training steps
-CASES = {f"{group}: {side}": (group, side) for group, ratios in GROUPS.items() for side in sides_of(ratios)}
+CASES = {f"{name}: {side.name}": (name, side) for name, group in GROUPS.items() for side in group.sides}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_model(benchmark: BenchmarkFixture, case: str) -> None:
-    group, side = CASES[case]
+    benchmark.group, side = CASES[case]
+    training = GROUPS[benchmark.group].kind == TRAINING
     free = psutil.virtual_memory().available
-    if side.task == "training step" and free < NEED:
+    if training and free < NEED:
         pytest.skip(f"a training step needs up to {NEED / 2**30:.0f} GiB, {free / 2**30:.1f} GiB are free")
-    benchmark.group = group
-    out = benchmark.pedantic(side.prepare(), rounds=3, iterations=1, warmup_rounds=1)
+    import_modules(side.settings.imports)
+    assert isinstance(side.settings.batch, int)
+    ready = subject.prepare(side, side.settings.batch, training)
+    work = speed.Training(ready) if training else speed.Inference(ready)
+    if side.settings.layout == "auto":
+        speed.faster_layout(ready, type(work))
+    out = benchmark.pedantic(work.call, args=(0,), rounds=3, iterations=1, warmup_rounds=1)
     assert torch.as_tensor(out).isfinite().all()
