@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from bench import gpu_run
 from bench.gpu.floors import H200_SPECIFIED, contmix_work, depthwise_work
 from bench.gpu.parts import DEPTHWISE, PARTS, WINNERS, Part
-from bench.gpu.summary import NOT_MEASURED, faster_from, ratios
+from bench.gpu.summary import NOT_MEASURED, faster_from, figures, summary
 from bench.paths import REPOSITORY
 from bench.records.record import Record
 
@@ -37,8 +36,8 @@ def test_floor_of_overlock_ts_third_stage() -> None:
     assert depthwise_work(2, 3, 4, 5, "float32").macs == 2 * 3 * 16 * 25
 
 
-def test_ratios_of_the_summary() -> None:
-    assert [(f.value, f.verdict) for f in ratios({})] == [(None, NOT_MEASURED)] * 5
+def test_figures_of_the_summary() -> None:
+    assert [f.value for f in figures({})] == [None] * 5
     note = "OverLoCK-T deploy / ConvNeXt-B: a against b, each the best of its configurations"
     kept = {
         "headline": [
@@ -51,16 +50,26 @@ def test_ratios_of_the_summary() -> None:
                    batch=256, value=3.0)
         ],
     }  # fmt: skip
-    found = {f.what: f for f in ratios(kept)}
-    assert found["OverLoCK-T deploy / ConvNeXt-B"][1:5] == (1.5, 1.3, 2.2, "1.40 to 1.60, 3 rounds")
-    assert found["OverLoCK-T deploy / ConvNeXt-B"].verdict == "reached"
+    found = {f.what: f for f in figures(kept)}
+    assert found["OverLoCK-T deploy / ConvNeXt-B"][1:] == (1.5, "1.40 to 1.60, 3 rounds", "")
     assert found["fused ContMix, stage 3 of T: time over its floor"].value == 3.0
-    assert found["fused ContMix, stage 3 of T: time over its floor"].verdict == "reached", "the less the better"
     assert found["peak memory, OverLoCK-T / ConvNeXt-B"].value == pytest.approx(0.7)
     assert found["OverLoCK-T deploy / its plain form"].value is None
-    restless = replace(kept["headline"][0], value=2.5, valid=False, reasons=("the canary moved",))
-    figure, *_ = ratios({"headline": [restless]})
-    assert figure.verdict == "invalid: the canary moved", "no target is reached by it"
+
+
+def test_the_summary_says_what_is_invalid(tmp_path: Path) -> None:
+    from bench.records import store
+
+    note = "OverLoCK-T deploy / ConvNeXt-B: a against b"
+    restless = record(against="convnext_b deploy", notes=(note,), valid=False, reasons=("the canary moved",))
+    store.append(tmp_path / "headline.csv", [restless])
+    environment = {"cpu": "a", "cores": 1, "memory_bytes": 1, "os": "b", "python": "3", "device": "cpu",
+                   "libraries": {"torch": "2", "timm": "1"}}  # fmt: skip
+    text = summary(tmp_path, environment, [], dry=False)
+    (line,) = (line for line in text.splitlines() if line.startswith("| OverLoCK-T deploy / ConvNeXt-B"))
+    assert "| 1.50 " in line
+    assert "| invalid: the canary moved |" in line
+    assert text.count(NOT_MEASURED) == 4
 
 
 def test_from_how_many_tokens_fused_is_the_fastest() -> None:
