@@ -1,8 +1,9 @@
 """`python -m bench.gpu_run --out DIR`: everything that needs a GPU, in one call, within ten minutes.
 
-Correctness of the Triton kernels first, then operators over their floors, then the ratios, then a sweep of the four
-families. Every part is a process of its own and keeps each record as it comes: what crashes or runs out of time loses
-nothing but itself, and says so in the summary, which is printed last.
+The correctness of the Triton kernels comes first, then the operators over their floors, then the ratios, then a sweep
+of four families. Every part is a process of its own that keeps each record at once: a part that crashes or runs out of
+time loses nothing but its own rest, and the summary, which is printed last, says so. Experimental: only its dry run has
+run.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _device(asked: str, dry: bool) -> str:
 
 
 def _environment(device: str, path: Path) -> dict[str, Any]:
-    """What the run measures on, found by a process that ends: this one holds no memory of the device."""
+    """The machine and its device, described by a process that ends: this process holds no memory of the device."""
     code = "import json, sys; from bench.machine.environment import collect; print(json.dumps(collect(sys.argv[1], 1)))"
     done = subprocess.run(
         [sys.executable, "-c", code, device], cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -129,9 +130,9 @@ def _environment(device: str, path: Path) -> dict[str, Any]:
 
 
 def run_parts(parts: Sequence[Part], out: Path, end: float, device: str, dry: bool) -> list[Ended]:
-    """Run the parts one after another, each until its time or the end's; those `beside` run beside the first others.
+    """Run the parts one after another, each until its own time or that of the whole run is over.
 
-    Nothing is measured while one of these runs: the first part that measures waits for it.
+    Parts with `beside` run at the same time as the first others; the first part that measures waits for them.
     """
     run = new_run()
     ended: list[Ended] = []

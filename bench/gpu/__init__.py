@@ -1,1 +1,1 @@
-"""What `python -m bench.gpu_run` is made of."""
+"""The parts of `python -m bench.gpu_run`. Experimental: nothing here has run on a GPU yet."""

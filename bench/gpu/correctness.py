@@ -1,4 +1,4 @@
-"""A part of the GPU run: the marked tests, on the device, in parallel."""
+"""A part of the GPU run: the tests marked `gpu`, on the device, in parallel. Experimental: it has not run on a GPU."""
 
 from __future__ import annotations
 

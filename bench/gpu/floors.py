@@ -1,6 +1,7 @@
 """The least time that an operator can take: bytes over bandwidth, multiply-adds and exponentials over their rates.
 
-Each input read once, each output written once, nothing between them. Importing this imports no torch.
+Each input is read once, each output is written once, and nothing is stored between them. Importing this imports no
+torch.
 """
 
 from __future__ import annotations

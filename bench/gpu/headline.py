@@ -1,6 +1,7 @@
-"""A part of the GPU run: the ratios that it exists for, each of one interleaved measurement.
+"""A part of the GPU run: the ratios of the headline, each from one interleaved measurement.
 
-Every model runs in several configurations side by side, and the ratio is that of each one's best.
+Every model is timed in several configurations, and a ratio is that of the best configurations of two models.
+Experimental: it has not run on a GPU.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ INFERENCE: tuple[Configuration, ...] = (
     Configuration("overlock_t", "train", "reference", "default"),  # the plain form
     Configuration("overlock_t", "deploy", "tiled", "cudagraph"),
 )
-"""Compiled ones are compiled before winners are known, and so take all or none. The last is for the case that fused
-ContMix fails."""
+"""Compiled configurations are compiled before the winners are known, so they use Triton for all depthwise convolutions
+or for none. The last configuration is for the case that fused ContMix fails."""
 STEPS: tuple[Configuration, ...] = (
     Configuration("overlock_xt", "train", "fused", "none"),
     Configuration("overlock_xt", "train", "fused", "default"),
@@ -76,7 +77,7 @@ TINY_STEPS: tuple[Configuration, ...] = (
     Configuration("convnext_t", "deploy", "auto", "none"),
 )
 SIDE_SECONDS = 16.0
-"""About what one process of one side takes, compiled code in the cache."""
+"""About the time of one process of one side, with the compiled code in the cache."""
 
 
 def sides(configurations: Sequence[Configuration], part: Sink) -> list[Side]:
@@ -101,7 +102,7 @@ def sides(configurations: Sequence[Configuration], part: Sink) -> list[Side]:
 
 
 def group(c: Configuration) -> tuple[str, str, bool]:
-    """Model and form, of which the best configuration counts; the plain form is one of its own."""
+    """The group of which the best configuration counts: model and form; the reference backend is a group of its own."""
     return c.model, c.form, c.backend == "reference"
 
 
@@ -160,20 +161,20 @@ def _told(what: str) -> None:
 
 
 def memory(part: Sink, configurations: Sequence[Configuration]) -> None:
-    """Peak memory of inference, a fresh process each."""
+    """Peak memory of inference, each configuration in a fresh process."""
     for c, side in zip(configurations, sides(configurations, part), strict=True):
         if not part.room(SIDE_SECONDS, f"memory of {side.name}"):
             continue
         settings = replace(side.settings, compile="none")
         job = Job(kind=MEMORY, model=side.model, form=side.form, resolution=side.resolution, metrics=("memory",),
                   settings=settings)  # fmt: skip
-        os.environ.update(side.env)  # the worker's too
+        os.environ.update(side.env)  # the worker inherits it
         found = [message for message in run([[job]], settings.threads) if isinstance(message, Record)]
         part.keep([replace(r, notes=(*r.notes, c.note)) for r in found])
 
 
 def compile_all(part: Sink) -> None:
-    """Have every compiled side compiled once, each in a process of its own, side by side: the cache keeps it."""
+    """Compile every compiled side once, all at the same time, each in a process of its own: the cache keeps it."""
     processes = []
     for kind, configurations in ((THROUGHPUT, INFERENCE), (TRAINING, STEPS)):
         for side in sides([c for c in configurations if c.compile == "default"], part):

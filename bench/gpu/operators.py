@@ -1,4 +1,7 @@
-"""A part of the GPU run: operators one by one, every implementation over its floor, and which one wins where."""
+"""A part of the GPU run: each operator by each implementation, its time over the floor, and which one is the fastest.
+
+Experimental: it has not run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ STAGES = {"stage 3": (14, 13, 8), "stage 4": (7, 7, 16), "stage 3 at 288": (18, 
 """ContMix of OverLoCK-T: side of the map, K, heads of 16 channels."""
 LARGE = {"stage 1": (64, 56, 17), "stage 2": (128, 28, 15), "stage 3": (256, 14, 13), "stage 4": (512, 7, 7)}
 """Large depthwise convolutions of OverLoCK-T: channels, side of the map, K."""
-SETS = 3  # of inputs, taken in turn, so that a call does not find its own in the cache
+SETS = 3  # sets of inputs, taken in turn, so that a call's own are not in the cache
 LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
 
 
 class Timer:
-    """Median seconds of a call: blocks of back-to-back calls, after calls that compile and choose."""
+    """Median seconds of a call over blocks of back-to-back calls, after calls that compile and choose kernels."""
 
     def __init__(self, part: Sink) -> None:
         self.device = torch.device(part.device)
@@ -68,11 +71,11 @@ def record(part: Sink, what: str, form: str, timed: tuple[float, list[float]] | 
 
 
 def attempt(part: Sink, what: str, form: str, timer: Timer, call: Callable[[int], Any], **conditions: Any) -> Record:
-    """The record of a call, or the one that says why there is none: a failure is a row, not the end."""
+    """The record of a timed call, or of its failure: a call that fails does not end the part."""
     try:
         with rounding(str(conditions.get("dtype", ""))):
             return record(part, what, form, timer(call), **conditions)
-    except Exception as error:  # Triton's are of no narrower class: a launch may ask for more than the device has
+    except Exception as error:  # Triton raises no narrower class
         text = " ".join(str(error).split())[:200]
         return record(part, what, form, None, **conditions).failed(f"{type(error).__name__}: {text}")
 
@@ -90,7 +93,7 @@ def over_floor(row: Record, work: Work, rates: Rates, dtype: str) -> Iterator[Re
 
 @contextlib.contextmanager
 def rounding(dtype: str) -> Iterator[None]:
-    """TF32 in products and convolutions for `tf32`, in neither otherwise."""
+    """Within it, products and convolutions may round to TF32 if the dtype is `tf32`, and never otherwise."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     try:
@@ -146,7 +149,7 @@ def contmix_inputs(part: Sink, batch: int, side: int, kernel: int, heads: int, d
 
 
 def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
-    """Every backend in OverLoCK-T's stages; `fused` besides in its other launches."""
+    """Time every backend at the sizes of OverLoCK-T's stages, and `fused` in its other launches too."""
     from overlock.contmix import BACKENDS
     from overlock.contmix.triton import launch as fused
 
@@ -167,7 +170,7 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
             module = BACKENDS[name]
             for backward in (False, True):
                 if backward and name == "reference":
-                    continue  # autograd follows its steps: it has no backward of its own
+                    continue  # it has no backward of its own: autograd follows its steps
 
                 call = _call(module, backward, sets)
                 work = contmix_work(batch, side, kernel, heads, 16, dtype, backward)
@@ -187,7 +190,7 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
 
 
 def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
-    """The launches to try: of the large kernel's forward; and at stage 3, of the 5x5 half's backward."""
+    """The launches to try: those of the large kernel's forward and, at stage 3, those of the 5x5 half's backward."""
     from overlock.contmix.triton import launch as fused
 
     if fused.shared_windows(side, side, kernel):
@@ -197,7 +200,7 @@ def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
 
 
 def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[int], Any]:
-    """The i-th call of a backend's forward or backward, its inputs in turn."""
+    """A function that calls a backend's forward or backward on the sets of inputs in turn."""
 
     def call(i: int) -> Any:
         inputs: Any = sets[i % len(sets)]
@@ -207,8 +210,8 @@ def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[in
 
 
 def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
-    """Large depthwise convolutions by what PyTorch picks, by cuDNN (forward alone), by PyTorch's own kernels and by
-    Triton; where Triton beats the first goes to a file."""
+    """Time large depthwise convolutions by PyTorch's choice, by cuDNN (forward only), by PyTorch's own kernels and by
+    Triton. A file keeps the cases in which Triton beats PyTorch's choice."""
     from overlock.depthwise.dispatch import Case
     from overlock.depthwise.triton import depthwise as by_triton
 

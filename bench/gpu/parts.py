@@ -1,4 +1,8 @@
-"""The parts of a GPU run: what each is told, and how its records are kept as they come. Imports no torch."""
+"""The parts of a GPU run: their order, their arguments, and how each keeps its records. Importing this imports no
+torch.
+
+Experimental: the parts have not run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +19,21 @@ from bench.records.record import Record, stamped
 
 @dataclass(frozen=True)
 class Part:
-    """One part: a module run in a process of its own, seconds it may take, and what it is for."""
+    """One part: a module that runs in a process of its own, the seconds that it may take, and its purpose."""
 
     name: str
     module: str
     seconds: float
     purpose: str
     arguments: tuple[str, ...] = ()
-    beside: bool = False  # it runs beside the parts before the first that measures
+    beside: bool = False  # whether it runs at the same time as the parts before the first that measures
 
 
 WINNERS = "depthwise_winners.json"
-"""What the part `depthwise` writes: by which implementation each large depthwise convolution is the fastest."""
+"""The file that the part `depthwise` writes: the fastest implementation of each large depthwise convolution."""
 
 DEPTHWISE = "large depthwise convolutions:"
-"""How the note of a record begins that says what ran them."""
+"""The beginning of the note that names the implementation of a record's depthwise convolutions."""
 
 PARTS = (
     Part("compile", "bench.gpu.headline", 110, "compile the headline's models, so that they are in the cache",
@@ -42,12 +46,12 @@ PARTS = (
     Part("training", "bench.gpu.headline", 110, "the ratio of training steps, interleaved", ("--training",)),
     Part("sweep", "bench.gpu.sweep", 600, "four families: sizes, dtypes, modes; latency, memory, energy, training"),
 )  # fmt: skip
-"""In the order in which they run, the most important first; the last takes what time is left."""
+"""In the order in which they run, the most important first; the last one takes the time that is left."""
 
 
 @dataclass
 class Sink:
-    """Where a part puts its records: a CSV file that is whole after every one of them."""
+    """Where a part keeps its records: a CSV file that is complete after each of them."""
 
     name: str
     folder: Path
@@ -64,7 +68,7 @@ class Sink:
         return self.until - time.time()
 
     def room(self, seconds: float, what: str) -> bool:
-        """Whether `what` still fits; if not, it is noted as dropped."""
+        """Whether there is time for `what`; if not, it is noted as dropped."""
         if self.left >= seconds:
             return True
         self.drop(what)
@@ -83,14 +87,14 @@ class Sink:
 
 
 def depthwise_variable(folder: Path, what: str) -> dict[str, str]:
-    """The variable that has large depthwise convolutions run by `torch`, by `triton`, or by the `winners` of a run."""
+    """The variable by which large depthwise convolutions run on `torch`, on `triton`, or on the `winners` of a run."""
     from overlock.depthwise.dispatch import VARIABLE
 
     return {VARIABLE: str((folder / WINNERS).resolve()) if what == "winners" else what}
 
 
 def arguments(prog: str) -> argparse.ArgumentParser:
-    """What every part takes."""
+    """The arguments of every part."""
     p = argparse.ArgumentParser(prog=prog)
     p.add_argument("--name", required=True)
     p.add_argument("--out", type=Path, required=True)
@@ -102,6 +106,6 @@ def arguments(prog: str) -> argparse.ArgumentParser:
 
 
 def sink(args: argparse.Namespace) -> Sink:
-    """The sink of a part's arguments; the environment is the one that the run noted when it began."""
+    """The sink for a part's arguments; the environment is the one that the run wrote when it began."""
     environment = json.loads((args.out / "environment.json").read_text(encoding="utf-8"))
     return Sink(args.name, args.out, environment, args.until, args.tiny, args.device, args.run)

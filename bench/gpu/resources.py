@@ -1,7 +1,8 @@
-"""What the Triton kernels take of a GPU, compiled for one that need not be here: `python -m bench.gpu.resources`.
+"""`python -m bench.gpu.resources`: the resources of the Triton kernels, compiled for a GPU that need not be here.
 
-For every launch of OverLoCK-T's operators: registers a thread, spilled bytes, shared memory, instructions of its
-longest loop. It finds what the interpreter cannot: types that do not agree, layouts without an instruction, spills.
+For every launch of OverLoCK-T's operators it prints the registers of a thread, the spilled bytes, the shared memory and
+the instructions of the longest loop. It finds errors that the interpreter cannot: types that do not agree, layouts
+without an instruction, spills.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Resources:
 
 @contextmanager
 def recorded() -> Iterator[list[tuple[Any, dict[str, Any], dict[str, Any], int]]]:
-    """Within it kernels are not launched: (kernel, arguments, options, programs) of each are noted."""
+    """Within it no kernel is launched: the kernel, arguments, options and programs of each launch are noted instead."""
     from triton.runtime.jit import JITFunction
 
     seen: list[tuple[Any, dict[str, Any], dict[str, Any], int]] = []
@@ -63,7 +64,7 @@ def recorded() -> Iterator[list[tuple[Any, dict[str, Any], dict[str, Any], int]]
 
 
 def compiled(kernel: Any, values: dict[str, Any], options: dict[str, Any], capability: int) -> Any:
-    """The kernel compiled for a capability (90: Hopper), specialised to the arguments as a launch would."""
+    """The kernel compiled for a capability (90: Hopper), specialised to its arguments as a launch would do."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -97,7 +98,7 @@ def _tool(name: str, cubin: bytes, *options: str) -> str:
 
 
 def _longest_loop(sass: str) -> int:
-    """Instructions between the target of a backward branch and the branch, the most of any."""
+    """The most instructions between a backward branch and its target."""
     labels: dict[str, int] = {}
     count = longest = 0
     for line in sass.splitlines():
@@ -175,7 +176,7 @@ def depthwise_launches(channels: int, side: int, k: int, dtype: str, batch: int,
 
 
 def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int) -> Iterator[Resources]:
-    """All launches of ContMix in these stages, and of the depthwise convolutions, forward and backward."""
+    """The resources of all launches, forward and backward: ContMix in these stages, and depthwise convolutions."""
     for dtype in dtypes:
         for stage in stages:
             for backward in (False, True):

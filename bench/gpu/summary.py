@@ -1,4 +1,7 @@
-"""The end of a GPU run: its ratios, operators and losses as a short text. Importing this imports no torch."""
+"""The summary of a GPU run: its figures, operators and losses as a short text. Importing this imports no torch.
+
+Experimental: it has not summarised a run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ NOT_MEASURED = "not measured"
 
 
 def read(out: Path) -> dict[str, list[Record]]:
-    """The records of each part's file; a file that cannot be read loses itself alone."""
+    """The records of each part; a file that cannot be read is left out and named."""
     from bench.cli import BadInput
     from bench.records import store
 
@@ -68,17 +71,18 @@ def figures(records: Mapping[str, Sequence[Record]]) -> list[Figure]:
 
 
 def faster_from(operators: Sequence[Record]) -> int | None:
-    """Least tokens (batch x map) from which fused ContMix beats tiled in every case measured; None if it never does."""
+    """The least number of tokens (batch x map) from which fused ContMix beats tiled in every case; None if it never
+    does."""
     times: dict[tuple[str, ...], dict[str, float]] = {}
     tokens: dict[tuple[str, ...], int] = {}
     for r in operators:
-        if r.model.startswith("contmix") and "," not in r.model and r.value is not None:  # in the launch that is in use
+        if r.model.startswith("contmix") and "," not in r.model and r.value is not None:  # in the default launch
             case = (r.model, r.form, r.dtype, str(r.batch))
             times.setdefault(case, {})[r.backend] = r.value
             tokens[case] = int(r.resolution) ** 2 * (r.batch or 1)
     found = None
     wins = [(tokens[case], by["fused"] < by["tiled"]) for case, by in times.items() if by.keys() >= {"fused", "tiled"}]
-    for count, faster in sorted(wins, key=lambda pair: (-pair[0], pair[1])):  # of as many tokens a loss first
+    for count, faster in sorted(wins, key=lambda pair: (-pair[0], pair[1])):  # a loss comes first
         if not faster:
             break
         found = count

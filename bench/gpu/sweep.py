@@ -1,7 +1,8 @@
-"""A part of the GPU run: one model of each family over sizes, dtypes and modes, many figures a process.
+"""A part of the GPU run: one model of each family over sizes, dtypes and modes, all in one process for each model.
 
-A process is the replicate of the suite's other figures; here one process a model does all of them, so that they fit the
-run. Rows say so: they show where to look, and only the headline's ratios are interleaved.
+Elsewhere a figure is the median of several processes; here one process measures all figures of a model, so that they
+fit into the run. The records say so: they show where to look, and only the ratios of the headline are interleaved.
+Experimental: it has not run on a GPU.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Row:
     dtype: str
     compile: str
     batch: int
-    energy: bool = False  # whether it takes a longer block, for the counter's sake
+    energy: bool = False  # whether energy is measured, over a longer block
 
 
 def rows(tiny: bool) -> list[Row]:
@@ -74,12 +75,13 @@ def rows(tiny: bool) -> list[Row]:
 
 
 def depthwise(part: Sink, model: str) -> str:
-    """What runs large depthwise convolutions: the winners that this run measured, if it did, where a model asks."""
+    """The implementation of a model's large depthwise convolutions: the winners that this run measured, if there are
+    any."""
     return "winners" if (part.folder / WINNERS).exists() and model.startswith(("overlock", "unireplknet")) else "torch"
 
 
 def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
-    """The records of one row: time, and for throughput energy and peak memory."""
+    """The records of one row: its time and, for throughput, the energy and the peak memory."""
     import torch
 
     from bench.engine import memory, speed, subject
@@ -124,7 +126,7 @@ def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
 
 
 def one_model(part: Sink, name: str, form: str, backend: str) -> int:
-    """The rows of one model, as many as its time allows."""
+    """Measure the rows of one model, as many as its time allows."""
     import torch
 
     from bench.engine import speed, subject
@@ -143,7 +145,7 @@ def one_model(part: Sink, name: str, form: str, backend: str) -> int:
                           resolution="", weights="random:0", threads=torch.get_num_threads())  # fmt: skip
         try:
             part.keep(measure(part, models[training], template, row))
-        except Exception as error:  # Triton's and the compiler's are of no narrower class
+        except Exception as error:  # Triton and the compiler raise no narrower class
             traceback.print_exc()
             text = " ".join(str(error).split())[:200]
             kind = OUT_OF_MEMORY if speed.is_out_of_memory(error) else type(error).__name__

@@ -1,4 +1,7 @@
-"""Compile one side and call it once, so that the compiler's cache has it: `python -m bench.gpu.warm JSON`."""
+"""`python -m bench.gpu.warm JSON`: compile one side and call it once, so that its code is in the compiler's cache.
+
+Experimental: it has not run on a GPU.
+"""
 
 from __future__ import annotations
 

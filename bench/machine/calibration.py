@@ -1,4 +1,4 @@
-"""This machine's own spread, as `python -m bench.calibrate` found it: read where differences are judged.
+"""This machine's own spread, as `python -m bench.calibrate` measured it; read where differences are judged.
 
 Importing this imports no torch.
 """
@@ -11,7 +11,7 @@ from bench.records.record import Record
 
 SPREAD, VISIBLE, CANARY = "aa_spread", "smallest_visible", "canary_spread"
 """Metrics of a calibration: the standard deviation of the log-ratio of a run of a model against itself, the smallest
-difference that a default run tells nine times in ten, and how far the canary moves in an undisturbed process."""
+difference that a default run shows nine times in ten, and how far the canary moves in an undisturbed process."""
 
 
 def latest(machine: str) -> dict[str, Record]:
@@ -25,20 +25,20 @@ def latest(machine: str) -> dict[str, Record]:
     return {r.metric: r for r in sorted(found, key=lambda r: r.time)}
 
 
-def sentence(found: dict[str, Record]) -> str:
+def sentence(calibration: dict[str, Record]) -> str:
     """One line for people."""
-    if SPREAD not in found or VISIBLE not in found:
+    if SPREAD not in calibration or VISIBLE not in calibration:
         return "This machine is not calibrated: python -m bench.calibrate tells what differences it can see."
-    spread, visible = found[SPREAD], found[VISIBLE]
+    spread, visible = calibration[SPREAD], calibration[VISIBLE]
     return (
         f"Calibration of {spread.time[:10]}: a model against itself spreads by {spread.value:.2%} from run to run; "
         f"a run of {visible.n} rounds sees differences from {visible.value:.1%} on."
     )
 
 
-def canary_limit(found: dict[str, Record], least: float) -> float:
-    """How far the canary may move: `least`, or more where the calibration found it to move further undisturbed."""
-    record = found.get(CANARY)
+def canary_limit(calibration: dict[str, Record], least: float) -> float:
+    """How far the canary may move: `least`, or as far as it moved undisturbed in the calibration if that is more."""
+    record = calibration.get(CANARY)
     return max(least, record.value) if record is not None and record.value is not None else least
 
 

@@ -1,4 +1,4 @@
-"""The canary: fixed work whose time should not move. Where it does, the machine changed while a model was measured."""
+"""The canary: fixed work whose time should not move. If it does, the machine changed while a model was measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS = 0.12
 """How long each of the two works is repeated."""
 
 PERCENTILE = 10
-"""Which repetition counts: among the quickest, so that a passing interruption of some of them does not."""
+"""The percentile of the repetitions that counts: a low one, so that an interruption of a few of them does not count."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Reading:
     copy: float
 
     def moved(self, later: Reading) -> tuple[float, str]:
-        """The larger relative movement of the two, and which it was."""
+        """The larger relative movement of the two, and the name of that work."""
         moves = [
             (abs(later.product / self.product - 1), "matrix product"),
             (abs(later.copy / self.copy - 1), "copy"),
@@ -52,7 +52,7 @@ class Canary:
 
     @torch.inference_mode()
     def read(self) -> Reading:
-        """Time both works, a quarter of the repetitions going untimed."""
+        """Time both works; the repetitions of the first fifth of the time do not count."""
         return Reading(self._time(self._product), self._time(self._copy))
 
     def _product(self) -> None:

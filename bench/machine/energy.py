@@ -10,12 +10,12 @@ from bench.machine import nvml
 
 
 def joules(device: torch.device) -> float | None:
-    """Energy that the device has used so far; None where nothing tells."""
+    """Energy in joules that the device has used so far; None if it has no counter."""
     return nvml.joules(uuid(device)) if device.type == "cuda" else None
 
 
 @functools.cache
 def uuid(device: torch.device) -> str:
-    """The name that NVML knows a CUDA device by; empty where PyTorch does not tell it."""
-    found = getattr(torch.cuda.get_device_properties(device), "uuid", "")
-    return f"GPU-{found}" if found else ""
+    """The name by which NVML knows a CUDA device; empty if PyTorch does not have it."""
+    name = getattr(torch.cuda.get_device_properties(device), "uuid", "")
+    return f"GPU-{name}" if name else ""

@@ -1,4 +1,4 @@
-"""What a measurement ran on, and with what: enough to repeat a figure, or to distrust it."""
+"""The machine, the libraries and the settings of a measurement: enough to repeat a figure, or to distrust it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ adjustment arrives in a long-running process. Left to itself, a process gets the
 tensors afresh in each call until then; the same model then differs by 5 to 10 % from process to process."""
 
 CUDNN_BENCHMARK = True
-"""Whether cuDNN tries its algorithms and keeps the quickest, in every process that measures."""
+"""Whether cuDNN tries its algorithms and keeps the fastest one, in every process that measures."""
 
 
 def now() -> str:
@@ -47,19 +47,19 @@ def available_cpus() -> list[int]:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use: of its affinity mask, capped by the container's quota. At least 1."""
+    """The physical cores in this process's affinity mask, at most as many as the container's quota; at least 1."""
     cores = set()
     for cpu in available_cpus():
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
         try:
             cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
-        except OSError:  # no Linux, or hidden: then what the whole machine has
+        except OSError:  # no Linux, or hidden: then those of the whole machine
             return min(psutil.cpu_count(logical=False) or 1, len(available_cpus()))
     return max(1, min(len(cores), _quota()))
 
 
 def _quota() -> int:
-    """CPUs' worth of time that the control group grants, rounded up; very many where there is no limit."""
+    """How many CPUs' time the control group grants, rounded up; very many if there is no limit."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -76,13 +76,13 @@ def cpu_name() -> str:
         found = None
     if found:
         return " ".join(found[1].split())
-    import cpuinfo  # takes a second: only where /proc does not tell
+    import cpuinfo  # takes a second: only where /proc has no name
 
     return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or platform.machine())
 
 
 def allocator() -> dict[str, Any]:
-    """The C library's allocator, or the one that replaces it, with its settings: on a CPU it is part of the machine."""
+    """The C library's allocator, or the one that replaces it, and its settings: on a CPU it is part of the machine."""
     name = " ".join(platform.libc_ver()) or platform.system()
     try:
         replaced = re.search(r"/lib(jemalloc|tcmalloc|mimalloc)[^/\n]*", Path("/proc/self/maps").read_text())
@@ -96,7 +96,7 @@ def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
 
 
 def revision() -> dict[str, Any]:
-    """`commit` and `dirty` of the checkout that this package runs from; empty and None outside of one."""
+    """`commit` and `dirty` of the checkout that this package runs from; outside of a checkout, empty and None."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *args]
@@ -111,7 +111,7 @@ def revision() -> dict[str, Any]:
 
 
 def collect(device: str, threads: int) -> dict[str, Any]:
-    """Everything about this machine, its libraries and the device to measure on, as plain values."""
+    """Everything about this machine, its libraries and its device that matters to a measurement, as plain values."""
     import torch
 
     versions = {}
@@ -151,7 +151,7 @@ def collect(device: str, threads: int) -> dict[str, Any]:
 
 
 def state(environment: dict[str, Any]) -> dict[str, Any]:
-    """What may change while we measure: load, clocks, and who else is busy. Taken before and after."""
+    """What may change during a measurement: load, clocks and other busy processes. It is read before and after."""
     found: dict[str, Any] = {"time": now(), "busy_processes": busy_processes()}
     if hasattr(os, "getloadavg"):
         found["load_average"] = os.getloadavg()[0]
@@ -167,7 +167,7 @@ def state(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 BUSY = 20.0
-"""Per cent of a CPU above which another process is told of."""
+"""Per cent of a CPU above which another process is listed as busy."""
 
 
 def busy_processes(seconds: float = 0.1) -> list[str]:
@@ -204,7 +204,7 @@ def _cuda(device: str) -> dict[str, Any]:
 
 
 def _cuda_driver() -> str:
-    """NVIDIA driver version by nvidia-smi; empty where it cannot be asked."""
+    """The NVIDIA driver's version by nvidia-smi; empty if that cannot be run."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
@@ -213,7 +213,7 @@ def _cuda_driver() -> str:
 
 
 def machine_key(environment: dict[str, Any]) -> str:
-    """A short name of the hardware: records of one key ran on equal machines. Fit for a folder's name."""
+    """A short name of the hardware, fit for a folder: records with the same key are of equal machines."""
     gpu = environment["device_name"] if environment["device"].startswith("cuda") else ""
     parts = [gpu, environment["cpu"], f"{environment['cores']}c"]
     name = re.sub(r"\((r|tm)\)|\bcpu\b|processor|@.*", " ", " ".join(filter(None, parts[:-1])), flags=re.IGNORECASE)
@@ -224,7 +224,7 @@ def machine_key(environment: dict[str, Any]) -> str:
 
 
 def describe(environment: dict[str, Any]) -> str:
-    """One line for people: on what it ran."""
+    """One line for people: the machine and its libraries."""
     versions = environment["libraries"]
     parts = [
         f"{environment['cpu']}, {environment['cores']} cores, {environment['memory_bytes'] / 2**30:.0f} GiB",

@@ -1,6 +1,7 @@
-"""What NVIDIA's management library tells of a card: energy, clocks, throttling, power limit, who else uses it.
+"""A card's energy, clocks, throttling, power limit and other processes, from NVIDIA's management library (NVML).
 
-nvidia-ml-py is optional: without it, or without a card, nothing is told and no energy is claimed. Imports no torch.
+nvidia-ml-py is optional: without it, or without a card, these are empty and no energy is claimed. Importing this
+imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def handle(uuid: str) -> Any:
-    """NVML's handle of the card of a UUID (`GPU-...`); None where there is none."""
+    """NVML's handle of the card with a UUID (`GPU-...`); None if there is none."""
     try:
         import pynvml
     except ImportError:
@@ -30,7 +31,7 @@ def handle(uuid: str) -> Any:
 
 
 def joules(uuid: str) -> float | None:
-    """Energy used by the card since the driver was loaded; None where it is not counted (cards before Volta)."""
+    """Joules used by the card since the driver was loaded; None if it has no counter (cards before Volta)."""
     card = handle(uuid)
     if card is None:
         return None
@@ -43,7 +44,7 @@ def joules(uuid: str) -> float | None:
 
 
 def state(uuid: str) -> dict[str, Any]:
-    """Clocks (MHz), temperature (C), power and its limit (W), throttle reasons, processes of others; what is told."""
+    """Clocks (MHz), temperature (C), power and its limit (W), throttle reasons and other processes, as far as known."""
     card = handle(uuid)
     if card is None:
         return {}
@@ -60,13 +61,13 @@ def state(uuid: str) -> dict[str, Any]:
             p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(card) if p.pid != os.getpid()
         ),
     }
-    told = {}
+    values = {}
     for name, ask in asked.items():
         try:
-            told[name] = ask()
+            values[name] = ask()
         except pynvml.NVMLError as error:
-            log.info("NVML does not tell %s: %s", name, error)
-    return told
+            log.info("NVML has no %s: %s", name, error)
+    return values
 
 
 REASONS = {
@@ -76,5 +77,5 @@ REASONS = {
 
 
 def throttle_reasons(mask: int) -> list[str]:
-    """NVML's mask in words, idling left out."""
+    """NVML's mask in words; idling is left out."""
     return [word for bit, word in REASONS.items() if mask & bit]

@@ -1,4 +1,4 @@
-"""Where a model's time, MACs, parameters and activations are: by stage and by kind of operator, as records and tables.
+"""A model's time, MACs, parameters and activations by stage and by kind of operator, as records and tables.
 
 Importing this imports no torch.
 """
@@ -25,10 +25,10 @@ BREAKDOWN = "breakdown"
 """Kind of job."""
 
 PREFIX = "breakdown"
-"""How the metrics of parts begin: `breakdown/<by>/<of>/<part>`, with by operator or stage, of one of `AMOUNTS`."""
+"""The beginning of a part's metric, `breakdown/<by>/<of>/<part>`: `by` is operator or stage, `of` one of `AMOUNTS`."""
 
 BYTES = "bytes_moved"
-"""Metric: bytes that the operators of one image read and write, were every one to go to memory."""
+"""Metric: the bytes that the operators read and write for one image, if all of them went to memory."""
 
 AMOUNTS = {"time": "s", "macs": "MACs", "params": "count", "activations": "count"}
 CALLS = 7
@@ -36,7 +36,7 @@ METHOD = f"each operator alone, synchronised, median of {CALLS} calls; per image
 
 
 def records(found: Sequence[Operator], batch: int, template: Record) -> Iterator[Record]:
-    """Records of the parts, and of the bytes moved; per image but for parameters."""
+    """The records of the parts and of the bytes moved; per image, except for parameters."""
     for by in ("operator", "stage"):
         parts: dict[str, dict[str, float]] = {}
         for op in found:
@@ -55,7 +55,7 @@ def records(found: Sequence[Operator], batch: int, template: Record) -> Iterator
 
 
 def tables(found: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """For people, by operator and by stage: a title, headings, and a row a part with shares of the whole."""
+    """Tables by operator and by stage: a title, the headings, and a row for each part with its shares of the whole."""
     models: dict[tuple[str, str, str], dict[str, dict[str, dict[str, float]]]] = {}
     for r in found:
         if r.metric.startswith(f"{PREFIX}/") and r.value is not None:
@@ -80,7 +80,7 @@ def tables(found: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]
 
 
 def render(found: Sequence[Record], style: str) -> str:
-    """The tables in a format of tabulate's: table, markdown or latex."""
+    """The tables as text: table, markdown or latex."""
     from tabulate import tabulate
 
     kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
@@ -100,7 +100,7 @@ def run(
     task: str,
     head: str,
 ) -> tuple[dict[str, Any], list[Record]]:
-    """Break down each model in its forms, each in a fresh process: the environment, and the records, of one run.
+    """Break down each model in its forms, each in a fresh process; returns the environment and the records.
 
     Raises:
         BadInput: if the machine or the models don't allow it.
@@ -131,7 +131,7 @@ def run(
 
 
 def measure(template: Record, subject: Subject) -> Iterator[Record]:
-    """The records of one job on its prepared subject; `template` has its conditions."""
+    """The records of a prepared subject; `template` has the conditions."""
     from bench.profile.operators import operators
 
     assert template.batch is not None

@@ -1,7 +1,7 @@
-"""Each operator that a call of a model dispatches: its time, MACs, weights, activations and bytes, and where it is.
+"""Each operator that a call of a model dispatches: its place, time, MACs, weights, activations and bytes.
 
-Operators are watched as they run, in the form, layout and implementation that runs; ContMix is one operator. A time is
-that of the operator alone: between operators the interpreter takes a little more.
+Operators are watched as they run, in the form, layout and implementation in use; ContMix is one operator. The time is
+that of the operator alone: the interpreter takes a little more between operators.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ PRODUCT, NORM, OTHER = "matrix product", "norm", "other"
 BETWEEN = "between stages"
 
 NUMBERED = ("stages", "downsample_layers", "layers")
-"""Containers whose members are the stages, not they themselves."""
+"""Containers whose members are stages; the containers are none."""
 
 _PRIMITIVE: set[Any] = set()
-"""Operators that are known not to be composed of others."""
+"""Operators that are not composed of others, as far as seen."""
 
 _NORM_NAME = re.compile(r"norm|grn", re.IGNORECASE)
 
 
 @dataclass
 class Operator:
-    """One operator of a call. Amounts are of the whole batch; `seconds` has one sample a timed call."""
+    """One operator of a call. Amounts are of the whole batch; `seconds` has one sample for each timed call."""
 
     name: str
     stage: str
@@ -57,7 +57,7 @@ class Operator:
 
 @torch.inference_mode()
 def operators(subject: Subject, calls: int) -> list[Operator]:
-    """The operators of a call, in their order, timed over `calls` calls after two that warm up.
+    """The operators of a call, in their order, timed over `calls` calls after two calls that warm up.
 
     Raises:
         ValueError: if two calls dispatch different operators.
@@ -84,7 +84,7 @@ def operators(subject: Subject, calls: int) -> list[Operator]:
 
 @contextmanager
 def _places(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
-    """Within it, the list holds the modules under way as (stage, class name), the innermost last."""
+    """Within it, the list holds the modules that are running as (stage, class name), the innermost last."""
     stack: list[tuple[str, str]] = []
     handles = []
     for name, module in model.named_modules():
@@ -115,13 +115,13 @@ class _Watch(TorchDispatchMode):
         self._places, self._counting, self._device = places, counting, subject.device
         self._weights = dict(_weights(subject.model))
         self._known = set(self._weights)
-        self._made: list[Tensor] = []  # kept, so that nothing else gets its memory, and is taken for it
+        self._made: list[Tensor] = []  # kept, so that no other tensor gets its memory and is taken for it
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in _PRIMITIVE and not _is_view(func):  # conv2d, linear, ...: what they are made of is watched
+        if func not in _PRIMITIVE and not _is_view(func):  # conv2d, ...: their parts are watched
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -147,7 +147,8 @@ class _Watch(TorchDispatchMode):
         return out
 
     def _use(self, inputs: list[Tensor], outputs: list[Tensor]) -> int:
-        """How many weights an operator is the first to use. One that only makes weights into others passes them on."""
+        """How many weights an operator is the first to use. One that only turns weights into other weights passes them
+        on."""
         mine = [_storage(x) for x in inputs]
         count = sum(self._weights.pop(storage, 0) for storage in set(mine) & self._weights.keys())
         if count and len(outputs) == 1 and all(storage in self._known for storage in mine):
@@ -159,7 +160,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Storage -> number of values, of parameters and of what a folded model holds as buffers; no batch statistics."""
+    """Storage -> number of values, for parameters and for a folded model's buffers, without batch statistics."""
     for module in model.modules():
         statistics = isinstance(module, nn.modules.batchnorm._NormBase)
         held = [*module.parameters(recurse=False), *(() if statistics else module.buffers(recurse=False))]
@@ -173,29 +174,29 @@ def _storage(x: Tensor) -> int:
 
 
 def _bytes(inputs: list[Tensor], outputs: list[Tensor]) -> int:
-    """Bytes read and written, a tensor that is both input and output twice."""
+    """Bytes read and written; a tensor that is both input and output counts twice."""
     read = {_storage(x): x.numel() * x.element_size() for x in inputs}
     return sum(read.values()) + sum(x.numel() * x.element_size() for x in outputs)
 
 
 def _is_view(func: Any) -> bool:
-    """Whether an operator only looks at memory in another way, or makes room."""
+    """Whether an operator only views memory in another way, or only allocates it."""
     returns = func._schema.returns
     aliases = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
     return aliases or func._schema.name in ("aten::empty", "aten::empty_strided", "aten::detach", "aten::empty_like")
 
 
 def _convolution(func: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
-    """Input and kernel of a convolution, PyTorch's or oneDNN's fused with what follows; None for any other operator."""
+    """Input and kernel of a convolution, PyTorch's or oneDNN's fused one; None for any other operator."""
     name = func._schema.name
     if "convolution" not in name or "backward" in name:
         return None
-    first = 1 if name.endswith("_convolution_pointwise_") else 0  # after what it adds to
+    first = 1 if name.endswith("_convolution_pointwise_") else 0  # the first argument is the tensor that it adds to
     return args[first], args[first + 1]
 
 
 def kind_of(func: Any, args: tuple[Any, ...], module: str, weights: set[int]) -> str:
-    """Which kind: pointwise is a 1x1 convolution or a linear layer; a matrix product is one without weights."""
+    """The kind of an operator. A 1x1 convolution or a linear layer is pointwise; a matrix product has no weights."""
     name = func._schema.name
     if "contmix" in name:
         return CONTMIX
@@ -212,7 +213,7 @@ def kind_of(func: Any, args: tuple[Any, ...], module: str, weights: set[int]) ->
 
 
 def macs_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    """Multiply-adds of convolutions, matrix products and ContMix, of the shapes that ran; 0 for any other operator."""
+    """Multiply-adds of convolutions, matrix products and ContMix at the shapes that ran; 0 for any other operator."""
     convolution = _convolution(func, args)
     if convolution is not None:
         x, weight = convolution

@@ -1,4 +1,4 @@
-"""Which operators and kernels really ran, from PyTorch's profiler: what a name like `auto` came to."""
+"""The operators and kernels that really ran, from PyTorch's profiler: what a setting like `auto` chose."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 SHARE = 0.01
-"""Operators with less than this share of the time are not told."""
+"""Operators with a smaller share of the time are left out."""
 
 
 def ran(work: Any) -> dict[str, float]:
-    """Operators (kernels on CUDA) of one call and their share of its time, the largest first."""
+    """Operators (on CUDA, kernels) of one call with their shares of its time, the largest first."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -32,7 +32,7 @@ def ran(work: Any) -> dict[str, float]:
 
 
 def depthwise_path(shares: dict[str, float]) -> str:
-    """What ran the convolutions, in a word or two; empty if none is among `shares`."""
+    """The library that ran the convolutions, in a word or two; empty if there is none among `shares`."""
     marks = {
         "mkldnn_convolution": "oneDNN",
         "mkldnn::_convolution_pointwise": "oneDNN, fused",

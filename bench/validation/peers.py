@@ -1,10 +1,9 @@
-"""The same model timed as others time it: `python -m bench.validation.peers`.
+"""`python -m bench.validation.peers`: one model timed by this suite, by timm and by PyTorch.
 
-In each of several fresh processes the suite's blocks, timm's `benchmark.py` method (its runner's loop: the mean of
-steps that are each waited for) and `torch.utils.benchmark` (its Timer's median) take turns on one model, batch and
-dtype. The harness's own share is that of a block of calls to a model that does nothing. Printed is each peer's time
-relative to ours with its 95 % interval over processes. On a CPU all three should agree; on CUDA, waiting for each step
-costs what launching does not hide.
+In each of several fresh processes the suite's blocks, timm's `benchmark.py` (the mean of steps that are each waited
+for) and `torch.utils.benchmark` (the median of its Timer) take turns on one model, batch and dtype. The harness's own
+share is the time of a block of calls to a model that does nothing. It prints each peer's time relative to ours with the
+95 % interval over processes. On a CPU all three should agree; on CUDA, waiting for each step adds launching time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Does the method find what is there, and nothing else? `python -m bench.validation.trials --runs 20 --output FILE`.
+"""`python -m bench.validation.trials --runs 20 --output FILE`: does the method see differences, and only real ones?
 
-Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy slowed by 5 %
-(`bench.validation.planted`). Counted: how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in
-twenty by design), and how often that of the slowed one does, on the slow side. FILE gets every run's records, so the
-counts can be redone: `--summary` only counts.
+Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy that is slower by 5 %
+(`bench.validation.planted`). It counts how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in
+twenty by design), and how often the interval of the slower copy lies below 1. FILE keeps the records of every run, so
+that the counts can be made again: `--summary` only counts.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             records = one_run(args.batch_size, shlex.split(args.under), shlex.split(args.compare))
             store.append(args.output, records)
             ratios = {r.model: r for r in records if r.metric == "throughput_ratio"}
-            told = ", ".join(f"{name} {r.value:.3f} [{r.lo:.3f}, {r.hi:.3f}]" for name, r in ratios.items())
-            print(f"run {i + 1}: {told}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+            intervals = ", ".join(f"{name} {r.value:.3f} [{r.lo:.3f}, {r.hi:.3f}]" for name, r in ratios.items())
+            print(f"run {i + 1}: {intervals}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     print("\n".join(summary(store.read(args.output))))
     return cli.OK
 
@@ -68,7 +68,7 @@ def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Re
 
 
 def summary(records: Sequence[Record]) -> list[str]:
-    """Counts of false alarms and of differences seen, with the spread of the ratios; redone from the samples."""
+    """The counts of false alarms and of differences seen, and the spread of the ratios, made again from the samples."""
     lines = []
     for model, what in ((TWIN, "false alarms: the interval excludes 1"), (SLOWED, "seen: the interval is below 1")):
         ratios = {run: ratio for run, ratio in redone(records, model).items() if ratio is not None}
@@ -87,7 +87,7 @@ def summary(records: Sequence[Record]) -> list[str]:
 
 
 def redone(records: Sequence[Record], model: str) -> dict[str, Ratio | None]:
-    """Run -> the ratio of a model, from the rounds that were kept, the odd one left out."""
+    """Run -> the ratio of a model, from the rounds that were kept without the odd one."""
     by_run: dict[str, dict[tuple[str, str], Record]] = {}
     for r in records:
         by_run.setdefault(r.run, {})[r.model, r.metric] = r
