@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from tabulate import tabulate
 
-    from bench.engine.subject import load, resolve
+    from bench.loading import load, resolve
     from bench.machine.device import choose_device
 
     torch.set_num_threads(args.threads or physical_cores())

@@ -173,7 +173,7 @@ def verdict(made: Sequence[Any]) -> int:
 
 def resolved(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, with names that only timm may know looked up there."""
-    from bench.engine.subject import resolve
+    from bench.loading import resolve
 
     return [entry if entry.name in MODELS else resolve(entry.name) for entry in entries]
 

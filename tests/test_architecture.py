@@ -18,11 +18,8 @@ MOST_LINES = 400
 Arrow = tuple[str, str]  # importing module, imported module
 
 BACKWARD: set[Arrow] = {
-    ("bench.cost.conventions", "bench.engine.subject"),
     ("bench.cost.count", "bench.engine.job"),
-    ("bench.cost.count", "bench.engine.subject"),
     ("bench.cost.count", "bench.engine.tasks"),
-    ("bench.engine.tasks", "bench.engine.subject"),
     ("bench.profile.breakdown", "bench.engine.job"),
     ("bench.profile.breakdown", "bench.engine.runner"),
     ("bench.profile.operators", "bench.engine.statistics"),

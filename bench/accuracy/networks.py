@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bench import loading
 from bench.cli import BadInput, Resolution
-from bench.engine import subject
 from bench.models import CONVNEXT, OVERLOCK, TIMM, Entry
 from overlock.checkpoints.download import Unavailable, fetch
 from overlock.checkpoints.loading import fitted, load_state, read_checkpoint
@@ -47,13 +47,13 @@ def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[
         BadInput: if the weights cannot be had, read, or are another model's. Never random weights instead.
     """
     if weights == RANDOM:
-        return subject.load(entry, form, None, SEED, backend), subject.weights_label(None, SEED)
+        return loading.load(entry, form, None, SEED, backend), loading.weights_label(None, SEED)
     if weights == RELEASED and entry.family is TIMM:
         return _from_timm(entry)
     released = weights == RELEASED or weights.startswith(FINE_TUNED)
     path = released_file(entry, weights) if released else Path(weights)
     model = _reparameterised(entry, path, backend) if form == "deploy" else None
-    return model or subject.load(entry, form, path, SEED, backend), subject.weights_label(path, SEED)
+    return model or loading.load(entry, form, path, SEED, backend), loading.weights_label(path, SEED)
 
 
 def released_file(entry: Entry, weights: str = RELEASED) -> Path:
@@ -97,12 +97,12 @@ def _reparameterised(entry: Entry, path: Path, backend: str) -> nn.Module | None
         return None
     try:
         state = read_checkpoint(path)
-        fitted(subject.create_on_meta(entry, **structure["deploy"]), state, str(path))
+        fitted(loading.create_on_meta(entry, **structure["deploy"]), state, str(path))
     except (ValueError, OSError):
         return None  # the training form, or a file that its loader then refuses with the reason
     import overlock
 
-    model = subject.create(entry, **structure["deploy"])
+    model = loading.create(entry, **structure["deploy"])
     load_state(model, state, str(path))
     overlock.set_backend(model, backend)
     deployed: nn.Module = overlock.deploy(model)

@@ -20,8 +20,8 @@ class Cost:
         import torch
 
         from bench.cost import count as cost
-        from bench.engine.subject import counted_structure, load, resolve
         from bench.gates.fingerprint import allocated_peak
+        from bench.loading import counted_structure, load, resolve
 
         torch.set_num_threads(1)
         found = {}

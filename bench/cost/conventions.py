@@ -64,7 +64,7 @@ def explain(figure: Figure, counts: Mapping[str, int]) -> Explanation:
 def counts(entry: Entry, resolution: tuple[int, int]) -> Mapping[str, int]:
     """MACs of one image by each convention that applies to the model; equal ones only by the plainest."""
     from bench.cost.count import count_parts
-    from bench.engine.subject import create_on_meta
+    from bench.loading import create_on_meta
 
     structure = entry.family.structure
     deploy = _Parts(count_parts(create_on_meta(entry, **structure["deploy"]), resolution))

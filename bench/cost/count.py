@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cost.meta import CONVOLUTION, Flat, RecordedConvolutions, RememberedShapes, convolution_macs
 from bench.engine.job import Job
-from bench.engine.subject import counted_structure, create_on_meta, describe_structure, resolve
 from bench.engine.tasks import Counted
+from bench.loading import counted_structure, create_on_meta, describe_structure, resolve
 from overlock.contmix import contmix_macs
 
 METHOD = "fvcore, checked by torch FlopCounterMode"

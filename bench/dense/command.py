@@ -97,7 +97,7 @@ def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[
 
     from bench.dense.build import build_dense
     from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
-    from bench.engine.subject import weights_label
+    from bench.loading import weights_label
 
     path = None if weights == RANDOM else Path(weights)
     torch.manual_seed(0)

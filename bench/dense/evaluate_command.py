@@ -13,7 +13,7 @@ from torch import nn
 from bench.cli import OK, BadInput, show
 from bench.dense import command
 from bench.dense.evaluation import Place, Run
-from bench.engine.subject import resolve
+from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.machine.environment import collect, now
 from bench.models import Entry

@@ -23,8 +23,8 @@ from bench.dense.cost import DenseCost, dense_cost
 from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
 from bench.engine.job import Job
 from bench.engine.side import Side
-from bench.engine.subject import randomise
 from bench.engine.tasks import Counted, Task
+from bench.loading import randomise
 from bench.models import Entry
 from bench.tasks import BOXES, MASKS, head_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cli import BadInput
 from bench.engine.job import Settings
-from bench.engine.subject import create_on_meta, load_weights, resolve
+from bench.loading import create_on_meta, load_weights, resolve
 from bench.machine.device import choose_device
 from bench.machine.environment import collect
 

@@ -1,13 +1,10 @@
-"""The model under measurement: built, weighted, cast and laid out as a job asks, with inputs to go with it."""
+"""The model under measurement: cast, placed and laid out as a job asks, with inputs to go with it."""
 
 from __future__ import annotations
 
-import functools
-import importlib
 import logging
 import math
 import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from bench.cli import BadInput
 from bench.engine.job import Job
 from bench.engine.side import Side
+from bench.loading import resolve, weights_label
 from bench.machine.environment import CUDNN_BENCHMARK
-from bench.models import Entry, entry_for_timm, find, unknown
 
 log = logging.getLogger(__name__)
 
@@ -28,130 +25,6 @@ DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfl
 LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
 INPUT_BYTES = 64 * 2**20
 """Inputs rotate over at least this much memory, more than the caches of most machines hold."""
-
-
-def resolve(name: str) -> Entry:
-    """The entry of a short name, alias, or any timm model name.
-
-    Raises:
-        BadInput: for a name that is neither, naming the nearest.
-    """
-    entry = find(name)
-    if entry is not None:
-        return entry
-    import timm
-
-    if name in timm.list_models() or name in timm.list_pretrained():
-        return entry_for_timm(name)
-    raise unknown(name, timm.list_models())
-
-
-def create(entry: Entry, **kwargs: Any) -> nn.Module:
-    """Build a model by timm, with the package imported that registers it."""
-    import timm
-
-    importlib.import_module(entry.family.package)
-    model: nn.Module = timm.create_model(entry.timm_name, pretrained=False, **kwargs)
-    return model.eval()
-
-
-def create_on_meta(entry: Entry, **kwargs: Any) -> nn.Module:
-    """`create` on the meta device: shapes only, at once and without memory."""
-    import torch._dynamo  # meta kernels import it when first run, which fails within a device's context (torch 2.8)
-
-    try:
-        with torch.device("meta"):
-            return create(entry, **kwargs)
-    except RuntimeError:  # some models, and older timm's, read numbers off tensors while they are built
-        log.info("%s does not build on the meta device: built on the CPU first", entry.name)
-        return create(entry, **kwargs).to("meta")
-
-
-@functools.lru_cache(maxsize=1)
-def counted_structure(entry: Entry, form: str) -> nn.Module:
-    """The released structure of a form, on the meta device: what parameters and MACs are counted on."""
-    return create_on_meta(entry, **entry.family.structure[form])
-
-
-def describe_structure(entry: Entry, form: str) -> str:
-    """Which structure was counted, as builder keywords; empty where there is but one."""
-    return ", ".join(f"{key}={value}" for key, value in entry.family.structure[form].items())
-
-
-def load(entry: Entry, form: str, weights: Path | None, seed: int, backend: str = "auto") -> nn.Module:
-    """The model that runs in a form, on the CPU in float32: training form first, its weights, then `overlock.deploy`.
-
-    `backend` chooses ContMix's implementation, where the model has it.
-
-    Raises:
-        BadInput: if the checkpoint is unreadable or another model's.
-    """
-    training_form = entry.family.structure.get("train", {})
-    if weights is None:
-        model = _materialised(create_on_meta(entry, **training_form), entry, training_form)
-        randomise(model, seed)
-    else:
-        model = create(entry, **training_form)
-        load_weights(model, entry.name, weights)
-    import overlock
-
-    overlock.set_backend(model, backend)
-    if form == "deploy" and "train" in entry.family.structure:
-        model = overlock.deploy(model)
-    return model.eval().requires_grad_(False)
-
-
-BATCH_NORM_BUFFERS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
-
-
-def _materialised(blank: nn.Module, entry: Entry, kwargs: Any) -> nn.Module:
-    """A model on the CPU without the slow first draw of weights, which `randomise` overwrites anyway.
-
-    A model with other buffers than batch norm's may compute them at construction: it is built in full.
-    """
-    leaves = {name: name.rpartition(".")[2] for name, _ in blank.named_buffers()}
-    if not BATCH_NORM_BUFFERS.keys() >= set(leaves.values()):
-        return create(entry, **kwargs)
-    model = blank.to_empty(device="cpu")
-    for name, buffer in model.named_buffers():
-        buffer.fill_(BATCH_NORM_BUFFERS[leaves[name]])
-    return model
-
-
-def load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Load a released checkpoint strictly; on the meta device this only checks names and shapes."""
-    from overlock.checkpoints.loading import load_checkpoint
-
-    try:
-        load_checkpoint(model, path)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--weights {name}={path}: {textwrap.shorten(str(error), 400)}") from error
-
-
-def weights_label(weights: Path | None, seed: int) -> str:
-    """SHA-256 of the weights' file, or `random:<seed>`."""
-    from overlock.checkpoints.download import sha256
-
-    return f"random:{seed}" if weights is None else sha256(weights)
-
-
-@torch.no_grad()
-def randomise(model: nn.Module, seed: int) -> None:
-    """Draw all parameters so that signals keep their size and every branch matters.
-
-    First weights often multiply a branch by 1e-6 or 0: then outputs hardly depend on what runs, and denormal numbers
-    can slow it down. Kernels get the variance of one over their fan-in, norm weights and scales values about 1,
-    everything else values about 0.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-    norm_weights = {id(m.weight) for m in model.modules() if isinstance(m, norms) and m.weight is not None}
-    for parameter in model.parameters():
-        fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
-        deviation = 0.1 if fan_in == 1 else 1 / math.sqrt(fan_in)
-        parameter.normal_(0.0, deviation, generator=generator)
-        if id(parameter) in norm_weights or (parameter.dim() > 1 and fan_in == 1):
-            parameter.add_(1.0)
 
 
 class BackendsSeen(TorchFunctionMode):

@@ -40,11 +40,12 @@ class Task:
 
 
 def _load(entry: Entry, job: Job | Side) -> nn.Module:
-    from bench.engine import subject
+
+    from bench import loading
 
     s = job.settings
     weights = Path(s.weights[job.model]) if s.weights.get(job.model) else None
-    return subject.load(entry, job.form, weights, s.seed, s.backend)
+    return loading.load(entry, job.form, weights, s.seed, s.backend)
 
 
 def _count(job: Job, metric: str) -> Iterator[Counted]:

@@ -111,7 +111,7 @@ def form_difference(model: str, resolution: int, seed: int = 0) -> float:
     from torch import nn
 
     import overlock
-    from bench.engine.subject import load, resolve
+    from bench.loading import load, resolve
 
     trained = load(resolve(model), "train", None, seed)
     generator = torch.Generator().manual_seed(seed)

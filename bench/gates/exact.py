@@ -169,8 +169,8 @@ def _guarded(name: str, work: Callable[[Entry, Path], Iterator[Figure]]) -> list
 
 def _counted(entry: Entry, form: str) -> Iterator[Figure]:
     from bench.cost import count as cost
-    from bench.engine.subject import counted_structure, create_on_meta
     from bench.gates import fingerprint
+    from bench.loading import counted_structure, create_on_meta
 
     structure = entry.family.structure[form]
     model = counted_structure(entry, form)
@@ -252,7 +252,7 @@ def _forward(entry: Entry, form: str, model: Any, dtype: str) -> Iterator[Figure
 
 def _blank(entry: Entry) -> Any:
     """The training form on the meta device: what a release's weights are of."""
-    from bench.engine.subject import create_on_meta
+    from bench.loading import create_on_meta
 
     return create_on_meta(entry, **entry.family.structure.get("train", {}))
 

@@ -129,10 +129,11 @@ def one_model(part: Sink, name: str, form: str, backend: str) -> int:
     """Measure the rows of one model, as many as its time allows."""
     import torch
 
-    from bench.engine import speed, subject
+    from bench import loading
+    from bench.engine import speed
 
-    entry = subject.resolve(name)
-    models = {False: subject.load(entry, form, None, 0, backend)}
+    entry = loading.resolve(name)
+    models = {False: loading.load(entry, form, None, 0, backend)}
     training_form = "train" if "train" in entry.family.structure else form
     for row in rows(part.tiny):
         what = f"{name} {row.kind} {row.size} {row.dtype} {row.compile}"
@@ -140,7 +141,7 @@ def one_model(part: Sink, name: str, form: str, backend: str) -> int:
             continue
         training = row.kind == "training"
         if training not in models:
-            models[training] = subject.load(entry, training_form, None, 0, backend)
+            models[training] = loading.load(entry, training_form, None, 0, backend)
         template = Record(model=name, form=training_form if training else form, metric=row.kind, value=None, unit="",
                           resolution="", weights="random:0", threads=torch.get_num_threads())  # fmt: skip
         try:

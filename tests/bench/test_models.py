@@ -10,7 +10,7 @@ import pytest
 import baselines
 import overlock
 from bench.cli import BadInput
-from bench.engine.subject import counted_structure, create, resolve
+from bench.loading import counted_structure, create, resolve
 from bench.models import MODELS, Recipe, entry_for_timm, find, unknown
 from bench.published import distinct, exact_params, figures
 

@@ -33,7 +33,7 @@ from bench.dense.training.loop import Endless, Schedule, train
 from bench.dense.training.losses import DetectionLosses, SegmentationLosses
 from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
-from bench.engine.subject import resolve
+from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.models import TIMM
 from bench.torchrun import Workers

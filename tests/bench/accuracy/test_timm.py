@@ -16,7 +16,7 @@ from bench.accuracy.data import open_images
 from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, header
 from bench.accuracy.predictions import Predictions, Store
 from bench.accuracy.recipes import Geometry, Recipe
-from bench.engine.subject import randomise
+from bench.loading import randomise
 from bench.models import IMAGENET_MEAN, IMAGENET_STD
 from bench.torchrun import Workers
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from bench import cli, top1
 from bench.accuracy.predictions import Predictions, read
 from bench.cli import BadInput
-from bench.engine.subject import randomise
+from bench.loading import randomise
 from bench.records import store
 
 SIZE = ("--resolutions", "64", "--batch-size", "4", "--workers", "0", "--threads", "1")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.cost import count as cost
 from bench.cost.count import CostError, count_macs, count_parameters
 from bench.engine.job import COST, Job, Settings
-from bench.engine.subject import counted_structure
+from bench.loading import counted_structure
 from bench.models import MODELS
 from bench.published import exact_params
 

@@ -20,7 +20,7 @@ from bench.dense.build import build_dense
 from bench.dense.cost import dense_cost
 from bench.dense.published import dense_figures
 from bench.engine.job import COST, Job, Settings
-from bench.engine.subject import resolve
+from bench.loading import resolve
 from bench.models import MODELS
 from bench.tasks import HEADS, head_of
 

@@ -110,7 +110,7 @@ def test_released_convnext_names() -> None:
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 @pytest.mark.parametrize("name", [*SMALL, "resnet18"])
 def test_a_classifier_s_weights_start_a_backbone(name: str, task: str) -> None:
-    from bench.engine.subject import create, resolve
+    from bench.loading import create, resolve
 
     entry = resolve(name)
     state = random_state(create(entry, **entry.family.structure.get("train", {})))

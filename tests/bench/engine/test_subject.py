@@ -17,17 +17,8 @@ from torch import Tensor, nn
 from bench.engine import fit, memory, speed
 from bench.engine.job import COST, MEMORY, Job, Settings, automatic_batch
 from bench.engine.side import Side
-from bench.engine.subject import (
-    Subject,
-    check_outputs,
-    create,
-    load,
-    place,
-    prepare,
-    randomise,
-    resolve,
-    weights_label,
-)
+from bench.engine.subject import Subject, check_outputs, place, prepare
+from bench.loading import create, load, randomise, resolve, weights_label
 from bench.machine import environment, nvml
 from bench.machine.canary import Canary, Reading
 

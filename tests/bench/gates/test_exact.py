@@ -11,9 +11,9 @@ import torch
 from bench import cli, gate
 from bench.cli import BadInput
 from bench.cost.count import count_parameters
-from bench.engine.subject import counted_structure
 from bench.gates import exact, expected, fingerprint, fixed, verdict
 from bench.gates.expected import FAILED, Figure, difference, judge, updated
+from bench.loading import counted_structure
 from bench.models import MODELS, OVERLOCK
 from bench.records.store import results_folder
 

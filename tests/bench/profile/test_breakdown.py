@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bench import compare
 from bench.cli import BadInput
 from bench.cost.count import count_macs
-from bench.engine.subject import Subject, load, place, resolve
+from bench.engine.subject import Subject, place
+from bench.loading import load, resolve
 from bench.profile import operators as ops
 from bench.profile.breakdown import BYTES, records, render
 from bench.profile.operators import Operator, operators
