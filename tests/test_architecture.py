@@ -48,7 +48,6 @@ WITHOUT_A_MODULE = {
     "tests/bench/gates/test_planted.py": "planted faults, caught by the gates",
     "tests/bench/reporting/test_browser.py": "the page, in a browser",
     "tests/test_architecture.py": "the source text itself",
-    "tests/test_docs.py": "what the pages name",
     "tests/test_every_model.py": "every registered model",
 }
 """Test files that mirror no single module, and what each is about."""
