@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure(statements, args.measure or MEASURES, {s.model for x in statements for s in x.subjects}, results)
     known = evidence.load_files(args.records) if args.records else evidence.load(results)
     findings = judge_all(statements, known)
-    text = show.render(findings, style, args.all)
+    text = show.text_of(findings, style, args.all)
     if args.output:
         cli.write(args.output, text)
         print(show.summary(findings), file=sys.stderr)

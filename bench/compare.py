@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.job import DEFAULT_METRICS, METRICS, Settings
+from bench.engine.job import Settings
 from bench.engine.side import DEFAULT, QUICK, Plan
+from bench.metrics import ASKED
+from bench.metrics import DEFAULT as DEFAULT_METRICS
 from bench.models import FORMS, MODELS, Entry, checkpoint, chosen, named
 from bench.progress import progress
+from bench.render import as_csv, below
 from bench.tasks import head_of
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ def parser() -> Parser:
     add("--models", nargs="+", required=True, metavar="MODEL", help="short names, timm names, or all")
     add("--baseline", metavar="MODEL", help="model that ratios refer to (default: the last of --models)")
     add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 (default), or HxW")
-    add("--metrics", nargs="+", choices=METRICS, default=list(DEFAULT_METRICS), metavar="METRIC",
-        help=f"{', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)})")  # fmt: skip
+    add("--metrics", nargs="+", choices=ASKED, default=list(DEFAULT_METRICS), metavar="METRIC",
+        help=f"{', '.join(ASKED)} (default: {' '.join(DEFAULT_METRICS)})")  # fmt: skip
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
     add("--device", type=cli.device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
     add("--dtypes", "--dtype", nargs="+", choices=("float32", "tf32", "bfloat16", "float16"), default=["float32"],
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in filter(None, (args.output, args.resume)):
         cli.check_writable(path)
     sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
-    metrics = [metric for metric in METRICS if metric in args.metrics]
+    metrics = [metric for metric in ASKED if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
 
     from bench.engine.campaign import Campaign
@@ -177,8 +180,10 @@ def broken_down(
     good = [r for r in records if r.value is not None]
     if not good:
         raise BadInput("nothing could be measured: " + "; ".join(dict.fromkeys(x for r in records for x in r.reasons)))
-    in_full = {"json": rec.to_json(environment, records), "csv": store.frame(records).to_csv(index=False).rstrip()}
-    text = in_full[style] if style in in_full else breakdown.render(good, style)
+    if style == "json":
+        text = rec.to_json(environment, records)
+    else:
+        text = as_csv([r.to_dict() for r in records]) if style == "csv" else breakdown.render(good, style)
     if args.output:
         cli.write(args.output, text)
     else:
@@ -223,22 +228,24 @@ def report(campaign: Campaign, style: str, output: Path | None, sources: bool, i
     """Print, and write to `output`, what is known; returns the exit code."""
     from bench.machine.environment import describe
     from bench.records import record as rec
-    from bench.reporting import wide as tables
+    from bench.reporting.footnotes import footnotes
+    from bench.reporting.rows import as_measured
+    from bench.reporting.spreadsheet import wide
+    from bench.reporting.tables import comparison
 
     records = campaign.records
     if records:
-        entries = {entry.name: entry for entry in campaign.entries}
-        frame = tables.wide(records, entries, campaign.baseline)
+        rows = as_measured(records)
+        groups = [group for training in (False, True) if (group := [r for r in rows if r.training == training])]
 
         def text(style: str) -> str:
             if style == "json":
                 return rec.to_json(campaign.environment, records)
             if style == "csv":
-                return tables.render(frame, style)
+                return as_csv(wide(rows, campaign.baseline))
             machine = describe(campaign.environment) if campaign.environment else ""
-            below = tables.below(frame, records, machine, campaign.baseline, sources, entries)
-            below += precision(campaign)
-            return "\n".join([tables.render(frame, style), "", *tables.comment(below, style)])
+            lines = [*footnotes(rows, machine, sources), *precision(campaign)]
+            return "\n\n".join([*(comparison(group, style) for group in groups), below(lines, style)])
 
         print(text("table" if output else style))
         if output:

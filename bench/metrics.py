@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-COUNTED = ("task", "head", "model", "form", "resolution")
+COUNTED = ("task", "head", "variant", "model", "form", "resolution")
 """What a count depends on; its convention (`Record.counter`) beside."""
 ACCURACY = (*COUNTED, "dtype", "dataset")
 """What an accuracy depends on, whatever machine it was measured on."""

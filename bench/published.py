@@ -1,101 +1,258 @@
-"""Figures that papers, READMEs and result files state, with their sources. Facts of others: never shown as ours."""
+"""Figures that papers, READMEs and result files print, with their sources: the one reader of results/published.csv.
+
+They are facts of others and are never shown as ours. Each is of a `Subject`, the figure of ours that it can be set
+against. `beside` gives what stands beside a measured figure: published cost is that of the deploy form, and a published
+accuracy is that of the weights that the suite evaluates the model with. Of figures that agree, the one that is printed
+with most digits is shown. Figures that contradict each other are shown side by side; those read from a plot come last.
+Importing this imports no torch and no pandas.
+"""
 
 from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bench.models import Entry
+from bench.metrics import METRICS
+from bench.models import MODELS, SIZE_NAMES
 from bench.paths import data_file
+from bench.tasks import COUNTED_AT, MULTI_SCALE, TESTED_AT
 
-METRICS = {"params": "params", "macs": "flops", "top1": "top1"}
-"""Our metric -> the name that published figures go by ("FLOPs" of papers are multiply-adds)."""
+OURS = {name: metric.name for metric in METRICS.values() for name in metric.published}
+"""Metric of published.csv -> metric of our records."""
 
-_SCALE = {"M": 1e6, "G": 1e9, "count": 1.0, "%": 1.0}
+SCALE = {"M": 1e6, "G": 1e9, "%": 1.0, "points": 1.0, "x": 1.0, "": 1.0}
+"""Unit as printed -> what the printed number is multiplied by."""
+
+COUNTING = 0.01
+"""Share by which counters of multiply-adds differ: some count norms, biases or resizing; no source names its own."""
+
+REPEATED_ACCURACY = 0.03
+"""Points by which a repeated evaluation of the same weights may differ: other kernels, another JPEG decoder."""
+
+FAMILIES = tuple({name.partition("_")[0]: None for name in MODELS})
+LEFT_OUT = ("third party",)
+"""Retrainings by others: figures of neither the authors nor timm."""
+
+HEADS = (
+    (re.compile("RetinaNet"), "retinanet"),
+    (re.compile(r"Cascade Mask R-CNN MS 3x"), "cascade_2fc"),
+    (re.compile(r"Cascade"), "cascade"),
+    (re.compile("Mask R-CNN"), "maskrcnn"),
+    (re.compile("UperNet|mIoU|file name"), "upernet"),
+)
+"""How a protocol names its head; MogaNet-S's cascade without GIoU is the one with two linear layers."""
+
+SCHEDULES = re.compile(r"\b(1x|(?:MS )?3x)\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One figure, by the fields of the record that would hold it."""
+
+    model: str
+    metric: str
+    form: str = "deploy"  # empty: any
+    resolution: str = "224"  # empty: any
+    task: str = "classification"
+    head: str = ""  # of a dense model
+    variant: str = ""  # of an accuracy's test: "multi-scale and flip"
+    weights: str = ""  # file of results/weights.csv, where not the ones that the suite evaluates the model with
+    device: str = ""  # "cuda" where the figure is of a GPU
+
+    @property
+    def timed(self) -> bool:
+        """Whether only figures of one run can be set against each other."""
+        return METRICS[self.metric].timed
+
+    @property
+    def cost(self) -> bool:
+        """Whether it is counted, on any machine and without weights."""
+        return METRICS[self.metric].cost
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether only trained weights and a data set give it."""
+        return METRICS[self.metric].accuracy
+
+    def __str__(self) -> str:
+        parts = (self.model, self.head, self.form if self.form != "deploy" else "", self.metric)
+        where = "" if self.metric == "params" or not self.resolution else f" at {self.resolution}"
+        return " ".join(filter(None, parts)) + where
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One published figure. `text` is the value as printed there, `value` in whole units (parameters, MACs, %)."""
+class Printed:
+    """A figure as a source prints it. `slack` is how far off a value read from a plot may be, in its unit."""
 
-    model: str
-    resolution: str
-    metric: str
     text: str
     unit: str
-    protocol: str
     source: str
-    confidence: str
+    protocol: str = ""
+    slack: float = 0.0
+    confidence: str = ""
+    network: str = ""  # as published.csv names the network and its pretraining
 
     @property
     def value(self) -> float:
-        return float(self.text) * _SCALE[self.unit]
+        """In whole units: parameters, MACs, %."""
+        return float(self.text) * SCALE[self.unit]
 
-    def agrees(self, other: Figure) -> bool:
-        """Whether both may be the same number, one of them rounded further."""
-        return abs(self.value - other.value) <= max(self._rounding(), other._rounding()) * (1 + 1e-9)
+    @property
+    def step(self) -> float:
+        """One unit of the last printed digit, in whole units."""
+        return 10.0 ** -len(self.text.partition(".")[2]) * SCALE[self.unit]
 
-    def _rounding(self) -> float:
-        decimals = len(self.text.partition(".")[2])
-        return 0.5 * 10.0**-decimals * _SCALE[self.unit]
+    @property
+    def tolerance(self) -> float:
+        """What a measured value may differ by and still be this figure, in whole units.
 
+        Half a unit of the last digit; `REPEATED_ACCURACY` at least for an accuracy, `COUNTING` for multiply-adds.
+        """
+        least = {"%": REPEATED_ACCURACY, "points": REPEATED_ACCURACY, "G": COUNTING * self.value}.get(self.unit, 0.0)
+        return max(self.step / 2, least, self.slack * SCALE[self.unit])
 
-@functools.cache
-def _figures() -> tuple[Figure, ...]:
-    """Rows on classification networks, in the file's order."""
-    with data_file("published.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["task"] in ("classification", "params")]
-    wanted = set(METRICS.values())
-    return tuple(
-        Figure(
-            row["model"],
-            row["resolution"],
-            row["metric"],
-            row["value"],
-            row["unit"],
-            row["protocol"],
-            row["source"],
-            row["confidence"],
-        )
-        for row in rows
-        if row["metric"] in wanted or row["metric"].startswith("params_")
-    )
+    def agrees(self, other: Printed) -> bool:
+        """Whether both may be the same number, one of them rounded further, cut off, or read from a plot."""
+        return abs(self.value - other.value) <= max(self.tolerance, other.tolerance) * (1 + 1e-9)
 
 
-def all_figures() -> tuple[Figure, ...]:
-    """All published figures of classifiers, in the file's order."""
-    return _figures()
+def distinct(figures: Iterable[Printed]) -> list[Printed]:
+    """The figures that contradict each other: each one that agrees with none before it; sources read by eye come last.
 
-
-def figures(entry: Entry, metric: str, resolution: str) -> list[Figure]:
-    """Published figures of `metric` (params, macs, top1) for a model at `resolution`, primary sources first.
-
-    Cost is the architecture's, whatever it was trained on; top-1 is that of the weights that the entry's recipe is for.
-    Published cost is of the deploy form.
+    Of several that agree, the one printed with most digits.
     """
-    names = entry.published[:1] if metric == "top1" else entry.published
-    found = [
-        figure
-        for figure in _figures()
-        if figure.model in names
-        and figure.metric == METRICS[metric]
-        and figure.unit != "count"
-        and (metric == "params" or figure.resolution == resolution)
-    ]
-    return sorted(found, key=lambda f: (f.confidence != "primary", names.index(f.model)))
-
-
-def exact_params(name: str) -> dict[str, int]:
-    """Parameters counted on the released structure, by the published file's metric (`params_deploy`, ...)."""
-    return {f.metric: int(f.text) for f in _figures() if f.model == name and f.unit == "count"}
-
-
-def distinct(found: Iterable[Figure]) -> list[Figure]:
-    """The figures that contradict each other: each one that agrees with none before it."""
-    kept: list[Figure] = []
-    for figure in found:
+    kept: list[Printed] = []
+    for figure in sorted(figures, key=lambda f: (f.slack, f.step)):
         if not any(figure.agrees(other) for other in kept):
             kept.append(figure)
     return kept
+
+
+@functools.cache
+def published() -> Mapping[Subject, tuple[Printed, ...]]:
+    """Everything published of the four families' cost and accuracy, by what it is of, in the file's order."""
+    found: dict[Subject, list[Printed]] = {}
+    with data_file("published.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if _wanted(row):
+                found.setdefault(_subject(row), []).append(_printed(row))
+    return {subject: tuple(figures) for subject, figures in found.items()}
+
+
+def beside(
+    metric: str,
+    model: str,
+    resolution: str,
+    *,
+    form: str = "deploy",
+    task: str = "classification",
+    head: str = "",
+    variant: str = "",
+) -> tuple[Printed, ...]:
+    """Everything published of what the suite measures of a model, by its short name or timm's.
+
+    Parameters are the same at every resolution. `distinct` leaves of it what is shown.
+    """
+    if METRICS[metric].cost:
+        if form != "deploy":
+            return ()
+        variant = ""  # of a detector published cost is on the fixed path, too
+        if metric == "params":
+            resolution = "224" if task == "classification" else ""
+    else:
+        form = ""
+    what = {"form": form, "resolution": resolution, "task": task, "head": head, "variant": variant}
+    return published().get(Subject(model=model, metric=metric, **what), ())
+
+
+def shown(figures: Iterable[Printed]) -> str:
+    """Published figures as a cell of a table: contradicting ones side by side."""
+    return "/".join(figure.text for figure in distinct(figures))
+
+
+def _wanted(row: Mapping[str, str]) -> bool:
+    if row["metric"] not in OURS or row["unit"] == "count" or row["confidence"] in LEFT_OUT:
+        return False
+    of_imagenet = row["task"] == "classification" and row["dataset"].startswith("ImageNet-1K")
+    return row["model"].startswith(FAMILIES) and (of_imagenet or row["task"] in COUNTED_AT)
+
+
+def _printed(row: Mapping[str, str]) -> Printed:
+    read = re.search(r"\+-([\d.]+) pt, \+-([\d.]+) G", row["confidence"])
+    slack = 0.0 if read is None else float(read[2] if row["unit"] == "G" else read[1])
+    return Printed(row["value"], row["unit"], row["source"], row["protocol"], slack, row["confidence"], row["model"])
+
+
+def _subject(row: Mapping[str, str]) -> Subject:
+    metric, task = OURS[row["metric"]], row["task"]
+    if task == "classification":
+        return _of_classifier(row, metric)
+    head = next(head for pattern, head in HEADS if pattern.search(row["protocol"]))
+    cost = METRICS[metric].cost
+    size = (COUNTED_AT if cost else TESTED_AT)[task]
+    if task == "segmentation" and row["resolution"] == "640":
+        size = "640x2560" if cost else "2560x640"
+    return Subject(
+        model=_cost_model(row["model"]),
+        metric=metric,
+        form="deploy" if cost else "",
+        task=task,
+        head=head,
+        resolution="" if metric == "params" else size,
+        variant=MULTI_SCALE if row["metric"] == "mIoU_MS" else "",
+        weights="" if cost else _trained(row),
+    )
+
+
+def _of_classifier(row: Mapping[str, str], metric: str) -> Subject:
+    trained_elsewhere = row["resolution"].endswith("train")
+    size = "224" if metric == "params" or trained_elsewhere else row["resolution"]
+    if METRICS[metric].cost:
+        return Subject(model=_cost_model(row["model"]), metric=metric, resolution=size)
+    model, weights = _weights(row)
+    return Subject(model=model, metric=metric, form="", resolution=size, weights=weights)
+
+
+def _cost_model(network: str) -> str:
+    """The model whose cost is meant: pretraining does not change it. ConvNeXt-XL goes by timm's name."""
+    name = network.partition(".")[0]
+    return name if name in MODELS else _timm(name)
+
+
+def _timm(name: str) -> str:
+    family, _, size = name.partition("_")
+    return f"{family}_{SIZE_NAMES[size]}"
+
+
+def _weights(row: Mapping[str, str]) -> tuple[str, str]:
+    """Which model and weights an ImageNet top-1 is of: a name that `bench.top1` takes, and a file if not its own."""
+    name, _, pretraining = row["model"].partition(".")
+    size = name.partition("_")[2]
+    if row["resolution"].endswith("train"):
+        return name, f"weights trained at {row['resolution'].partition(' ')[0]} by {row['protocol']}"
+    if name.startswith("convnext"):
+        if pretraining in ("", "fb_in1k"):
+            full = f"convnext_{SIZE_NAMES[size]}_1k_384.pth"
+            return name, full if row["resolution"] == "384" and not pretraining else ""
+        tag = "fb_in22k_ft_in1k" + ("_384" if row["resolution"] == "384" else "")
+        return f"{_timm(name)}.{tag}", ""
+    if name.startswith("unireplknet") and pretraining and name in ("unireplknet_s",):
+        return name, f"{name}_in22k_to_in1k_384_acc86.44.pth"
+    if name.startswith("moganet"):
+        if pretraining:
+            return name, "moga_tiny_deit3_sz256_lr2e_3_8xb128_fp16_ep300.pth" if size == "t" else "refined recipe"
+        if row["resolution"] == "256":
+            return name, f"moganet_{SIZE_NAMES[size]}_sz256_8xbs128_ep300.pth.tar"
+    return name, ""
+
+
+def _trained(row: Mapping[str, str]) -> str:
+    """What tells one dense model's weights from another's: pretraining, schedule and training size."""
+    schedule = SCHEDULES.search(row["protocol"])
+    parts = [row["model"].partition(".")[2], schedule[1].removeprefix("MS ") if schedule else ""]
+    if row["task"] == "segmentation" and row["resolution"] == "640":
+        parts.append("640")
+    return " ".join(filter(None, parts))

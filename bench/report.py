@@ -64,7 +64,7 @@ def write(report: Report, parts: Sequence[str], results: Path, readme: Path, out
     Raises:
         BadInput: if something cannot be written.
     """
-    from bench.reporting.tables import latex, results_readme
+    from bench.reporting.results import latex, results_readme
 
     written: list[Path] = []
     try:
@@ -110,7 +110,7 @@ def _readme(report: Report, readme: Path) -> list[Path]:
 def check(report: Report, results: Path, readme: Path) -> int:
     """Whether the generated files are those of the present records; says which are not."""
     from bench.reporting import readme as generated
-    from bench.reporting.tables import results_readme
+    from bench.reporting.results import results_readme
 
     stale = []
     present = results / "README.md"

@@ -10,6 +10,11 @@ HEADS = {
 }
 """Heads of each task, the default first. "cascade" is the 4conv1fc one, which the published cascade figures use."""
 
+COUNTED_AT = {"segmentation": "512x2048", "detection": "800x1280"}
+"""Task -> the size, height x width, that published cost is counted at."""
+TESTED_AT = {"segmentation": "2048x512", "detection": "1333x800"}
+"""Task -> the limits, long x short side, that images are scaled to fit when accuracy is measured."""
+
 BOXES, MASKS = 1000, 100
 """Boxes that the box heads score and masks that the mask heads draw, in each stage, in published figures."""
 

@@ -14,7 +14,7 @@ from bench.accuracy import predictions as pred
 from bench.accuracy.paired import Comparison, compare, wilson
 from bench.accuracy.predictions import Predictions
 from bench.models import Entry
-from bench.published import distinct, figures
+from bench.published import beside, shown
 from bench.records.record import Record, stamped, to_json
 
 NAMED = 3  # unreadable images named in a reason
@@ -120,11 +120,6 @@ def comparisons(finished: Sequence[Predictions], baseline: str) -> list[Comparis
     return found
 
 
-def published(entry: Entry, resolution: str) -> str:
-    """Published top-1 at a resolution, contradicting figures side by side."""
-    return " / ".join(f.text for f in distinct(figures(entry, "top1", resolution)))
-
-
 def rows(made: Sequence[Record], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
     """A row for each model, form and resolution."""
     table: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -135,7 +130,7 @@ def rows(made: Sequence[Record], entries: Mapping[str, Entry]) -> list[dict[str,
         if r.metric == "top1":
             row |= {
                 "95 %": "" if r.lo is None else f"{r.lo:.2f}-{r.hi:.2f}",
-                "published": published(entries[r.model], r.resolution),
+                "published": shown(beside("top1", r.model, r.resolution)),
                 "images": r.n,
                 "valid": "yes" if r.valid else "no",
                 "weights": r.weights[:12],

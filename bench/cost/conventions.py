@@ -17,7 +17,8 @@ from typing import Any
 from bench import cli
 from bench.cli import Parser
 from bench.models import MODELS, Entry
-from bench.published import Figure, all_figures
+from bench.published import Printed, Subject
+from bench.published import published as all_published
 
 CONVENTIONS: Mapping[str, str] = {
     "defined": "all convolutions, linear layers, matrix products and ContMix, deploy form without the auxiliary head",
@@ -36,7 +37,8 @@ CONVENTIONS: Mapping[str, str] = {
 class Explanation:
     """A published figure and the convention that gives it; `nearest` where none does, with its relative distance."""
 
-    figure: Figure
+    figure: Printed
+    resolution: str
     convention: str  # empty: none of ours
     nearest: str
     counted: int  # by the convention, or the nearest
@@ -47,17 +49,17 @@ class Explanation:
         return self.convention or "none of ours"
 
 
-def rounds_to(counted: int, figure: Figure) -> bool:
+def rounds_to(counted: int, figure: Printed) -> bool:
     """Whether a count, printed with the figure's digits, is the figure."""
     decimals = len(figure.text.partition(".")[2])
     return f"{counted / 1e9:.{decimals}f}" == f"{float(figure.text):.{decimals}f}"
 
 
-def explain(figure: Figure, counts: Mapping[str, int]) -> Explanation:
+def explain(figure: Printed, resolution: str, counts: Mapping[str, int]) -> Explanation:
     """The first convention that rounds to the figure, or the nearest."""
     found = next((name for name, counted in counts.items() if rounds_to(counted, figure)), "")
     nearest = found or min(counts, key=lambda name: abs(counts[name] - figure.value))
-    return Explanation(figure, found, nearest, counts[nearest], counts[nearest] / figure.value - 1)
+    return Explanation(figure, resolution, found, nearest, counts[nearest], counts[nearest] / figure.value - 1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -104,19 +106,24 @@ class _Parts:
         self.aggregation = by_operator.get("contmix aggregation", 0)
 
 
-def published() -> list[tuple[Entry, Figure]]:
-    """Every published FLOPs figure of a registered classifier, with its model."""
-    by_name = {name: entry for entry in MODELS.values() for name in entry.published}
-    return [(by_name[f.model], f) for f in all_figures() if f.metric == "flops" and f.model in by_name]
+def published() -> list[tuple[Subject, Printed]]:
+    """Every published FLOPs figure of a registered classifier, with what it is of."""
+    return [
+        (subject, figure)
+        for subject, figures in all_published().items()
+        if subject.metric == "macs" and subject.task == "classification" and subject.model in MODELS
+        for figure in figures
+        if figure.network in MODELS[subject.model].published  # MogaNet-T's other recipe aside
+    ]
 
 
 def explanations(models: Sequence[str] | None = None) -> list[Explanation]:
     """Every published FLOPs figure, explained."""
     found = []
-    for entry, figure in published():
-        if models is None or entry.name in models:
-            side = int(figure.resolution)
-            found.append(explain(figure, counts(entry, (side, side))))
+    for subject, figure in published():
+        if models is None or subject.model in models:
+            side = int(subject.resolution)
+            found.append(explain(figure, subject.resolution, counts(MODELS[subject.model], (side, side))))
     return found
 
 
@@ -125,7 +132,7 @@ def table(found: Sequence[Explanation]) -> str:
     from tabulate import tabulate
 
     rows: list[list[Any]] = [
-        [e.figure.model, e.figure.resolution, e.figure.text, e.verdict,
+        [e.figure.network, e.resolution, e.figure.text, e.verdict,
          f"{e.counted / 1e9:.3f}" + ("" if e.convention else f" ({e.nearest})"), f"{e.off:+.1%}",
          e.figure.source.split(" ")[0]]
         for e in found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.evidence.statement import Statement, Subject
+from bench.evidence.statement import Statement
+from bench.published import Subject
+from bench.tasks import COUNTED_AT
 
 
 def command(statement: Statement) -> str:
@@ -30,7 +32,7 @@ def _cost(subject: Subject, models: str) -> str:
         return f"python -m bench.claims --measure parity --models {models}"
     counted = " --metrics params macs"
     if subject.task != "classification":
-        size = subject.resolution or {"segmentation": "512x2048", "detection": "800x1280"}[subject.task]
+        size = subject.resolution or COUNTED_AT[subject.task]
         head = f" --head {subject.head}" if subject.task == "detection" else ""
         task = f"--task {subject.task}{head}"
         return f"python -m bench.compare {task} --models {models}{counted} --resolutions {size} --save"

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from bench.cli import BadInput
-from bench.evidence.statement import Subject
 from bench.paths import data_file
+from bench.published import Subject
 from bench.records.record import Record
 from bench.records.store import machines, read
 

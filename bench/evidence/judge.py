@@ -8,7 +8,8 @@ from enum import Enum
 from itertools import groupby
 
 from bench.evidence.evidence import Evidence, Found, conditions
-from bench.evidence.statement import SCALE, Printed, Statement, Subject, distinct
+from bench.evidence.statement import Statement
+from bench.published import SCALE, Printed, Subject, distinct
 
 
 class Verdict(str, Enum):

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
-from bench.evidence.statement import Statement, Subject
+from bench.evidence.statement import Statement
+from bench.published import Subject
 from bench.records.record import Record, from_json, new_run, stamped
+from bench.tasks import COUNTED_AT
 
 log = logging.getLogger(__name__)
 
 COST, DENSE, PARITY = "cost", "dense", "parity"
 KINDS = (COST, DENSE, PARITY)
 
-SIZES = {"segmentation": "512x2048", "detection": "800x1280"}
 PARITY_METHOD = "largest difference of float32 logits of deploy() and the training form over their root mean square"
 PARITY_IMAGES = 2
 
@@ -67,7 +68,7 @@ def _compare(models: Sequence[str], size: str, options: Sequence[str]) -> Measur
 
 def dense(subjects: Sequence[Subject]) -> Measured:
     """Parameters and MACs of whole detectors and segmentation models, in the same way."""
-    sizes = {subject: subject.resolution or SIZES[subject.task] for subject in subjects}
+    sizes = {subject: subject.resolution or COUNTED_AT[subject.task] for subject in subjects}
     groups: dict[tuple[str, str, str], dict[str, None]] = {}
     for subject, size in sizes.items():
         groups.setdefault((subject.task, subject.head, size), {})[subject.model] = None

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from tabulate import tabulate
-
+from bench import render
 from bench.evidence.commands import command
 from bench.evidence.judge import Finding, Verdict, count
-from bench.evidence.statement import SCALE, Printed, distinct
+from bench.published import SCALE, Printed, distinct
 
 WIDTH = 110
 
@@ -115,7 +112,7 @@ def for_people(findings: Sequence[Finding], everything: bool) -> str:
     shown = [f for f in figures if f.verdict not in quiet]
     parts = [block(f) for f in words]
     if shown:
-        parts.append(table(shown, "simple"))
+        parts.append(table(shown, "table"))
     if figures:
         hidden = len(figures) - len(shown)
         more = f"; {hidden} of them that are reproduced or not measured are left out: --all shows them"
@@ -126,21 +123,17 @@ def for_people(findings: Sequence[Finding], everything: bool) -> str:
 
 
 def table(findings: Sequence[Finding], style: str) -> str:
-    """The short table in a format of tabulate."""
-    return str(tabulate([cells(f) for f in findings], HEADINGS, tablefmt=style, disable_numparse=True))
+    """The short table."""
+    return render.table(HEADINGS, [cells(f) for f in findings], style)
 
 
-def render(findings: Sequence[Finding], style: str, everything: bool) -> str:
+def text_of(findings: Sequence[Finding], style: str, everything: bool) -> str:
     """Findings as table, markdown, latex, csv or json."""
     if style == "json":
         return "[\n" + ",\n".join("  " + json.dumps(row(f)) for f in findings) + "\n]"
     if style == "csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(row(findings[0])) if findings else ["id"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row(f) for f in findings)
-        return buffer.getvalue().rstrip("\n")
+        return render.as_csv([row(f) for f in findings])
     if style == "table":
         return for_people(findings, everything)
-    kind = {"markdown": "github", "latex": "latex_booktabs"}[style]
-    return "\n\n".join([table(findings, kind), summary(findings)]) if style == "markdown" else table(findings, kind)
+    shown = table(findings, style)
+    return f"{shown}\n\n{summary(findings)}" if style == "markdown" else shown

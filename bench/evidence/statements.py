@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from bench.evidence.statement import Printed, Statement, Subject
+from bench.evidence.statement import Statement
+from bench.published import Printed, Subject
+from bench.tasks import TESTED_AT
 
 OVERLOCK_ABSTRACT = "arXiv 2502.20087, abstract"
 OVERLOCK_README = "LMMMEng/OverLoCK@2c8ab3b README.md, News"
@@ -19,6 +21,8 @@ IMPLIED = "implied, not stated by any author"
 
 WEIGHTS_AND_IMAGENET = "the released weights and ImageNet-1K's validation images"
 WEIGHTS_AND_ADE20K = "the released UperNet weights and ADE20K's validation images"
+
+AT_ADE20K, AT_COCO = TESTED_AT["segmentation"], TESTED_AT["detection"]
 
 ONE_THIRD = (7 / 24, 5 / 12)
 ONE_THIRD_WHY = "nearer to 1/3 than to 1/4 or 1/2: between 0.292 and 0.417"
@@ -71,7 +75,14 @@ def _abstract() -> Iterable[Statement]:
         text="With UperNet on ADE20K OverLoCK-T improves on UniRepLKNet-T by 1.7 mIoU",
         group="OverLoCK",
         subjects=tuple(
-            Subject(model=model, metric="miou", form="", task="segmentation", head="upernet", resolution="2048x512")
+            Subject(
+                model=model,
+                metric="miou",
+                form="",
+                task="segmentation",
+                head="upernet",
+                resolution=AT_ADE20K,
+            )
             for model in ("overlock_t", "unireplknet_t")
         ),
         factors=(1, -1),
@@ -86,7 +97,14 @@ def _abstract() -> Iterable[Statement]:
         text="With Cascade Mask R-CNN on COCO OverLoCK-S surpasses MogaNet-B by 1.0 box AP",
         group="OverLoCK",
         subjects=tuple(
-            Subject(model=model, metric="box AP", form="", task="detection", head="cascade", resolution="1333x800")
+            Subject(
+                model=model,
+                metric="box AP",
+                form="",
+                task="detection",
+                head="cascade",
+                resolution=AT_COCO,
+            )
             for model in ("overlock_s", "moganet_b")
         ),
         factors=(1, -1),
@@ -193,9 +211,7 @@ def _speed() -> Iterable[Statement]:
         ),
         factors=(1, -1),
         combine="product",
-        printed=(
-            Printed("0.34", "x", "github.com/LMMMEng/OverLoCK/issues/19", "1,700 and 5,000 images/s, 8 RTX 3090"),
-        ),
+        printed=(Printed("0.34", "x", OVERLOCK_ISSUE_19, "1,700 and 5,000 images/s, 8 RTX 3090"),),
         accepted=ONE_THIRD,
         tolerance=f"{ONE_THIRD_WHY}; of the released code, on other cards and with other kernels than here",
         unit="x",

@@ -81,14 +81,11 @@ def tables(found: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]
 
 def render(found: Sequence[Record], style: str) -> str:
     """The tables as text: table, markdown or latex."""
-    from tabulate import tabulate
+    from bench.render import table
 
-    kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
     parts = []
     for title, headings, rows in tables(found):
-        align = ["left"] + ["right"] * (len(headings) - 1)
-        text = tabulate(rows, headings, tablefmt=kind, colalign=align, disable_numparse=True)
-        parts.append(f"{'% ' if style == 'latex' else ''}{title}\n\n{text}")
+        parts.append(f"{'% ' if style == 'latex' else ''}{title}\n\n{table(headings, rows, style, words=1)}")
     return "\n\n".join(parts)
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from bench.cli import BadInput
 from bench.reporting.data import Report, in_words
 from bench.reporting.rows import Row, main_rows
-from bench.reporting.tables import comparison
+from bench.reporting.tables import comparison, shared
 
 TABLE, FIGURE = "table", "figure"
 FIGURE_FILE = "results/figure.svg"
 HEADLINE: tuple[str, ...] = (
     *("overlock_xt", "overlock_t", "overlock_s", "overlock_b"),
-    *("convnext_t", "convnext_b", "unireplknet_t", "moganet_s", "moganet_b"),
+    *("unireplknet_t", "moganet_s", "moganet_b", "convnext_t", "convnext_b"),
 )
+"""The models of the README's table, in its order; its ratios are to the last one, as in `bench.compare`."""
 
 
 def replaced(text: str, parts: Mapping[str, str]) -> str:
@@ -42,9 +43,7 @@ def parts(report: Report) -> dict[str, str]:
     rows = headline(report)
     if not rows:
         return {TABLE: "No records yet: `python -m bench.compare --models ... --save` makes some.", FIGURE: ""}
-    first = rows[0]
-    where = f"{in_words(first.machine, report)}; {first.under}, {first.resolution} x {first.resolution}"
-    under = f"Measured on {where}, {first.form} form, batch {first.batch}. Published figures are marked as such."
+    under = f"Measured on {in_words(rows[0].machine, report)}; {shared(rows)}. Published figures are marked as such."
     alt = "Published top-1 accuracy against multiply-adds and measured throughput"
     return {TABLE: f"{comparison(rows)}\n\n{under}", FIGURE: f"![{alt}]({FIGURE_FILE})"}
 

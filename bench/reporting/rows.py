@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from bench import metrics
 from bench.evidence.evidence import Found, main_counter
-from bench.evidence.figures import figure_statements
-from bench.evidence.statement import Subject, distinct
 from bench.metrics import METRICS
 from bench.models import MODELS, TIMM
+from bench.published import Printed, beside, distinct
 from bench.records.record import Record
 
 MODEL_ORDER = list(MODELS)
-SHOWN = ("params", "macs", "activations", "throughput", "throughput_ratio", "latency", "memory", "training",
-         "training_ratio", "energy", "top1")  # fmt: skip
+
+SHOWN = tuple(name for name, metric in METRICS.items() if metric.heading and metric.kind != metrics.BREAKDOWN)
+"""Metrics that have a column, in the order of tables."""
+
+CONDITIONS = ("machine", *metrics.COUNTED, "training", "device", "dtype", "compile", "threads", "backend", "batch")
+"""What rows differ in. The layout is none of them: the faster one of a run stands."""
+
 Conditions = tuple[str, ...]
 
-WHAT: Conditions = metrics.COUNTED
-"""What a count depends on."""
-WEIGHED: Conditions = ("machine", *WHAT, "training", "device", "dtype")
-"""What an accuracy is shown with: the machine that it was measured on, although it would hold on another."""
-SINGLE: Conditions = (*WEIGHED, "compile", "threads", "backend")
-"""What a figure depends on that has one batch, whatever the row's."""
-TIMED: Conditions = (*SINGLE, "batch")
-"""What every other measured figure depends on: the conditions of a row."""
+
+def conditions_of(metric: str) -> Conditions:
+    """The conditions of a row that bear on a metric.
+
+    An accuracy would hold on another machine too, but is shown with the one that it was measured on.
+    """
+    of = METRICS[metric]
+    if of.cost:
+        return metrics.COUNTED
+    return tuple(name for name in CONDITIONS if name in (*of.depends_on, "machine", "training", "device"))
 
 
 @dataclass
@@ -37,6 +42,7 @@ class Row:
     machine: str
     task: str
     head: str
+    variant: str
     model: str
     form: str
     resolution: str
@@ -70,6 +76,11 @@ class Row:
         return f"{self.device} {self.dtype}{compiled}{threads}"
 
     @property
+    def layout(self) -> str:
+        """The layout that was timed."""
+        return next((f.record.layout for f in self.measured if f.record.layout and f.record.batch == self.batch), "")
+
+    @property
     def measured(self) -> list[Found]:
         """The records of what was measured, not only counted."""
         return [found for metric, found in self.cells.items() if not METRICS[metric].cost]
@@ -78,33 +89,22 @@ class Row:
         """A figure in whole units, whether valid or not; None where there is none."""
         return self.cells[metric].record.value if metric in self.cells else None
 
-    @cached_property
-    def published_top1(self) -> list[str]:
-        """Published top-1 of the weights that the suite evaluates this model with, contradicting ones side by side."""
-        return _published().get(("top1", self.model, self.resolution), []) if not self.head else []
+    def beside(self, metric: str) -> tuple[Printed, ...]:
+        """Everything published that this row's figure can be set against."""
+        what = {name: getattr(self, name) for name in metrics.COUNTED}
+        return beside(metric, **what)
 
     def published(self, metric: str) -> list[str]:
-        """Published parameters (M) or FLOPs (G), of the deploy form only."""
-        if self.form != "deploy" or self.head:
-            return []
-        return _published().get((metric, self.model, "" if metric == "params" else self.resolution), [])
+        """The published figures that stand beside this row's, as printed; contradicting ones side by side."""
+        return [figure.text for figure in distinct(self.beside(metric))]
+
+    @property
+    def published_top1(self) -> list[str]:
+        return self.published("top1")
 
     def under_the(self, conditions: Conditions) -> tuple[Any, ...]:
         """This row's part of a key."""
         return tuple(getattr(self, name) for name in conditions)
-
-
-_PUBLISHED: dict[tuple[str, str, str], list[str]] = {}
-
-
-def _published() -> dict[tuple[str, str, str], list[str]]:
-    if not _PUBLISHED:
-        for statement in figure_statements():
-            s: Subject = statement.subjects[0]
-            if s.task == "classification" and not s.weights:
-                key = (s.metric, s.model, "" if s.metric == "params" else s.resolution)
-                _PUBLISHED[key] = [figure.text for figure in distinct(statement.printed)]
-    return _PUBLISHED
 
 
 def rows(found: Iterable[Found]) -> list[Row]:
@@ -113,18 +113,18 @@ def rows(found: Iterable[Found]) -> list[Row]:
     Records of the same conditions make a row, in which the newest of each metric stands (`_stands`). What depends on
     fewer conditions joins every row that it is true of; it makes a row of its own where there is none of inference.
     """
-    made = {conditions: _Rows(conditions) for conditions in (TIMED, SINGLE, WEIGHED, WHAT)}
+    made = {conditions: _Rows(conditions) for conditions in sorted(set(map(conditions_of, SHOWN)), key=len)[::-1]}
     for item in sorted(found, key=lambda f: f.record.time):
         metric = item.record.metric
         if metric not in SHOWN:
             continue
-        row = made[_conditions_of(metric)].of(_row(item.record))
+        row = made[conditions_of(metric)].of(_row(item.record))
         if _stands(item.record, row.cells[metric].record if metric in row.cells else None):
             row.cells[metric] = item
-    result = made[TIMED].all
-    for conditions in (SINGLE, WEIGHED, WHAT):
+    result: list[Row] = []
+    for conditions, parts in made.items():
         joined = _Rows(conditions, result)
-        for part in made[conditions].all:
+        for part in parts.all:
             same = joined.like(part)
             for row in same:
                 row.cells |= part.cells
@@ -132,16 +132,16 @@ def rows(found: Iterable[Found]) -> list[Row]:
     return sorted(result, key=_order)
 
 
-def _conditions_of(metric: str) -> Conditions:
-    of = METRICS[metric]
-    if of.cost:
-        return WHAT
-    return WEIGHED if of.accuracy else TIMED if "batch" in of.depends_on else SINGLE
+def as_measured(records: Sequence[Record]) -> list[Row]:
+    """The rows of one run's records, in their order; training, which has tables of its own, comes last."""
+    place = {id(record): i for i, record in enumerate(records)}
+    made = rows(Found(record, "") for record in records)
+    return sorted(made, key=lambda row: (row.training, max(place[id(found.record)] for found in row.cells.values())))
 
 
 def _row(r: Record) -> Row:
     """A row under all the conditions of a record, empty."""
-    what = {name: getattr(r, name) for name in TIMED if name != "training"}
+    what = {name: getattr(r, name) for name in CONDITIONS if name != "training"}
     what["threads"] = r.threads if r.device == "cpu" else None
     return Row(**what, training=METRICS[r.metric].kind == metrics.TRAINING)
 
@@ -171,7 +171,7 @@ class _Rows:
         for known in self.like(row):
             known.backend = known.backend or row.backend
             return known
-        other = {name: getattr(Row, name) for name in TIMED if name not in (*self.conditions, "machine")}
+        other = {name: getattr(Row, name) for name in CONDITIONS if name not in (*self.conditions, "machine")}
         self._by_key.setdefault(row.under_the(self.fixed), []).append(row)
         vars(row).update(other)
         return row
@@ -204,7 +204,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 def main_rows(found: Sequence[Row]) -> list[Row]:
     """The rows of inference that charts show: of several backends the fastest that the newest run measured."""
-    same = tuple(name for name in TIMED if name != "backend")
+    same = tuple(name for name in CONDITIONS if name != "backend")
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in found:
         if not row.training:

@@ -16,14 +16,15 @@ from bench import claims
 from bench.cli import BadInput
 from bench.evidence.commands import command
 from bench.evidence.evidence import Evidence, Found, load
-from bench.evidence.figures import METRICS, figure_statements
+from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, Verdict, judge
 from bench.evidence.measure import KINDS, wanted
-from bench.evidence.show import render
-from bench.evidence.statement import Printed, Statement, Subject, distinct
+from bench.evidence.show import text_of
+from bench.evidence.statement import Statement
 from bench.evidence.statements import STATEMENTS
 from bench.models import MODELS
 from bench.paths import data_file
+from bench.published import OURS, Printed, Subject, distinct
 from bench.records.record import Record
 from tests.bench.reporting.made_records import COST, MACHINES, cost, kept, record, timed
 
@@ -65,7 +66,7 @@ def test_every_published_cost_and_accuracy_figure_is_a_statement() -> None:
     """Each row of published.csv about the four families, but retrainings by others, is printed by a statement."""
     stated = {(p.text, p.source, p.protocol) for s in figure_statements() for p in s.printed}
     with data_file("published.csv").open(newline="", encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file) if r["metric"] in METRICS and r["unit"] != "count"]
+        rows = [r for r in csv.DictReader(file) if r["metric"] in OURS and r["unit"] != "count"]
     rows = [r for r in rows if r["task"] in ("classification", "detection", "segmentation")]
     rows = [r for r in rows if r["task"] != "classification" or r["dataset"].startswith("ImageNet-1K")]
     absent = [r for r in rows if (r["value"], r["source"], r["protocol"]) not in stated]
@@ -279,7 +280,7 @@ def test_exit_codes_and_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "csv", "json"])
 def test_every_format_shows_every_verdict(style: str) -> None:
     findings = [f for s in ALL for f in judge(s, evidence(*cost()))]
-    text = render(findings, style, everything=True)
+    text = text_of(findings, style, everything=True)
     for name in ("REPRODUCED", "REFUTED", "CONTRADICTORY SOURCES", "NOT MEASURED", "NOT MEASURABLE"):
         assert name in text
     if style in ("csv", "json", "markdown", "latex"):

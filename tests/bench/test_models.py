@@ -12,7 +12,8 @@ import overlock
 from bench.cli import BadInput
 from bench.loading import counted_structure, create, resolve
 from bench.models import MODELS, Recipe, entry_for_timm, find, unknown
-from bench.published import distinct, exact_params, figures
+from bench.published import beside, distinct
+from tests.bench.exact_params import exact_params
 
 
 def test_registry_has_what_is_registered_with_timm() -> None:
@@ -86,7 +87,7 @@ def test_published_figures_are_found(name: str) -> None:
     entry = MODELS[name]
     assert entry.recipe is not None
     for metric in ("params", "macs", "top1"):
-        assert figures(entry, metric, str(entry.recipe.resolution)), metric
+        assert beside(metric, name, str(entry.recipe.resolution)), metric
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_published_figures_are_found(name: str) -> None:
     ],
 )
 def test_published_figures_with_their_contradictions(name: str, metric: str, resolution: str, texts: list[str]) -> None:
-    assert [figure.text for figure in distinct(figures(MODELS[name], metric, resolution))] == texts
+    assert [figure.text for figure in distinct(beside(metric, name, resolution))] == texts
 
 
 def test_exact_parameter_counts_are_known_for_all_but_timms() -> None:

@@ -21,8 +21,9 @@ from bench.reporting.charts.draw import FORMATS, figures
 from bench.reporting.data import Report, gather, histories
 from bench.reporting.page.html import page
 from bench.reporting.readme import FIGURE, TABLE, replaced
+from bench.reporting.results import latex, results_readme
 from bench.reporting.rows import rows
-from bench.reporting.tables import comparison, latex, results_readme
+from bench.reporting.tables import comparison
 from tests.bench.reporting.made_records import MACHINES, cost, kept, record, timed
 
 README = """# A project

@@ -7,11 +7,11 @@ import pytest
 from bench.cost import conventions
 from bench.cost.conventions import CONVENTIONS, explain, rounds_to
 from bench.models import MODELS
-from bench.published import Figure
+from bench.published import Printed
 
 
-def figure(text: str) -> Figure:
-    return Figure("m", "224", "flops", text, "G", "", "a source", "primary")
+def figure(text: str) -> Printed:
+    return Printed(text, "G", "a source")
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ def test_a_figure_is_given_by_what_rounds_to_it(counted: int, text: str, gives: 
 
 def test_the_plainest_convention_explains_and_the_nearest_is_named() -> None:
     counts = {"defined": 5_640_000_000, "no aggregation": 5_580_000_000, "no contmix": 5_400_000_000}
-    assert explain(figure("5.6"), counts).verdict == "defined"
-    assert explain(figure("5.4"), counts).verdict == "no contmix"
-    none = explain(figure("5.5"), counts)
+    assert explain(figure("5.6"), "224", counts).verdict == "defined"
+    assert explain(figure("5.4"), "224", counts).verdict == "no contmix"
+    none = explain(figure("5.5"), "224", counts)
     assert (none.verdict, none.nearest) == ("none of ours", "no aggregation")
     assert none.off == pytest.approx(5.58 / 5.5 - 1)
 
@@ -40,7 +40,7 @@ def test_every_published_figure_is_explained_or_none_of_ours(model: str) -> None
     for e in conventions.explanations([model]):
         assert e.verdict in (*CONVENTIONS, "none of ours")
         assert abs(e.off) < 0.12, e
-        if model.startswith("convnext") and e.figure.resolution == "224":
+        if model.startswith("convnext") and e.resolution == "224":
             assert e.verdict == "defined", e
 
 

@@ -15,7 +15,7 @@ from bench.cost.count import CostError, count_macs, count_parameters
 from bench.engine.job import COST, Job, Settings
 from bench.loading import counted_structure
 from bench.models import MODELS
-from bench.published import exact_params
+from tests.bench.exact_params import exact_params
 
 CASES = [(name, form) for name, entry in MODELS.items() for form in entry.family.forms]
 

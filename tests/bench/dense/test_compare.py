@@ -14,15 +14,15 @@ import torch
 
 pytest.importorskip("torchvision")
 
+
 from bench.cli import BadInput
 from bench.dense import measured
 from bench.dense.build import build_dense
 from bench.dense.cost import dense_cost
-from bench.dense.published import dense_figures
 from bench.engine.job import COST, Job, Settings
 from bench.loading import resolve
-from bench.models import MODELS
-from bench.tasks import HEADS, head_of
+from bench.published import beside, shown
+from bench.tasks import HEADS, head_of, task_of
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
@@ -135,6 +135,6 @@ PUBLISHED = {
 @pytest.mark.parametrize(("name", "head"), PUBLISHED)
 def test_published_cost_is_the_head_s_own(name: str, head: str) -> None:
     size = "512x2048" if head == "upernet" else "800x1280"
-    macs, params = (dense_figures(MODELS[name], head, metric, size)[:1] for metric in ("macs", "params"))
-    assert ("".join(f.text for f in macs), "".join(f.text for f in params)) == PUBLISHED[name, head]
-    assert not dense_figures(MODELS[name], head, "macs", "512")
+    what = {"task": task_of(head), "head": head}
+    assert tuple(shown(beside(metric, name, size, **what)) for metric in ("macs", "params")) == PUBLISHED[name, head]
+    assert not beside("macs", name, "512", **what)

@@ -8,8 +8,9 @@ from bench.evidence.evidence import Evidence, Found
 from bench.records.record import Record
 from bench.reporting.data import Report
 from bench.reporting.readme import headline, parts
+from bench.reporting.results import results_readme
 from bench.reporting.rows import Row, main_rows, rows
-from bench.reporting.tables import comparison, results_readme
+from bench.reporting.tables import comparison
 from tests.bench.reporting.made_records import record, timed
 
 T = "overlock_t"
@@ -121,6 +122,6 @@ def test_the_headline_mixes_no_conditions() -> None:
     made += [timed(T, "throughput", 3.0, batch=1), timed(T, "throughput", 5.0, threads=1)]
     report = report_of(*made)
     assert [(row.model, row.batch, row.threads) for row in headline(report)] == [(model, 4, 2) for model in models]
-    assert "batch 4." in parts(report)["table"]
+    assert "batch 4, CPU threads 2." in parts(report)["table"]
     newer = report_of(*made, *(timed(model, "throughput", 12.0, batch=8, **LATER) for model in models))
     assert {row.batch for row in headline(newer)} == {8}

@@ -1,33 +1,32 @@
-"""Tables from made-up records: the exact text, ratios, and what stands in the place of a missing figure."""
+"""Tables from records made by hand: the exact text, and what stands in the place of a missing figure."""
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
-from bench.models import MODELS, entry_for_timm
+from bench.metrics import METRICS
+from bench.models import MODELS
+from bench.published import beside, shown
 from bench.records.record import Record
-from bench.reporting.wide import below, comment, for_people, render, shared_conditions, wide
-
-ENTRIES = {**MODELS, "resnet18": entry_for_timm("resnet18")}
-UNITS = {
-    "params": "count",
-    "macs": "MACs",
-    "throughput": "images/s",
-    "memory": "bytes",
-    "throughput_ratio": "ratio",
-    "latency": "s",
-}
+from bench.render import below
+from bench.reporting.footnotes import footnotes
+from bench.reporting.rows import as_measured
+from bench.reporting.tables import comparison, shared
+from tests.bench.reporting.made_records import record as made
+from tests.bench.reporting.made_records import timed as made_timed
 
 
 def record(model: str, metric: str, value: float | None, form: str = "deploy", **kwargs: object) -> Record:
-    conditions = {} if metric in ("params", "macs") else {"batch": 4, "dtype": "float32", "layout": "channels_last"}
-    fields = {"resolution": "224", "unit": UNITS[metric], **conditions, **kwargs}
-    return Record(model=model, form=form, metric=metric, value=value, **fields)  # type: ignore[arg-type]
+    conditions = {"run": "", "time": "", "form": form, **kwargs}
+    if METRICS[metric].cost:
+        return made(model, metric, value, **conditions)
+    bounds = {"lo": None, "hi": None} if "lo" not in kwargs else {}
+    ran = {"layout": "channels_last", "compile": "none", **bounds, **conditions}
+    filled = made_timed(model, metric, value or 0.0, **ran)
+    return replace(filled, value=value, unit=METRICS[metric].unit)
 
 
 RECORDS = [
@@ -43,156 +42,113 @@ RECORDS = [
 ]
 
 
+def cells(*records: Record, style: str = "markdown") -> list[list[str]]:
+    """The cells of a Markdown table, its headings first."""
+    lines = comparison(as_measured(records), style).splitlines()
+    parsed = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [parsed[0], *parsed[2:]]
+
+
 def test_table_for_people() -> None:
-    headings, rows = for_people(wide(RECORDS, ENTRIES, "convnext_b"))
-    assert headings == [
-        "model",
-        "size",
-        "params M",
-        "params M (pub.)",
-        "ratio",
-        "MACs G",
-        "FLOPs G (pub.)",
-        "ratio",
-        "images/s",
-        "ratio",
-        "memory MiB",
-        "top-1 % (pub.)",
-    ]
-    assert rows == [
-        [
-            "overlock_t",
-            "224",
-            "33.47",
-            "33",
-            "0.38",
-            "5.64",
-            "5.5",
-            "0.37",
-            "12.0 ±2.5%",
-            "1.49 [1.45, 1.53]",
-            "48.0",
-            "84.2",
-        ],
-        ["convnext_b", "224", "88.59", "89", "1.00", "15.35", "15.4", "1.00", "8.0 ±1.2%", "1.00", "OOM", "83.8"],
-    ]
+    assert cells(*RECORDS) == [
+        ["model", "parameters M", "published", "MACs G", "published", "throughput images/s",
+         "throughput ratio to convnext_b", "memory MiB", "top-1 % (published)"],
+        ["overlock_t", "33.47", "33", "5.64", "5.5", "12.0 ±2.5%", "1.49 [1.45, 1.53]", "48.0", "84.2"],
+        ["convnext_b", "88.59", "89", "15.35", "15.4", "8.0 ±1.2%", "", "OOM", "83.838"],
+    ]  # fmt: skip
 
 
 def test_markdown() -> None:
-    frame = wide([r for r in RECORDS if r.metric == "params"], ENTRIES, "convnext_b")
-    assert render(frame, "markdown") == (
-        "| model      | size   |   params M |   params M (pub.) |   ratio |   top-1 % (pub.) |\n"
-        "|------------|--------|------------|-------------------|---------|------------------|\n"
-        "| overlock_t | 224    |      33.47 |                33 |    0.38 |             84.2 |\n"
-        "| convnext_b | 224    |      88.59 |                89 |    1.00 |             83.8 |"
+    rows = as_measured([r for r in RECORDS if r.metric == "params"])
+    assert comparison(rows) == (
+        "| model      |   parameters M |   published |   top-1 % (published) |\n"
+        "|------------|----------------|-------------|-----------------------|\n"
+        "| overlock_t |          33.47 |          33 |                  84.2 |\n"
+        "| convnext_b |          88.59 |          89 |                83.838 |"
     )
 
 
 def test_latex_and_plain() -> None:
-    frame = wide([r for r in RECORDS if r.metric == "params"], ENTRIES, "convnext_b")
-    assert "overlock\\_t & 224" in render(frame, "latex")
-    assert "\\toprule" in render(frame, "latex")
-    assert render(frame, "table").splitlines()[3].split() == ["overlock_t", "224", "33.47", "33", "0.38", "84.2"]
-
-
-def test_csv_has_whole_units() -> None:
-    frame = pd.read_csv(io.StringIO(render(wide(RECORDS, ENTRIES, "convnext_b"), "csv")))
-    first = frame.iloc[0]
-    assert (first["params"], first["params_published"], first["macs_published"]) == (33_467_040, 33e6, 5.5e9)
-    assert (first["throughput_ratio"], first["throughput_ratio_lo"], first["throughput_ratio_hi"]) == (1.49, 1.45, 1.53)
-    assert frame.iloc[1]["memory_status"] == "OOM"
-    assert not frame.iloc[1]["valid"]
-
-
-def test_ratio_is_to_the_same_conditions_and_to_the_only_form() -> None:
-    records = [
-        record("overlock_t", "memory", 3.0, form="train"),
-        record("overlock_t", "memory", 6.0),
-        record("overlock_t", "memory", 9.0, batch=8),
-        record("overlock_t", "memory", 2.0, resolution="384"),
-        record("convnext_b", "memory", 4.0),
-        record("convnext_b", "memory", 3.0, batch=8),
-        record("convnext_b", "memory", 1.0, resolution="384"),
-    ]
-    assert list(wide(records, ENTRIES, "convnext_b")["memory_ratio"]) == [0.75, 1.5, 3.0, 2.0, 1.0, 1.0, 1.0]
-    assert wide(records, ENTRIES, "overlock_t")["memory_ratio"].isna().sum() == 0
-
-
-def test_of_what_was_timed_only_a_paired_ratio_is_shown() -> None:
-    """A quotient of medians has no interval, and its sides may have been measured minutes apart."""
-    records = [record("overlock_t", "throughput", 6.0), record("convnext_b", "throughput", 4.0)]
-    frame = wide(records, ENTRIES, "convnext_b")
-    assert frame["throughput_ratio"].isna()[0]
-    assert frame["throughput_ratio"][1] == 1.0
+    rows = as_measured([r for r in RECORDS if r.metric == "params"])
+    assert "overlock\\_t &" in comparison(rows, "latex")
+    assert "\\toprule" in comparison(rows, "latex")
+    assert comparison(rows, "table").splitlines()[3].split() == ["overlock_t", "33.47", "33", "84.2"]
 
 
 def test_a_single_round_tells_no_spread() -> None:
-    records = [
+    text = comparison(as_measured([
         record("overlock_t", "throughput", 6.0, lo=6.0, hi=6.0, n=1),
         record("overlock_t", "throughput_ratio", 1.5, lo=0.0, hi=math.inf, n=1, against="convnext_b deploy"),
         record("convnext_b", "throughput", 4.0, lo=4.0, hi=4.0, n=1),
-    ]
-    text = render(wide(records, ENTRIES, "convnext_b"), "table")
+    ]))  # fmt: skip
     assert "1.50 (one round)" in text
     assert "±" not in text
     assert "inf" not in text
 
 
 def test_a_sweep_has_a_row_for_each_point() -> None:
-    """Cost belongs to every row of a size, latency (batch 1) to every batch of a dtype."""
+    """Cost belongs to every row of a size, latency (batch 1) to every batch of a dtype; the order is as measured."""
     records = [record("resnet18", "params", 11e6)]
     for dtype in ("float32", "bfloat16"):
         records.append(record("resnet18", "latency", 0.01, dtype=dtype, batch=1))
         records += [record("resnet18", "throughput", 10.0 * n, dtype=dtype, batch=n) for n in (2, 4)]
-    frame = wide(records, ENTRIES, "resnet18")
-    assert list(zip(frame["dtype"], frame["batch"], strict=True)) == [
-        ("float32", 2),
-        ("float32", 4),
-        ("bfloat16", 2),
-        ("bfloat16", 4),
+    headings, *lines = cells(*records)
+    assert headings == ["model", "dtype", "batch", "parameters M", "throughput images/s", "latency ms"]
+    assert [line[1:] for line in lines] == [
+        ["float32", "2", "11.00", "20.0", "10.0"],
+        ["float32", "4", "11.00", "40.0", "10.0"],
+        ["bfloat16", "2", "11.00", "20.0", "10.0"],
+        ["bfloat16", "4", "11.00", "40.0", "10.0"],
     ]
-    assert list(frame["throughput"]) == [20.0, 40.0, 20.0, 40.0]
-    assert set(frame["params"]) == {11e6}
-    assert set(frame["latency"]) == {0.01}
 
 
 def test_published_cost_is_not_beside_the_training_form() -> None:
-    frame = wide([record("overlock_t", "macs", 5.99e9, form="train")], ENTRIES, None)
-    assert frame["macs_published"].isna().all()
+    (row,) = as_measured([record("overlock_t", "macs", 5.99e9, form="train")])
+    assert row.published("macs") == []
+    assert row.published("top1") == ["84.2"]
 
 
 @pytest.mark.parametrize(
-    ("failed", "shown"), [(("OOM: no",), "OOM"), (("killed by SIGKILL",), "failed"), (("RuntimeError: x",), "failed")]
+    ("failed", "text"), [(("OOM: no",), "OOM"), (("killed by SIGKILL",), "failed"), (("RuntimeError: x",), "failed")]
 )
-def test_what_stands_for_a_missing_figure(failed: tuple[str, ...], shown: str) -> None:
+def test_what_stands_for_a_missing_figure(failed: tuple[str, ...], text: str) -> None:
     records = [record("convnext_b", "throughput", None).failed(*failed), record("resnet18", "throughput", 4.0)]
-    assert for_people(wide(records, ENTRIES, "resnet18"))[1] == [
-        ["convnext_b", "224", shown, "", "83.8"],
-        ["resnet18", "224", "4.0", "1.00", ""],
-    ]
+    assert cells(*records)[1:] == [["convnext_b", text, "83.838"], ["resnet18", "4.0", ""]]
 
 
-def test_an_invalid_figure_is_marked_and_makes_no_ratio() -> None:
+def test_an_invalid_figure_is_marked() -> None:
     bad = replace(record("convnext_b", "throughput", 8.0), valid=False, reasons=("outputs are not finite",))
-    frame = wide([bad, record("resnet18", "throughput", 4.0)], ENTRIES, "convnext_b")
-    assert for_people(frame)[1][0][2] == "8.0 (invalid)"
-    assert frame["throughput_ratio"][0] is None or frame["throughput_ratio"].isna()[0]
+    assert cells(bad)[1][1] == "8.0 (invalid)"
 
 
 def test_conditions_are_columns_where_they_differ_and_words_where_not() -> None:
-    assert (
-        shared_conditions(wide(RECORDS, ENTRIES, None)) == "deploy form, float32, batch 4, channels_last, ContMix tiled"
-    )
-    other = replace(RECORDS[7], layout="channels_first")
-    frame = wide([*RECORDS[:7], other], ENTRIES, None)
-    assert "layout" in for_people(frame)[0]
-    assert "channels" not in shared_conditions(frame)
+    rows = as_measured(RECORDS)
+    assert shared(rows) == "at 224, deploy form, cpu, float32, batch 4, channels_last, CPU threads 2, ContMix tiled"
+    other = as_measured([*RECORDS[:7], replace(RECORDS[7], layout="channels_first")])
+    assert "layout" in comparison(other)
+    assert "channels" not in shared(other)
 
 
 def test_lines_below() -> None:
-    frame = wide(RECORDS, ENTRIES, "convnext_b")
-    lines = below(frame, RECORDS, "a machine", "convnext_b", True, ENTRIES)
-    assert lines[0].startswith("Measured on a machine; deploy form, float32")
+    lines = footnotes(as_measured(RECORDS), "a machine", True)
+    assert lines[0].startswith("Measured on a machine; at 224, deploy form, cpu, float32")
     assert "convnext_b 224 deploy float32 batch 4 memory: OOM: can't allocate" in lines
-    assert any("overlock_t at 224: flops 5.5 G" in line and "README" in line and "primary" in line for line in lines)
-    assert comment(["x"], "latex") == ["% x"]
+    assert any("overlock_t at 224: FLOPs 5.5 G" in line and "README" in line and "primary" in line for line in lines)
+    assert below(["x"], "latex") == "% x"
+
+
+def test_published_cells_are_those_of_the_one_reader_for_every_model_size_and_metric() -> None:
+    """The table of `bench.compare` and of `bench.report` is one; so are its published cells, `bench.top1`'s too."""
+    contradicting = 0
+    for model in MODELS:
+        for size in ("224", "256", "384"):
+            headings, line = cells(*(record(model, metric, 1e9, resolution=size) for metric in ("params", "macs")))
+            for metric in ("params", "macs"):
+                place = headings.index(METRICS[metric].title) + 1
+                text = line[place] if headings[place : place + 1] == ["published"] else ""
+                assert text == shown(beside(metric, model, size)), (model, size, metric)
+                contradicting += "/" in text
+            text = line[-1] if headings[-1].startswith("top-1") else ""
+            assert text == shown(beside("top1", model, size)), (model, size)
+            contradicting += "/" in text
+    assert contradicting > 5
