@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
+from bench.ade20k import main as ade20k_main
+from bench.cli import BadInput
+from bench.coco import main as coco_main
 from bench.dense.build import build_dense
 from tests.bench.dense.trees import write_ade20k, write_coco
 
@@ -31,15 +35,6 @@ def command(name: str, *args: object, launcher: tuple[str, ...] = ()) -> list[st
 
 def run(line: list[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout)
-
-
-def refused(line: list[str], *words: str) -> None:
-    done = run(line)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -136,24 +131,35 @@ def test_help_needs_no_torch() -> None:
         assert run([sys.executable, "-c", code]).stdout.endswith("False\n")
 
 
-def test_bad_input(ade20k: Path, coco: Path, weights: Path, tmp_path: Path) -> None:
-    results = ("--results", tmp_path / "r")
+def test_bad_input_is_one_line(ade20k: Path, tmp_path: Path) -> None:
+    done = run(
+        command("ade20k", "--models", "moganet_xx", "--weights", "random", "--data", ade20k, "--results", tmp_path)
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "unknown model" in done.stderr
+
+
+def test_bad_input(ade20k: Path, coco: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process: a command's process prints such an error as one line (the test before this one)."""
+
+    def refused(main: Callable[[list[str]], int], *arguments: object, words: str) -> None:
+        with pytest.raises(BadInput, match=re.escape(words)):
+            main([*map(str, arguments), "--results", str(tmp_path / "r")])
+
     one = ("--models", "moganet_xt", "--weights")
-    refused(command("ade20k", *one, "random", "--data", tmp_path, *results), "--data")
-    refused(command("ade20k", *one, tmp_path / "none.pth", "--data", ade20k, *results), "no weights at")
+    refused(ade20k_main, *one, "random", "--data", tmp_path, words="--data")
+    refused(ade20k_main, *one, tmp_path / "none.pth", "--data", ade20k, words="no weights at")
+    two = ("--models", "moganet_xt", "moganet_t", "--weights", "random")
+    refused(ade20k_main, *two, "--data", ade20k, words="2 models but 1")
+    refused(coco_main, *one, weights, "--data", coco, words="no checkpoint of this model and head")
     refused(
-        command("ade20k", "--models", "moganet_xt", "moganet_t", "--weights", "random", "--data", ade20k),
-        "2 models but 1",
+        *(coco_main, *one, "random", "--data", coco, "--device", "cuda:99"),
+        words="--device cpu" if not torch.cuda.is_available() else "cuda:99",
     )
-    refused(
-        command("ade20k", "--models", "moganet_xx", "--weights", "random", "--data", ade20k, *results), "unknown model"
-    )
-    refused(command("coco", *one, weights, "--data", coco, *results), "no checkpoint of this model and head")
-    refused(
-        command("coco", *one, "random", "--data", coco, "--device", "cuda:99", *results),
-        "--device cpu" if not torch.cuda.is_available() else "cuda:99",
-    )
-    refused(
-        command("coco", *one, "random", "--data", coco, "--output", tmp_path / "no" / "file", *results), "cannot write"
-    )
-    refused(command("coco", "--models", "moganet_xt", "--weights", "random"), "--data")
+    refused(*(coco_main, *one, "random", "--data", coco, "--output", tmp_path / "no" / "file"), words="cannot write")
+    with pytest.raises(SystemExit) as ended:
+        coco_main(["--models", "moganet_xt", "--weights", "random"])
+    assert ended.value.code == 2
+    assert "--data" in capsys.readouterr().err
