@@ -110,7 +110,6 @@ def evaluate(
     stack: ExitStack,
 ) -> int:
     import torch
-    from tqdm import tqdm
 
     from bench.accuracy import report
     from bench.accuracy.data import open_images
@@ -141,10 +140,7 @@ def evaluate(
     runs = prepare(args, entries, weights, images, conditions, workers, stack)
     if workers.rank == 0:
         images.save_manifest(args.results)
-    with tqdm(
-        total=len(images), file=sys.stderr, disable=workers.rank > 0 or not sys.stderr.isatty(), unit="image"
-    ) as bar:
-        finished, why = run_all(images, runs, conditions, workers, bar.update)
+    finished, why = run_all(images, runs, conditions, workers)
     environment = collect(conditions.device, torch.get_num_threads()) | {"run": new_run()}
     made = [
         record
@@ -190,7 +186,7 @@ def prepare(
     """A run for each model, form and resolution; a model is loaded once for all resolutions that share its weights."""
     from bench.accuracy.evaluate import Classifier, Run, header
     from bench.accuracy.networks import FINE_TUNED, load, source, trained_at
-    from bench.accuracy.predictions import Store, key
+    from bench.accuracy.predictions import key, open_store
     from bench.accuracy.recipes import recipe_for
     from bench.engine.check import check_backend
 
@@ -215,7 +211,7 @@ def prepare(
                     backend=backend, trained_at=trained_at(entry, of), fine_tuned=of.startswith(FINE_TUNED),
                 )  # fmt: skip
                 folder = args.results / key(about)
-                store = Store(folder, about, len(images), conditions.batch, workers.rank)
+                store = open_store(folder, about, len(images), conditions.batch, workers.rank)
                 stack.callback(store.close)
                 runs.append(Run(classifier, store))
     return runs

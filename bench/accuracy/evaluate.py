@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,18 @@ from torch import Tensor, nn
 from bench.accuracy import predictions as pred
 from bench.accuracy.data import ImageSet
 from bench.accuracy.loader import Batch, batches
-from bench.accuracy.predictions import Predictions, Rows, Store
+from bench.accuracy.predictions import Predictions, Rows, finish
 from bench.accuracy.recipes import Recipe
 from bench.cli import BadInput, resolution_name
 from bench.engine.subject import DTYPES, LAYOUTS, BackendsSeen
+from bench.evaluation import passes
+from bench.evaluation.passes import Missing
+from bench.evaluation.store import Store
 from bench.torchrun import Workers
 
 TOP = 5
+Outputs = tuple[Tensor, Tensor, Tensor]
+"""Of a batch: best classes (B, 5), the label's rank (B,), whether the logits are finite (B,)."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ class Classifier:
         )
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) uint8 and (B,) labels, on the device -> best classes (B, 5), label's rank (B,), finite (B,)."""
+    def __call__(self, images: Tensor, labels: Tensor) -> Outputs:
+        """The outputs of images (B, 3, H, W), uint8, with their labels (B,), both on the device."""
         x = images.float().sub_(self.mean).div_(self.std)
         x = x.to(self.conditions.cast).contiguous(memory_format=LAYOUTS[self.conditions.layout])
         with self.conditions.autocast():
@@ -123,7 +129,7 @@ class Run:
     """One model in one form at one resolution: what computes it, and where its predictions are kept."""
 
     classifier: Classifier
-    store: Store
+    store: Store[Rows]
 
 
 def header(
@@ -154,94 +160,50 @@ def evaluate(
     runs: Sequence[Run],
     conditions: Conditions,
     workers: Workers,
-    tick: Callable[[int], object] = lambda images: None,
     load: Callable[..., Iterator[Batch]] = batches,
 ) -> tuple[list[Predictions], dict[int, str]]:
     """Evaluate what is still missing of `runs`; returns each one's predictions, and why images cannot be read.
 
-    Every process of `workers` gets all predictions. `tick` is told of images done, those of earlier runs included.
-    `load` gives the batches that are wanted, as `loader.batches` does.
+    Every process of `workers` gets all predictions. `load` gives the batches that are wanted, as `loader.batches` does.
     A reason is known only for images that were met in this call.
 
     Raises:
-        BadInput: if results cannot be written, or a process that decodes dies; what was counted is kept.
+        BadInput: if results cannot be written, or a process that decodes dies; what was kept stays.
     """
-    missing = _missing(runs, workers)
-    mine = workers.share(sorted(missing))
     geometries = list(dict.fromkeys(run.classifier.recipe.geometry for run in runs))
-    number_of = {geometry: g for g, geometry in enumerate(geometries)}
-    wanted = {k: tuple(sorted({number_of[runs[r].classifier.recipe.geometry] for r in missing[k]})) for k in mine}
-    tick(max(0, len(images) - len(missing) * conditions.batch))
-    unreadable: dict[int, str] = {}
-    cuda = conditions.device.startswith("cuda")
-    waiting: list[tuple[Run, Batch, tuple[Tensor, Tensor, Tensor]]] = []
-    loaded = load(images.source, conditions.batch, geometries, wanted, conditions.workers, pin_memory=cuda)
-    for batch in _alive(loaded):
-        unreadable |= batch.unreadable
+    geometry_of = [geometries.index(run.classifier.recipe.geometry) for run in runs]
+
+    def read(missing: Missing) -> Iterator[Batch]:
+        wanted = {number: tuple(sorted({geometry_of[r] for r in lacking})) for number, lacking in missing.items()}
+        cuda = conditions.device.startswith("cuda")
+        return load(images.source, conditions.batch, geometries, wanted, conditions.workers, pin_memory=cuda)
+
+    def start(batch: Batch, lacking: list[int]) -> list[Callable[[], Rows]]:
         on_device = {g: x.to(conditions.device, non_blocking=True) for g, x in batch.images.items()}
         labels = torch.tensor([images.labels[i] for i in batch.rows], dtype=torch.long).to(conditions.device)
-        launched = []
-        for r in missing[batch.number]:
-            run = runs[r]
-            x = on_device[number_of[run.classifier.recipe.geometry]]
-            launched.append((run, batch, run.classifier(x, labels) if batch.rows else _nothing()))
-        _keep(waiting, images)  # the batch before, while a GPU works on this one
-        waiting = launched
-        tick((len(batch.rows) + len(batch.unreadable)) * workers.size)
-    _keep(waiting, images)
-    return [_finish(run.store, workers) for run in runs], _merge(workers.gather(unreadable))
+        outputs = (runs[r].classifier(on_device[geometry_of[r]], labels) if batch.rows else _nothing() for r in lacking)
+        return [partial(_rows, batch, output, images.labels) for output in outputs]
+
+    stores = [run.store for run in runs]
+    results, unreadable = passes.run(stores, len(images), conditions.batch, read, start, workers)
+    finished = [finish(store, kept, workers.rank == 0) for store, kept in zip(stores, results, strict=True)]
+    return finished, unreadable
 
 
-def _missing(runs: Sequence[Run], workers: Workers) -> dict[int, list[int]]:
-    """Batch number -> the runs that no process has it of; the same in every process."""
-    missing: dict[int, list[int]] = {}
-    for r, run in enumerate(runs):
-        done: set[int] = set().union(*workers.gather(run.store.done))
-        for number in range(run.store.batches):
-            if number not in done:
-                missing.setdefault(number, []).append(r)
-    return missing
-
-
-def _alive(loaded: Iterator[Batch]) -> Iterator[Batch]:
-    try:
-        yield from loaded
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise BadInput(
-            f"a process that decodes images died ({str(error).splitlines()[0]}): what was counted is kept: run again, "
-            "with fewer --workers if memory is short"
-        ) from error
-
-
-def _nothing() -> tuple[Tensor, Tensor, Tensor]:
+def _nothing() -> Outputs:
     return torch.zeros((0, TOP), dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
 
 
-def _keep(waiting: Sequence[tuple[Run, Batch, tuple[Tensor, Tensor, Tensor]]], images: ImageSet) -> None:
-    for run, batch, outputs in waiting:
-        top, rank, finite = (x.cpu().numpy() for x in outputs)
-        every = sorted([*batch.rows, *batch.unreadable])
-        rows: Rows = np.zeros(len(every), pred.ROW)
-        rows["image"], rows["label"] = every, [images.labels[i] for i in every]
-        rows["rank"], rows["top5"], rows["status"] = pred.NO_CLASS, pred.NO_CLASS, pred.UNREADABLE
-        at = np.searchsorted(every, batch.rows)
-        rows["top5"][at, : top.shape[1]], rows["rank"][at] = top, rank
-        rows["status"][at] = np.where(finite, pred.EVALUATED, pred.NOT_FINITE)
-        spoiled = at[~finite]
-        rows["rank"][spoiled], rows["top5"][spoiled] = pred.NO_CLASS, pred.NO_CLASS
-        run.store.add(batch.number, rows)
-
-
-def _finish(store: Store, workers: Workers) -> Predictions:
-    parts = workers.gather((store.finished, store.rows))
-    store.finished = next((finished for finished, _ in parts if finished is not None), None)
-    return store.finish(_merge([rows for _, rows in parts]), workers.rank == 0)
-
-
-def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
-    merged: dict[int, Any] = {}
-    for part in parts:
-        merged |= part
-    return merged
+def _rows(batch: Batch, outputs: Outputs, labels: Sequence[int]) -> Rows:
+    """The rows of all images of a batch, unreadable ones included."""
+    top, rank, finite = (x.cpu().numpy() for x in outputs)
+    every = sorted([*batch.rows, *batch.unreadable])
+    rows: Rows = np.zeros(len(every), pred.ROW)
+    rows["image"], rows["label"] = every, [labels[i] for i in every]
+    rows["rank"], rows["top5"], rows["status"] = pred.NO_CLASS, pred.NO_CLASS, pred.UNREADABLE
+    at = np.searchsorted(every, batch.rows)
+    rows["top5"][at, : top.shape[1]], rows["rank"][at] = top, rank
+    rows["status"][at] = np.where(finite, pred.EVALUATED, pred.NOT_FINITE)
+    spoiled = at[~finite]
+    rows["rank"][spoiled], rows["top5"][spoiled] = pred.NO_CLASS, pred.NO_CLASS
+    return rows

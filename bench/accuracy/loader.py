@@ -1,23 +1,20 @@
-"""Batches of transformed images: each image is read and decoded once, however many transforms want it.
-
-Batch k is images [k*size, (k+1)*size), whoever computes it and whenever: so sharded, resumed and plain runs feed a
-network the same tensors.
-"""
+"""Batches of transformed images: each image is read and decoded once, however many transforms want it."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from bench.accuracy.recipes import Geometry
 from bench.accuracy.sources import Source
+from bench.evaluation.passes import loaded
+from bench.evaluation.store import images_of
 
 
 @dataclass
@@ -57,8 +54,7 @@ class Batches(Dataset[Batch]):
         self.sizes = [geometry.size for geometry in geometries]
 
     def __getitem__(self, number: int) -> Batch:
-        count = len(self.source.names)
-        indices = range(number * self.size, min((number + 1) * self.size, count))
+        indices = images_of(number, self.size, len(self.source.names))
         images = {g: torch.empty((len(indices), 3, *self.sizes[g]), dtype=torch.uint8) for g in self.wanted[number]}
         rows: list[int] = []
         unreadable: dict[int, str] = {}
@@ -87,19 +83,6 @@ def batches(
     """The batches that are wanted, in the order of their numbers, decoded by `workers` processes (0: by this one).
 
     Raises:
-        RuntimeError: if a worker dies.
+        BadInput: if a process dies.
     """
-    if not wanted:
-        return
-    yield from DataLoader(
-        Batches(source, size, geometries, wanted),
-        batch_size=None,
-        sampler=sorted(wanted),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin_memory,
-    )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    return loaded(Batches(source, size, geometries, wanted), sorted(wanted), workers, pin_memory)

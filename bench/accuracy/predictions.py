@@ -1,7 +1,6 @@
 """What is kept of an evaluation: for each image its label, five best classes and the true class's rank.
 
-While a run goes, each process appends whole batches to `part-<rank>.bin`; a batch cut short by a kill or a full disk is
-dropped when the file is opened again. The finished run is one `predictions.npz`, the same bytes however it came about.
+While a run goes, its batches are kept by `bench.evaluation.store`; the finished run is one `predictions.npz`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from bench.cli import BadInput
+from bench.evaluation.store import Store, images_of, replace
 
+FINISHED = "predictions.npz"
 EVALUATED, UNREADABLE, NOT_FINITE = 0, 1, 2
 NO_CLASS = 65_535
 ROW = np.dtype([("image", "<u4"), ("label", "<u2"), ("rank", "<u2"), ("top5", "<u2", (5,)), ("status", "u1")])
@@ -70,127 +69,66 @@ def key(header: Mapping[str, Any]) -> str:
     return "-".join(str(header[name]).replace("/", "_") for name in ("model", "form", "resolution")) + f"-{digest[:12]}"
 
 
-class Store:
-    """The predictions of one run, in one folder, across processes and kills.
+class BatchRows:
+    """The form in which batches of `batch` of the `images` are kept: their rows, one after another."""
 
-    Args:
-        folder: is made where it does not exist; belongs to this header alone (`key`).
-        header: what is run.
-        images, batch: how many images there are, and how many a batch.
-        rank: of this process: it writes its own part and reads all.
+    suffix = "bin"
 
-    Raises:
-        BadInput: if it cannot be written, or another process is writing to it.
-    """
+    def __init__(self, images: int, batch: int) -> None:
+        self.images, self.batch = images, batch
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], images: int, batch: int, rank: int = 0) -> None:
-        self.folder, self.images, self.batch = folder, images, batch
-        self.header: Mapping[str, Any] = json.loads(json.dumps(header))
-        self.finished: Predictions | None = None
-        self.rows: dict[int, Rows] = {}
-        self._path = folder / f"part-{rank}.bin"
-        self._lock = FileLock(f"{self._path}.lock")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-            if self.result.exists():
-                self.finished = read(self.result)
-                return
-            for part in sorted(folder.glob("part-*.bin")):
-                self._take(self._whole(part.read_bytes()))
-            self._size = sum(len(rows) for rows in self._own.values()) * ROW.itemsize
-        except Timeout as error:
-            raise BadInput(
-                f"another run is writing to {folder}: wait for it, or give --results another folder"
-            ) from error
-        except OSError as error:
-            raise self._cannot(error) from error
+    def encode(self, number: int, result: Rows) -> bytes:
+        assert result["image"].tolist() == list(images_of(number, self.batch, self.images))
+        return result.tobytes()
 
-    @property
-    def result(self) -> Path:
-        return self.folder / "predictions.npz"
+    def decode(self, content: bytes) -> tuple[dict[int, Rows], int]:
+        return self.split(np.frombuffer(content[: len(content) // ROW.itemsize * ROW.itemsize], ROW))
 
-    @property
-    def batches(self) -> int:
-        return -(-self.images // self.batch)
-
-    @property
-    def done(self) -> set[int]:
-        """Numbers of the batches that some process of this machine has kept."""
-        return set(range(self.batches)) if self.finished else set(self.rows)
-
-    @property
-    def _own(self) -> dict[int, Rows]:
-        content = self._path.read_bytes() if self._path.exists() else b""
-        return self._whole(content)
-
-    def _images_of(self, number: int) -> range:
-        return range(number * self.batch, min((number + 1) * self.batch, self.images))
-
-    def _whole(self, content: bytes) -> dict[int, Rows]:
-        """The whole batches that a part begins with."""
-        rows = np.frombuffer(content[: len(content) // ROW.itemsize * ROW.itemsize], ROW)
-        found: dict[int, Rows] = {}
+    def split(self, rows: Rows) -> tuple[dict[int, Rows], int]:
+        """The whole batches that `rows` begin with, and their bytes."""
+        whole: dict[int, Rows] = {}
         at = 0
         while at < len(rows):
             number = int(rows["image"][at]) // self.batch
-            wanted = self._images_of(number)
-            taken = rows[at : at + len(wanted)]
-            if not len(wanted) or taken["image"].tolist() != list(wanted):
+            images = images_of(number, self.batch, self.images)
+            batch = rows[at : at + len(images)]
+            if not len(images) or batch["image"].tolist() != list(images):
                 break
-            found[number] = taken
-            at += len(wanted)
-        return found
+            whole[number] = batch
+            at += len(images)
+        return whole, at * ROW.itemsize
 
-    def _take(self, found: Mapping[int, Rows]) -> None:
-        self.rows |= found
 
-    def add(self, number: int, rows: Rows) -> None:
-        """Keep a batch.
+def open_store(folder: Path, header: Mapping[str, Any], images: int, batch: int, rank: int = 0) -> Store[Rows]:
+    """The predictions of one run, which may be finished: then all of them are there.
 
-        Raises:
-            BadInput: if it cannot be written; what was kept before stays.
-        """
-        assert rows["image"].tolist() == list(self._images_of(number))
-        try:
-            with self._path.open("r+b" if self._path.exists() else "w+b") as file:
-                file.seek(self._size)
-                file.write(rows.tobytes())
-                file.truncate()
-        except OSError as error:
-            raise self._cannot(error) from error
-        self._size += rows.nbytes
-        self.rows[number] = rows
+    Raises:
+        BadInput: as `Store` does.
+    """
+    form = BatchRows(images, batch)
+    store = Store(folder, header, form, rank)
+    if (folder / FINISHED).exists():
+        finished = read(folder / FINISHED)
+        store.check_header(finished.header)
+        store.results, _ = form.split(finished.rows)
+    return store
 
-    def _cannot(self, error: OSError) -> BadInput:
-        return BadInput(
-            f"cannot write results to {self.folder}: {error.strerror or error}; what was counted is kept: make room "
-            "and run again, or give --results another folder"
-        )
 
-    def finish(self, rows: Mapping[int, Rows], write: bool = True) -> Predictions:
-        """All batches, of whichever process, as the finished run; `write` replaces the parts by its file."""
-        if self.finished is None:
-            ordered = np.concatenate([rows[number] for number in range(self.batches)])
-            self.finished = Predictions(self.header, ordered)
-            if write:
-                self._write(self.finished)
-        return self.finished
+def finish(store: Store[Rows], results: Mapping[int, Rows], write: bool = True) -> Predictions:
+    """All batches as the finished run; `write` replaces the parts by its file, the same bytes however it came about.
 
-    def _write(self, predictions: Predictions) -> None:
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    predictions = Predictions(store.header, np.concatenate([results[number] for number in range(len(results))]))
+    path = store.folder / FINISHED
+    if write and not path.exists():
         content = io.BytesIO()
         arrays: Any = {name: predictions.rows[name] for name in ("label", "rank", "top5", "status")}
-        np.savez_compressed(content, header=np.array(json.dumps(dict(self.header), sort_keys=True)), **arrays)
-        partial = self.result.with_name(f"predictions.{os.getpid()}.part")
+        np.savez_compressed(content, header=np.array(json.dumps(dict(store.header), sort_keys=True)), **arrays)
         try:
-            partial.write_bytes(content.getvalue())
-            partial.replace(self.result)
-            for part in (*self.folder.glob("part-*.bin"), *self.folder.glob("predictions.*.part")):
-                part.unlink(missing_ok=True)
+            replace(path, content.getvalue())
+            store.discard()
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise self._cannot(error) from error
-
-    def close(self) -> None:
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+            raise store.cannot_write(error) from error
+    return predictions

@@ -6,12 +6,13 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from bench.dense.data import ADE20K
 from bench.dense.evaluate_command import evaluate
-from bench.dense.evaluation import Place, Run, evaluate_ade20k
-from bench.dense.miou import from_row, paired_difference, score
+from bench.dense.evaluation import Pass, Place, Run, evaluate_ade20k
+from bench.dense.miou import Counts, from_row, paired_difference, score
 from bench.dense.transforms import MULTI_SCALES, SECOND_RESIZE, SegmentationTest
 from bench.models import Entry
 from bench.tasks import MULTI_SCALE
@@ -25,7 +26,7 @@ class ADE20KEvaluation:
     def __init__(self, data: ADE20K, multi_scale: bool) -> None:
         self.data, self.multi_scale = data, multi_scale
         self.variant = MULTI_SCALE if multi_scale else ""
-        self._counts: dict[str, dict[str, Any]] = {}
+        self._counts: dict[str, dict[str, Counts]] = {}
 
     def header(self, entry: Entry) -> dict[str, Any]:
         return {"test": asdict(self._test(entry))}
@@ -34,12 +35,12 @@ class ADE20KEvaluation:
         second = SECOND_RESIZE.get(entry.family.name, "bilinear")
         return SegmentationTest(second, MULTI_SCALES if self.multi_scale else (1.0,), self.multi_scale)
 
-    def run(self, entry: Entry, model: nn.Module, place: Place, **run: Any) -> Run:
-        return evaluate_ade20k(model, self.data, self._test(entry), place, **run)
+    def run(self, entry: Entry, model: nn.Module, place: Place, how: Pass) -> Run:
+        return evaluate_ade20k(model, self.data, self._test(entry), place, how)
 
     def figures(self, name: str, run: Run) -> dict[str, float]:
-        self._counts[name] = {row["image"]: from_row(row["counts"]) for row in run.rows}
-        return asdict(score(sum(self._counts[name].values())))
+        self._counts[name] = {image: from_row(row["counts"]) for image, row in run.rows.items()}
+        return asdict(score(np.sum(list(self._counts[name].values()), axis=0)))
 
     def differences(self, resamples: int) -> list[str]:
         *others, last = self._counts

@@ -10,7 +10,7 @@ from torch import nn
 from bench.dense.average_precision import KINDS, average_precision, evaluated, paired_difference
 from bench.dense.data import COCO
 from bench.dense.evaluate_command import evaluate
-from bench.dense.evaluation import Place, Run, evaluate_coco
+from bench.dense.evaluation import Pass, Place, Run, evaluate_coco
 from bench.models import Entry
 
 NAMES = {"bbox": "box", "segm": "mask"}
@@ -23,31 +23,31 @@ class COCOEvaluation:
 
     def __init__(self, data: COCO) -> None:
         self.data = data
-        self._found: dict[str, dict[str, Any]] = {}
+        self._detections: dict[str, dict[str, Any]] = {}
 
     def header(self, entry: Entry) -> dict[str, Any]:
         return {}
 
-    def run(self, entry: Entry, model: nn.Module, place: Place, **run: Any) -> Run:
-        return evaluate_coco(model, self.data, place, **run)
+    def run(self, entry: Entry, model: nn.Module, place: Place, how: Pass) -> Run:
+        return evaluate_coco(model, self.data, place, how)
 
     def figures(self, name: str, run: Run) -> dict[str, float]:
-        self._found[name] = {row["image"]: row["detections"] for row in run.rows}
+        self._detections[name] = {image: row["detections"] for image, row in run.rows.items()}
         figures: dict[str, float] = {}
         for kind in KINDS:
-            values = average_precision(self._evaluation(name, list(self._found[name]), kind))
+            values = average_precision(self._evaluation(name, list(self._detections[name]), kind))
             figures |= {f"{NAMES[kind]} {metric}": value for metric, value in values.items()}
         return figures
 
     def _evaluation(self, name: str, images: list[str], kind: str) -> Any:
-        rows = [{"image_id": self.data.ids[image], **row} for image in images for row in self._found[name][image]]
+        rows = [{"image_id": self.data.ids[image], **row} for image in images for row in self._detections[name][image]]
         return evaluated(self.data.index, rows, kind, [self.data.ids[image] for image in images])
 
     def differences(self, resamples: int) -> list[str]:
-        *others, last = self._found
+        *others, last = self._detections
         lines = []
         for name in others:
-            both = [image for image in self._found[name] if image in self._found[last]]
+            both = [image for image in self._detections[name] if image in self._detections[last]]
             for kind in KINDS:
                 first, second = (self._evaluation(model, both, kind) for model in (name, last))
                 difference, low, high = paired_difference(first, second, resamples)

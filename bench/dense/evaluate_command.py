@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.cli import OK, BadInput, show
 from bench.dense import command
-from bench.dense.evaluation import Place, Run
+from bench.dense.evaluation import Pass, Place, Run
 from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.machine.environment import collect, now
@@ -43,7 +43,7 @@ class Evaluation(Protocol):
         """What results depend on beyond model, weights, form, data and dtype."""
         ...
 
-    def run(self, entry: Entry, model: nn.Module, place: Place, **run: Any) -> Run: ...
+    def run(self, entry: Entry, model: nn.Module, place: Place, how: Pass) -> Run: ...
 
     def figures(self, name: str, run: Run) -> dict[str, float]:
         """Metric -> percent, of a model whose results are kept for `differences`."""
@@ -69,22 +69,20 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
             model, label = command.load_model(entry.name, args.head, weights, args.form, place.device)
             header = {"task": evaluation.name, "model": entry.name, "head": args.head, "form": args.form,
                       "weights": label, "data": data.hash, "dtype": args.dtype, **evaluation.header(entry)}  # fmt: skip
-            found = evaluation.run(
-                entry, model, place, folder=args.results / f"{entry.name}.{args.head}", header=header, workers=workers,
-                loaders=args.workers, quiet=not sys.stderr.isatty(),
-            )  # fmt: skip
-            if not found.rows:
+            how = Pass(args.results / f"{entry.name}.{args.head}", header, workers, args.workers)
+            run = evaluation.run(entry, model, place, how)
+            if not run.rows:
                 raise BadInput(f"--data {args.data}: none of its images could be read")
             if workers.rank > 0:
                 continue
-            why = reasons(found, data.expected, label)
+            why = reasons(run, data.expected, label)
             common = Record(
                 model=entry.name, form=args.form, metric="", value=None, unit="%", resolution=evaluation.resolution,
-                task=evaluation.task, head=args.head, variant=evaluation.variant, n=len(found.rows), batch=1,
+                task=evaluation.task, head=args.head, variant=evaluation.variant, n=len(run.rows), batch=1,
                 dtype=args.dtype, device=place.device, threads=environment.get("threads"), weights=label,
                 dataset=data.hash, valid=not why, reasons=why, time=now(),
             )  # fmt: skip
-            for metric, value in evaluation.figures(entry.name, found).items():
+            for metric, value in evaluation.figures(entry.name, run).items():
                 records.append(stamped(replace(common, metric=metric, value=value), environment, run_id))
         if workers.rank == 0:
             differences = evaluation.differences(args.resamples)

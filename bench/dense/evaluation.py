@@ -1,10 +1,12 @@
-"""A dense model over a validation set: image by image, journalled, shared between torchrun's processes."""
+"""A dense model over a validation set, image by image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from bench.dense.data import ADE20K, COCO, UnreadableImage
 from bench.dense.detection import Detections, ImageSize
-from bench.dense.journal import Journal, Row, collect, remaining
 from bench.dense.layers import resize
 from bench.dense.miou import image_counts, shift_labels, to_row
 from bench.dense.transforms import DETECTION_LIMITS, Image, SegmentationTest, detection_input, segmentation_input
+from bench.evaluation import passes
+from bench.evaluation.passes import Missing, loaded
+from bench.evaluation.store import Store
 from bench.torchrun import Workers
+
+Row = dict[str, Any]
+"""What is kept of an image, as JSON."""
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """dtype name -> what autocast computes in; "float32" is without autocast and without TF32."""
@@ -66,73 +72,98 @@ def detect(model: nn.Module, image: Image, place: Place, limits: tuple[float, fl
     return Detections(*(t.cpu() for t in (found.boxes, found.scores, found.labels, found.masks)))
 
 
-class _Samples(Dataset[Any]):
-    """What `load` returns for each name, or the reason why it cannot be read."""
+@dataclass
+class Sample:
+    """One image as it was read, or the reason why it cannot be used; it is the batch of its index."""
 
-    def __init__(self, names: list[str], load: Callable[[str], Any]) -> None:
+    number: int
+    content: Any = None
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
+class Samples(Dataset[Sample]):
+    """What `load` returns for each name. It raises `UnreadableImage` for an image that cannot be used."""
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Any]) -> None:
         self.names, self.load = names, load
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, i: int) -> tuple[str, Any, str]:
+    def __getitem__(self, i: int) -> Sample:
         try:
-            return self.names[i], self.load(self.names[i]), ""
+            return Sample(i, self.load(self.names[i]))
         except UnreadableImage as error:
-            return self.names[i], None, str(error)
+            return Sample(i, unreadable={i: str(error)})
+
+
+class JSONLines:
+    """The form in which results of images are kept: a line each, which names the image."""
+
+    suffix = "jsonl"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.numbers = {name: i for i, name in enumerate(names)}
+
+    def encode(self, number: int, result: Row) -> bytes:
+        return json.dumps({"image": self.names[number], **result}, separators=(",", ":")).encode() + b"\n"
+
+    def decode(self, content: bytes) -> tuple[dict[int, Row], int]:
+        size = content.rfind(b"\n") + 1
+        rows = [json.loads(line) for line in content[:size].splitlines()]
+        return {self.numbers[row.pop("image")]: row for row in rows}, size
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a pass over a set is run.
+
+    Args:
+        folder, header: of the store of results.
+        workers: torchrun's processes.
+        loaders: processes that read images, beside this one.
+    """
+
+    folder: Path
+    header: Mapping[str, Any]
+    workers: Workers
+    loaders: int = 0
 
 
 @dataclass
 class Run:
-    """Rows of the images that were evaluated, in the set's order, and the reasons of those that could not be read."""
+    """Image -> its row, in the set's order, and the reasons of those that could not be used."""
 
-    rows: list[Row]
+    rows: dict[str, Row]
     unreadable: dict[str, str]
 
 
-def over_images(
-    names: list[str],
-    load: Callable[[str], Any],
-    infer: Callable[[str, Any], Row],
-    folder: Path,
-    header: dict[str, Any],
-    workers: Workers,
-    loaders: int = 0,
-    quiet: bool = True,
-) -> Run:
-    """Run `infer` on each image that `folder` holds no result of; every process returns the whole.
+def over_images(names: Sequence[str], load: Callable[[str], Any], infer: Callable[[Any], Row], how: Pass) -> Run:
+    """Run `infer` on each image of which the store holds no result; every process returns the whole.
 
     Args:
         names: the set's images.
-        load: name -> sample; raises `UnreadableImage`. Runs in `loaders` processes beside this one.
-        infer: (name, sample) -> the row to keep.
-        folder, header: of the journal.
-        workers: torchrun's processes.
-        quiet: without a progress bar.
+        load: name -> what is read of an image; raises `UnreadableImage`.
+        infer: what was read -> the row to keep.
     """
-    journal = Journal(folder, header, workers.rank)
+    store = Store(how.folder, how.header, JSONLines(names), how.workers.rank)
+
+    def read(missing: Missing) -> Iterator[Sample]:
+        return loaded(Samples(names, load), list(missing), how.loaders)
+
+    def start(sample: Sample, lacking: list[int]) -> list[Callable[[], Row]]:
+        return [] if sample.unreadable else [partial(infer, sample.content)]
+
     try:
-        todo = remaining(names, journal, workers)
-        samples = DataLoader(_Samples(todo, load), batch_size=None, num_workers=loaders, collate_fn=_as_it_is)
-        unreadable: dict[str, str] = {}
-        for name, sample, reason in tqdm(samples, total=len(todo), unit="image", disable=quiet or workers.rank > 0):
-            if reason:
-                unreadable[name] = reason
-            else:
-                journal.add(name, infer(name, sample))
-        for part in workers.gather(unreadable):
-            unreadable |= part
-        return Run(collect([n for n in names if n not in unreadable], journal, workers), unreadable)
+        (results,), unreadable = passes.run([store], len(names), 1, read, start, how.workers)
     finally:
-        journal.close()
+        store.close()
+    return Run(
+        {name: results[i] for i, name in enumerate(names) if i in results},
+        {names[i]: reason for i, reason in sorted(unreadable.items())},
+    )
 
 
-def _as_it_is(sample: Any) -> Any:
-    return sample
-
-
-def evaluate_ade20k(model: nn.Module, data: ADE20K, test: SegmentationTest, place: Place, **run: Any) -> Run:
-    """Each image's row: `counts` of classes, see `bench.dense.miou`. `run` is for `over_images`."""
+def evaluate_ade20k(model: nn.Module, data: ADE20K, test: SegmentationTest, place: Place, how: Pass) -> Run:
+    """Each image's row: `counts` of classes, see `bench.dense.miou`."""
 
     def load(name: str) -> tuple[Image, NDArray[np.uint8]]:
         image, label = data.image(name), data.label(name)
@@ -140,19 +171,19 @@ def evaluate_ade20k(model: nn.Module, data: ADE20K, test: SegmentationTest, plac
             raise UnreadableImage(f"{name}: image {image.shape[:2]} and annotation {label.shape} differ in size")
         return image, label
 
-    def infer(name: str, sample: tuple[Image, NDArray[np.uint8]]) -> Row:
+    def infer(sample: tuple[Image, NDArray[np.uint8]]) -> Row:
         image, label = sample
         return {"counts": to_row(image_counts(segment(model, image, test, place), shift_labels(label)))}
 
-    return over_images(data.names, load, infer, **run)
+    return over_images(data.names, load, infer, how)
 
 
-def evaluate_coco(model: nn.Module, data: COCO, place: Place, **run: Any) -> Run:
-    """Each image's row: `detections` in COCO's result format. `run` is for `over_images`."""
+def evaluate_coco(model: nn.Module, data: COCO, place: Place, how: Pass) -> Run:
+    """Each image's row: `detections` in COCO's result format."""
     from bench.dense.average_precision import to_rows
 
-    def infer(name: str, image: Image) -> Row:
+    def infer(image: Image) -> Row:
         size = (image.shape[0], image.shape[1])
         return {"detections": to_rows(detect(model, image, place), size, data.categories)}
 
-    return over_images(data.names, data.image, infer, **run)
+    return over_images(data.names, data.image, infer, how)

@@ -23,7 +23,7 @@ from bench.accuracy.data import ImageSet, open_images
 from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, header
 from bench.accuracy.loader import Batch, batches
 from bench.accuracy.networks import RANDOM, load
-from bench.accuracy.predictions import Store
+from bench.accuracy.predictions import open_store
 from bench.accuracy.recipes import Geometry, Recipe, recipe_for
 from bench.cli import Parser
 from bench.machine.device import choose_device
@@ -136,7 +136,7 @@ def evaluate_free(images: ImageSet, recipes: Sequence[Recipe], conditions: Condi
         runs = []
         for i, recipe in enumerate(recipes):
             about = header(f"free{i}", "train", recipe, RANDOM, images, conditions)
-            store = Store(Path(folder, str(i)), about, len(images), conditions.batch)
+            store = open_store(Path(folder, str(i)), about, len(images), conditions.batch)
             runs.append(Run(Classifier(Free(), recipe, conditions), store))
         evaluate(images, runs, conditions, Workers())
         for run in runs:
@@ -175,7 +175,7 @@ def overhead(name: str, images: ImageSet, recipe: Recipe, conditions: Conditions
     def harness() -> None:
         with tempfile.TemporaryDirectory() as folder:
             about = header(name, "deploy", recipe, RANDOM, few, conditions)
-            store = Store(Path(folder), about, len(few), size)
+            store = open_store(Path(folder), about, len(few), size)
             evaluate(few, [Run(classifier, store)], conditions, Workers(), load=ready)
             store.close()
 

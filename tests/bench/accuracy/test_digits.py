@@ -16,7 +16,7 @@ import overlock
 from bench.accuracy.data import ImageSet, open_images
 from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, header
 from bench.accuracy.paired import compare
-from bench.accuracy.predictions import Store
+from bench.accuracy.predictions import open_store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.torchrun import Workers
 from overlock import OverLoCK
@@ -88,7 +88,7 @@ def test_learns_and_is_judged_rightly(tmp_path: Path) -> None:
     runs = []
     for form, network in {"train": model.eval(), "deploy": overlock.deploy(model.eval())}.items():
         about = header("digits", form, RECIPE, "trained", held_out, conditions)
-        runs.append(Run(Classifier(network, RECIPE, conditions), Store(tmp_path / form, about, len(held_out), 64)))
+        runs.append(Run(Classifier(network, RECIPE, conditions), open_store(tmp_path / form, about, len(held_out), 64)))
     (trained, deployed), _ = evaluate(held_out, runs, conditions, Workers())
     x, y = tensors(held_out, list(range(len(held_out))))
     with torch.inference_mode():

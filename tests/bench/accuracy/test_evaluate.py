@@ -18,7 +18,7 @@ from bench.accuracy import predictions as pred
 from bench.accuracy import report
 from bench.accuracy.data import ImageSet, open_images
 from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, header
-from bench.accuracy.predictions import Predictions, Store
+from bench.accuracy.predictions import Predictions, open_store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.cli import BadInput
 from bench.models import IMAGENET_MEAN, IMAGENET_STD
@@ -47,7 +47,7 @@ def run_of(
     at = at or recipe()
     about = header("net", "train", at, "random", images, conditions)
     classifier = Classifier(model or Projection(), at, conditions, images.subset)
-    return Run(classifier, Store(folder, about, len(images), conditions.batch))
+    return Run(classifier, open_store(folder, about, len(images), conditions.batch))
 
 
 def evaluated(images: ImageSet, run: Run, conditions: Conditions) -> Predictions:
@@ -193,7 +193,7 @@ def test_a_decoder_that_dies_loses_nothing_counted(tree: Path, tmp_path: Path) -
         evaluated(deadly, run, conditions)
     run.store.close()
     again = run_of(images, tmp_path / "a", conditions)
-    kept = len(again.store.done)
+    kept = len(again.store.results)
     assert 0 < kept < 8
     resumed = evaluated(images, again, conditions)
     whole = evaluated(images, run_of(images, tmp_path / "b", conditions), conditions)
@@ -212,10 +212,12 @@ def test_what_a_kill_cuts_short_is_done_again(cut: int, tree: Path, tmp_path: Pa
     """A part ends anywhere: whole batches stay, the rest goes."""
     images, conditions = open_images(tree, "custom"), Conditions(batch=8, workers=0)
     whole = evaluated(images, run_of(images, tmp_path / "whole", conditions), conditions)
-    (tmp_path / "cut").mkdir()
+    run = run_of(images, tmp_path / "cut", conditions)
+    run.store.add(0, whole.rows[:8])
+    run.store.close()
     (tmp_path / "cut" / "part-0.bin").write_bytes(whole.rows[: 16 + 8].tobytes()[: 16 * pred.ROW.itemsize + cut])
     run = run_of(images, tmp_path / "cut", conditions)
-    assert run.store.done == ({0, 1, 2} if cut >= 8 * pred.ROW.itemsize else {0, 1})
+    assert set(run.store.results) == ({0, 1, 2} if cut >= 8 * pred.ROW.itemsize else {0, 1})
     resumed = evaluated(images, run, conditions)
     assert np.array_equal(resumed.rows, whole.rows)
     assert folders_equal(tmp_path / "whole", tmp_path / "cut")
@@ -273,10 +275,10 @@ def test_predictions_are_compact(tree: Path, tmp_path: Path) -> None:
     rows = np.zeros(len(images), pred.ROW)
     rng = np.random.RandomState(0)
     rows["image"], rows["label"], rows["top5"] = images, np.repeat(range(1000), 50), rng.randint(1000, size=(50_000, 5))
-    store = Store(tmp_path, {"model": "m"}, len(rows), 50_000)
-    found = store.finish({0: rows})
-    assert store.result.stat().st_size < 1_000_000
-    assert np.array_equal(pred.read(store.result).rows, found.rows)
+    store = open_store(tmp_path, {"model": "m"}, len(rows), 50_000)
+    found = pred.finish(store, {0: rows})
+    assert (tmp_path / "predictions.npz").stat().st_size < 1_000_000
+    assert np.array_equal(pred.read(tmp_path / "predictions.npz").rows, found.rows)
     store.close()
     (tmp_path / "predictions.npz").write_bytes(b"PK")
     with pytest.raises(BadInput, match="no file of predictions"):
@@ -297,7 +299,7 @@ def test_the_table_says_what_size_weights_are_for(
 ) -> None:
     images, conditions = open_images(tree, "custom"), Conditions(batch=40, workers=0)
     about = header("net", "train", recipe(), "w", images, conditions, trained_at=trained, fine_tuned=fine_tuned)
-    run = Run(Classifier(Projection(), recipe(), conditions), Store(tmp_path, about, 40, 40))
+    run = Run(Classifier(Projection(), recipe(), conditions), open_store(tmp_path, about, 40, 40))
     told_of = report.notes(evaluated(images, run, conditions), images.source.names)
     assert len(told_of) == bool(told)
     assert told in "".join(told_of)

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.accuracy.data import open_images
 from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, header
-from bench.accuracy.predictions import Predictions, Store
+from bench.accuracy.predictions import Predictions, open_store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.loading import randomise
 from bench.models import IMAGENET_MEAN, IMAGENET_STD
@@ -40,7 +40,7 @@ def network(name: str) -> nn.Module:
 def ours(tree: Path, name: str, recipe: Recipe, folder: Path, conditions: Conditions) -> Predictions:
     images = open_images(tree, "custom")
     about = header(name, "train", recipe, "random", images, conditions)
-    run = Run(Classifier(network(name), recipe, conditions), Store(folder, about, len(images), conditions.batch))
+    run = Run(Classifier(network(name), recipe, conditions), open_store(folder, about, len(images), conditions.batch))
     (predictions,), why = evaluate(images, [run], conditions, Workers())
     assert not why
     return predictions

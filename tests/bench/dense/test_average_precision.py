@@ -16,7 +16,7 @@ from bench.cli import BadInput
 from bench.dense.average_precision import average_precision, evaluated, matches, paired_difference, weighted_ap
 from bench.dense.data import COCO, UnreadableImage
 from bench.dense.detection import Detections, ImageSize
-from bench.dense.evaluation import Place, Run, evaluate_coco
+from bench.dense.evaluation import Pass, Place, Run, evaluate_coco
 from bench.torchrun import Workers
 from tests.bench.dense.trees import COCO_IDS, write_coco
 
@@ -57,12 +57,12 @@ class Answers(nn.Module):
 
 def answered(root: Path, folder: Path, model: nn.Module) -> tuple[COCO, Run]:
     data = COCO.open(root)
-    return data, evaluate_coco(model, data, Place(), folder=folder, header={}, workers=Workers())
+    return data, evaluate_coco(model, data, Place(), Pass(folder, {}, Workers()))
 
 
 def ap(data: COCO, run: Run, kind: str) -> dict[str, float]:
-    rows = [{"image_id": data.ids[row["image"]], **d} for row in run.rows for d in row["detections"]]
-    return average_precision(evaluated(data.index, rows, kind, [data.ids[row["image"]] for row in run.rows]))
+    rows = [{"image_id": data.ids[image], **d} for image, row in run.rows.items() for d in row["detections"]]
+    return average_precision(evaluated(data.index, rows, kind, [data.ids[image] for image in run.rows]))
 
 
 @pytest.fixture
@@ -103,8 +103,9 @@ def test_wrong_boxes_cost_where_they_score_higher(tmp_path: Path, root: Path, sc
 
 def test_category_ids_follow_the_labels_in_ascending_order(tmp_path: Path, root: Path) -> None:
     _, run = answered(root, tmp_path / "r", Answers(OBJECTS))
-    assert [d["category_id"] for d in run.rows[0]["detections"]] == [1, 90]
-    assert run.rows[0]["detections"][0]["bbox"] == [10, 20, 50, 40]
+    detections = next(iter(run.rows.values()))["detections"]
+    assert [d["category_id"] for d in detections] == [1, 90]
+    assert detections[0]["bbox"] == [10, 20, 50, 40]
 
 
 def test_no_detections_at_all(tmp_path: Path, root: Path) -> None:

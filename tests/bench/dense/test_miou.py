@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 
 from bench.cli import BadInput
 from bench.dense.data import ADE20K, UnreadableImage
-from bench.dense.evaluation import Place, evaluate_ade20k, segment
+from bench.dense.evaluation import Pass, Place, evaluate_ade20k, segment
 from bench.dense.miou import from_row, image_counts, paired_difference, score, shift_labels, to_row
 from bench.dense.transforms import MULTI_SCALES, SegmentationTest
 from bench.torchrun import Workers
@@ -50,11 +50,9 @@ def blocks(seed: int, size: tuple[int, int] = (4, 6), classes: tuple[int, ...] =
 
 
 def counts_of(root: Path, model: torch.nn.Module, folder: Path, test: SegmentationTest) -> dict[str, np.ndarray]:
-    run = evaluate_ade20k(
-        model, ADE20K.open(root), test, Place(), folder=folder, header={"test": str(folder)}, workers=Workers()
-    )
+    run = evaluate_ade20k(model, ADE20K.open(root), test, Place(), Pass(folder, {"test": str(folder)}, Workers()))
     assert not run.unreadable
-    return {row["image"]: from_row(row["counts"]) for row in run.rows}
+    return {image: from_row(row["counts"]) for image, row in run.rows.items()}
 
 
 def test_a_perfect_and_a_confused_model(tmp_path: Path) -> None:
@@ -149,14 +147,7 @@ def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
     (root / "images" / "validation" / "b.jpg").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"b\.jpg"):
         ADE20K.open(root).image("b")
-    run = evaluate_ade20k(
-        ReadsLabels(),
-        ADE20K.open(root),
-        SegmentationTest(),
-        Place(),
-        folder=tmp_path / "r",
-        header={},
-        workers=Workers(),
-    )
-    assert [row["image"] for row in run.rows] == ["a", "c"]
+    how = Pass(tmp_path / "r", {}, Workers())
+    run = evaluate_ade20k(ReadsLabels(), ADE20K.open(root), SegmentationTest(), Place(), how)
+    assert list(run.rows) == ["a", "c"]
     assert list(run.unreadable) == ["b"]

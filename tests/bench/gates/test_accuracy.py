@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import gate
-from bench.accuracy.predictions import NO_CLASS, ROW, Store
+from bench.accuracy.predictions import NO_CLASS, ROW, finish, open_store
 from bench.cli import BadInput
 
 IMAGES = 50_000
@@ -27,8 +27,8 @@ def predictions(folder: Path, wrong: int, lucky: int = 0, **header: object) -> P
     rows["rank"][IMAGES - lucky :] = 0
     rows["top5"] = NO_CLASS
     rows["top5"][:, 0] = rows["rank"]
-    store = Store(folder, {**HEADER, **header}, IMAGES, IMAGES)
-    store.finish({0: rows})
+    store = open_store(folder, {**HEADER, **header}, IMAGES, IMAGES)
+    finish(store, {0: rows})
     store.close()
     return folder
 
