@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.models import FORMS, MODELS, Entry, chosen, named
+from bench.models import FORMS, MODELS, chosen, named
 
 DATASETS = ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "custom")
 DTYPES = ("float32", "tf32", "bfloat16", "float16", "amp-bfloat16", "amp-float16")
@@ -71,22 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.OK
     if not args.models or args.data is None:
         raise BadInput("give --models and --data (or --compare and two files of predictions)")
-    entries = chosen(args.models)
-    names = [entry.name for entry in entries]
+    names = [entry.name for entry in chosen(args.models)]
     baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
     weights = weights_of(args.weights, names)
     if args.output:
         cli.check_writable(args.output)
 
-    from bench.torchrun import Workers
+    from bench.accuracy.command import run
 
-    with Workers() as workers, ExitStack() as stack:
-        return evaluate(args, entries, baseline, weights, workers, stack)
+    return run(args, weights, baseline)
 
 
 def weights_of(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Short name -> `released`, `random` or a path, from `PATH`, `random`, `MODEL=PATH`, `MODEL=random`."""
-    found = dict.fromkeys(names, "released")
+    weights = dict.fromkeys(names, "released")
     for text in given:
         name, sign, value = text.partition("=")
         if not sign and text != "random" and len(names) > 1:
@@ -97,124 +92,8 @@ def weights_of(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
             models, value = names, text
         if value not in ("random", "released") and not Path(value).is_file():
             raise BadInput(f"--weights {text}: there is no file {value}")
-        found |= dict.fromkeys(models, value)
-    return found
-
-
-def evaluate(
-    args: argparse.Namespace,
-    entries: Sequence[Entry],
-    baseline: str,
-    weights: dict[str, str],
-    workers: Any,
-    stack: ExitStack,
-) -> int:
-    import torch
-
-    from bench.accuracy import report
-    from bench.accuracy.data import open_images
-    from bench.accuracy.evaluate import Conditions
-    from bench.accuracy.evaluate import evaluate as run_all
-    from bench.accuracy.labels import real_labels
-    from bench.machine.device import choose_device
-    from bench.machine.environment import collect
-    from bench.records import store
-    from bench.records.record import new_run
-
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    conditions = Conditions(
-        device=choose_device(args.device, [args.dtype]),
-        dtype=args.dtype,
-        layout=args.layout,
-        compile=args.compile,
-        batch=args.batch_size,
-        workers=args.workers,
-    )
-    conditions.apply()
-    entries = resolved(entries)
-    images = open_images(args.data, args.dataset, args.labels, args.allow_missing)
-    real = None
-    if args.real is not None:
-        real = real_labels(images.source.names, Path(args.real) if args.real else None)
-    runs = prepare(args, entries, weights, images, conditions, workers, stack)
-    if workers.rank == 0:
-        images.save_manifest(args.results)
-    finished, why = run_all(images, runs, conditions, workers)
-    environment = collect(conditions.device, torch.get_num_threads()) | {"run": new_run()}
-    made = [
-        record
-        for p, run in zip(finished, runs, strict=True)
-        for record in report.records(
-            p, str(run.classifier.recipe), images.source.names, why, args.allow_missing, environment, real
-        )
-    ]
-    if workers.rank == 0:
-        compared = report.comparisons(finished, baseline)
-        by_name = {entry.name: entry for entry in entries}
-        cli.show(lambda style: report.render(made, compared, by_name, environment, style), args)
-        if args.save:
-            print(f"kept in {store.save(made, environment)}", file=sys.stderr)
-    return verdict(made)
-
-
-def verdict(made: Sequence[Any]) -> int:
-    """OK, unless a row is spoiled by anything but weights that were asked to be random."""
-    for record in made:
-        bad = [reason for reason in record.reasons if not reason.startswith("random weights")]
-        if bad:
-            raise BadInput(f"{record.model} {record.form} {record.resolution} is not valid: {bad[0]}")
-    return cli.OK
-
-
-def resolved(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, with names that only timm may know looked up there."""
-    from bench.loading import resolve
-
-    return [entry if entry.name in MODELS else resolve(entry.name) for entry in entries]
-
-
-def prepare(
-    args: argparse.Namespace,
-    entries: Sequence[Entry],
-    weights: dict[str, str],
-    images: Any,
-    conditions: Any,
-    workers: Any,
-    stack: ExitStack,
-) -> list[Any]:
-    """A run for each model, form and resolution; a model is loaded once for all resolutions that share its weights."""
-    from bench.accuracy.evaluate import Classifier, Run, header
-    from bench.accuracy.networks import FINE_TUNED, load, source, trained_at
-    from bench.accuracy.predictions import key, open_store
-    from bench.accuracy.recipes import recipe_for
-    from bench.engine.check import check_backend
-
-    check_backend(args.backend)
-    runs = []
-    for entry in entries:
-        for form in entry.forms(args.form):
-            loaded: dict[str, Any] = {}
-            for size in dict.fromkeys(args.resolutions or [None]):
-                recipe = recipe_for(entry, size, args.recipe == "common", args.crop_pct)
-                of = source(entry, weights[entry.name], recipe.geometry.size)
-                if of not in loaded:
-                    loaded[of] = load(entry, form, of, args.backend)
-                model, label = loaded[of]
-                classifier = Classifier(model, recipe, conditions, images.subset)
-                try:
-                    backend = classifier.check(images.labels)
-                except BadInput as error:
-                    raise BadInput(f"{entry.name}: {error}") from error
-                about = header(
-                    entry.name, form, recipe, label, images, conditions,
-                    backend=backend, trained_at=trained_at(entry, of), fine_tuned=of.startswith(FINE_TUNED),
-                )  # fmt: skip
-                folder = args.results / key(about)
-                store = open_store(folder, about, len(images), conditions.batch, workers.rank)
-                stack.callback(store.close)
-                runs.append(Run(classifier, store))
-    return runs
+        weights |= dict.fromkeys(models, value)
+    return weights
 
 
 if __name__ == "__main__":

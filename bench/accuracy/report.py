@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -13,42 +13,60 @@ import numpy as np
 from bench.accuracy import predictions as pred
 from bench.accuracy.paired import Comparison, compare, wilson
 from bench.accuracy.predictions import Predictions
-from bench.models import Entry
 from bench.published import beside, shown
-from bench.records.record import Record, stamped, to_json
+from bench.records.record import Record, to_json
 
 NAMED = 3  # unreadable images named in a reason
 
 
-def reasons(p: Predictions, names: Sequence[str], why: Mapping[int, str], allow_missing: int) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Seen:
+    """What a pass saw of the images.
+
+    Args:
+        names: of all images.
+        unreadable: index of an image -> why it cannot be read, as far as it was met in this pass.
+        allow_missing: how many unreadable images leave a row valid.
+        real: each image's ReaL labels, where they are asked for.
+    """
+
+    names: Sequence[str]
+    unreadable: Mapping[int, str]
+    allow_missing: int = 0
+    real: Sequence[tuple[int, ...]] | None = None
+
+
+def reasons(p: Predictions, seen: Seen) -> tuple[str, ...]:
     """Why a row is no figure of this model on this set."""
-    found = []
+    why = []
     lost = np.flatnonzero(p.rows["status"] == pred.UNREADABLE).tolist()
-    if len(lost) > allow_missing:
-        told = "; ".join(f"{names[i]} ({why[i]})" if i in why else names[i] for i in lost[:NAMED])
+    if len(lost) > seen.allow_missing:
+        named = "; ".join(
+            f"{seen.names[i]} ({seen.unreadable[i]})" if i in seen.unreadable else seen.names[i] for i in lost[:NAMED]
+        )
         more = f"; {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-        found.append(f"{len(lost)} unreadable images: {told}{more}")
+        why.append(f"{len(lost)} unreadable images: {named}{more}")
     broken = np.flatnonzero(p.rows["status"] == pred.NOT_FINITE).tolist()
     if broken:
-        found.append(f"outputs are not finite for {len(broken)} images, {names[broken[0]]} first")
+        why.append(f"outputs are not finite for {len(broken)} images, {seen.names[broken[0]]} first")
     if str(p.header["weights"]).startswith("random"):
-        found.append("random weights: no figure of this model")
-    return tuple(found)
+        why.append("random weights: no figure of this model")
+    return tuple(why)
 
 
 def notes(p: Predictions, names: Sequence[str]) -> tuple[str, ...]:
     """What a reader should know of a valid row: images let through as missing, weights trained at another size, or
     fine-tuned for this one."""
-    found = []
+    said = []
     lost = np.flatnonzero(p.rows["status"] == pred.UNREADABLE).tolist()
     if lost:
-        found.append(f"{len(lost)} unreadable images left out: {', '.join(names[i] for i in lost[:NAMED])}")
+        said.append(f"{len(lost)} unreadable images left out: {', '.join(names[i] for i in lost[:NAMED])}")
     trained, size = p.header.get("trained_at"), p.header["resolution"]
     if trained and str(trained) != size:
-        found.append(f"weights trained at {trained}, evaluated at {size}")
+        said.append(f"weights trained at {trained}, evaluated at {size}")
     elif p.header.get("fine_tuned"):
-        found.append(f"weights fine-tuned at {size}, another file than those trained at 224")
-    return tuple(found)
+        said.append(f"weights fine-tuned at {size}, another file than those trained at 224")
+    return tuple(said)
 
 
 def correct_real(p: Predictions, real: Sequence[tuple[int, ...]]) -> tuple[int, int]:
@@ -58,21 +76,13 @@ def correct_real(p: Predictions, real: Sequence[tuple[int, ...]]) -> tuple[int, 
     return sum(judged), len(judged)
 
 
-def records(
-    p: Predictions,
-    recipe: str,
-    names: Sequence[str],
-    why: Mapping[int, str],
-    allow_missing: int,
-    environment: Mapping[str, Any],
-    real: Sequence[tuple[int, ...]] | None = None,
-) -> list[Record]:
+def records(p: Predictions, recipe: str, seen: Seen) -> list[Record]:
     """top1 and top5 in %, with 95 % intervals, and top1_real where there are ReaL labels."""
     h, n = p.header, int(p.evaluated.sum())
     counts = {"top1": (int(p.correct(1).sum()), n), "top5": (int(p.correct(5).sum()), n)}
-    if real is not None:
-        counts["top1_real"] = correct_real(p, real)
-    bad = reasons(p, names, why, allow_missing)
+    if seen.real is not None:
+        counts["top1_real"] = correct_real(p, seen.real)
+    bad = reasons(p, seen)
     made = []
     for metric, (right, of) in counts.items():
         record = Record(
@@ -88,39 +98,37 @@ def records(
             layout=h["layout"],
             compile="default" if h["compile"] else "none",
             backend=h.get("backend", ""),
-            threads=environment.get("threads"),
             device=h["device"],
             torch=h["torch"],
             timm=h["timm"],
             weights=h["weights"],
             dataset=f"{h['dataset']}:{h['manifest']}",
-            notes=notes(p, names),
+            notes=notes(p, seen.names),
         )
-        record = stamped(record, environment, environment.get("run", ""))
         if not of:
             made.append(record.failed("no image could be read", *bad))
             continue
         lo, hi = wilson(right, of)
-        values = asdict(record) | {"value": 100 * right / of, "lo": 100 * lo, "hi": 100 * hi, "n": of}
-        made.append(Record(**values | {"valid": not bad, "reasons": bad}))
+        share = 100 * right / of
+        made.append(replace(record, value=share, lo=100 * lo, hi=100 * hi, n=of, valid=not bad, reasons=bad))
     return made
 
 
 def comparisons(finished: Sequence[Predictions], baseline: str) -> list[Comparison]:
     """Each model against the baseline at equal resolution and form, and the two forms of each model."""
-    found = []
+    pairs = []
     for a, b in combinations(finished, 2):
         x, y = a.header, b.header
         if x["resolution"] != y["resolution"]:
             continue
         if x["model"] == y["model"]:
-            found.append(compare(a, b) if x["form"] == "deploy" else compare(b, a))
+            pairs.append(compare(a, b) if x["form"] == "deploy" else compare(b, a))
         elif baseline in (x["model"], y["model"]) and x["form"] == y["form"]:
-            found.append(compare(b, a) if x["model"] == baseline else compare(a, b))
-    return found
+            pairs.append(compare(b, a) if x["model"] == baseline else compare(a, b))
+    return pairs
 
 
-def rows(made: Sequence[Record], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+def rows(made: Sequence[Record]) -> list[dict[str, Any]]:
     """A row for each model, form and resolution."""
     table: dict[tuple[str, str, str], dict[str, Any]] = {}
     for r in made:
@@ -139,13 +147,7 @@ def rows(made: Sequence[Record], entries: Mapping[str, Entry]) -> list[dict[str,
     return [{k: v for k, v in row.items() if k not in last} | {k: row[k] for k in last} for row in table.values()]
 
 
-def render(
-    made: Sequence[Record],
-    compared: Sequence[Comparison],
-    entries: Mapping[str, Entry],
-    environment: dict[str, Any],
-    style: str,
-) -> str:
+def render(made: Sequence[Record], compared: Sequence[Comparison], environment: dict[str, Any], style: str) -> str:
     """The table in a style, and below it what makes rows invalid, the comparisons, and the machine."""
     import pandas as pd
     from tabulate import tabulate
@@ -155,7 +157,7 @@ def render(
     if style == "json":
         content = json.loads(to_json(environment, made))
         return json.dumps(content | {"comparisons": [asdict(c) for c in compared]}, indent=1)
-    frame = pd.DataFrame(rows(made, entries))
+    frame = pd.DataFrame(rows(made))
     if style == "csv":
         return frame.to_csv(index=False).rstrip()
     kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
