@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
@@ -14,9 +13,7 @@ from bench.engine.side import DEFAULT
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
 from bench.models import MODELS, find
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from bench.progress import progress
 
 DESCRIPTION = """Judge whether figures moved. --exact recomputes parameters, MACs, names of weights, logits of fixed
 weights and allocated memory, and compares them with results/expected.csv. --speed measures this revision beside another
@@ -58,8 +55,8 @@ def parser() -> Parser:
     speed("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
     speed("--rounds", type=cli.positive, default=DEFAULT.rounds, metavar="N", help="before the first verdict")
     speed("--max-rounds", type=cli.positive, default=4 * DEFAULT.rounds, metavar="N", help="before giving up")
-    speed("--block", type=_fraction, default=DEFAULT.block, metavar="SECONDS", help="of each timed block")
-    speed("--margin", type=_fraction, metavar="FRACTION", help="default: 0.03, or 3 times the machine's A/A spread")
+    speed("--block", type=_above_zero, default=DEFAULT.block, metavar="SECONDS", help="of each timed block")
+    speed("--margin", type=_above_zero, metavar="FRACTION", help="default: 0.03, or 3 times the machine's A/A spread")
     speed("--results", type=Path, metavar="DIR", help="where calibration and recorded ratios are (default: results/)")
     speed("--machine", metavar="KEY", help="whose recorded ratios to compare with (default: this machine's)")
     speed("--record", action="store_true", help="keep the ratio to ConvNeXt-T for later gates")
@@ -68,9 +65,8 @@ def parser() -> Parser:
     return p
 
 
-def _fraction(text: str) -> float:
-    import argparse
-
+def _above_zero(text: str) -> float:
+    """A number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -86,13 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.check_writable(args.output)
     if args.exact:
         return _exact(args)
-    if args.accuracy:
-        return _accuracy(args)
-    from bench.gates import speed_tier
-
-    title, judgements = speed_tier.run(args, chosen(args.models or SPEED_MODELS), _say, _progress)
-    _progress("")
-    return report(title, judgements, args)
+    return _accuracy(args) if args.accuracy else _speed(args)
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -103,38 +93,41 @@ def chosen(names: Sequence[str]) -> list[str]:
     """
     from bench.models import unknown
 
-    found: dict[str, None] = {}
+    short: dict[str, None] = {}
     for name in names:
         entry = find(name)
         if entry is None and name != "all":
             raise unknown(name)
-        found |= dict.fromkeys(MODELS if entry is None else [entry.name])
-    return list(found)
+        short |= dict.fromkeys(MODELS if entry is None else [entry.name])
+    return list(short)
 
 
-def _exact(args: Any) -> int:
+def _exact(args: argparse.Namespace) -> int:
     from bench.gates import exact, expected
     from bench.records.store import results_folder
 
     path = args.expected or results_folder() / "expected.csv"
     names = chosen(args.models or ["all"])
     known = expected.read(path) if path.exists() or not args.update else {}
-    with _bar(exact.steps(names)) as done:
-        found = exact.measure(names, done)
-    if found.no_native:
-        _say(f"no figures of the C kernels were measured or compared: {found.no_native}")
+    with progress() as bar:
+        bar.total(exact.steps(names))
+        measured = exact.measure(names, bar.done)
+    if measured.no_native:
+        print(f"no figures of the C kernels were measured or compared: {measured.no_native}", file=sys.stderr)
     gone = [] if args.models else sorted({figure.model for figure in known.values()} - set(names))
-    judgements = expected.judge(known, found.figures, [*names, *gone], found.capability, found.skipped)
+    judgements = expected.judge(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
     if not args.update:
         return report("Exact gate", judgements, args)
-    expected.write(path, expected.updated(known, found.figures, [*names, *gone], found.capability, found.skipped))
+    expected.write(
+        path, expected.updated(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
+    )
     changed = sum(judgement.verdict != verdict.OK for judgement in judgements)
     print(verdict.render("Expected figures that change", judgements, args.format, args.all_rows))
-    print(f"wrote {path}: {changed} of {len(found.figures)} figures changed", file=sys.stderr)
+    print(f"wrote {path}: {changed} of {len(measured.figures)} figures changed", file=sys.stderr)
     return cli.OK
 
 
-def _accuracy(args: Any) -> int:
+def _accuracy(args: argparse.Namespace) -> int:
     from bench.gates import accuracy
 
     if args.against is None:
@@ -144,7 +137,39 @@ def _accuracy(args: Any) -> int:
     )
 
 
-def report(title: str, judgements: Sequence[Judgement], args: Any) -> int:
+def _speed(args: argparse.Namespace) -> int:
+    from bench.engine.job import Settings
+    from bench.gates import speed_tier
+    from bench.machine.environment import physical_cores
+    from bench.records.store import results_folder
+
+    asked = speed_tier.Request(
+        models=chosen(args.models or SPEED_MODELS),
+        form=args.form,
+        resolutions=args.resolutions,
+        settings=Settings(
+            device=args.device,
+            dtype=args.dtype,
+            layout=args.layout,
+            batch=args.batch_size,
+            threads=args.threads or physical_cores(),
+        ),
+        rounds=args.rounds,
+        most=args.max_rounds,
+        block=args.block,
+        results=args.results or results_folder(),
+        base=args.base,
+        allow_dirty=args.allow_dirty,
+        margin=args.margin,
+        machine=args.machine,
+        record=args.record,
+    )
+    with progress() as bar:
+        title, judgements = speed_tier.run(asked, bar)
+    return report(title, judgements, args)
+
+
+def report(title: str, judgements: Sequence[Judgement], args: argparse.Namespace) -> int:
     """Print the verdicts, write them to `--output`, and return the exit code."""
     text = verdict.render(title, judgements, args.format, args.all_rows)
     print(text)
@@ -153,25 +178,6 @@ def report(title: str, judgements: Sequence[Judgement], args: Any) -> int:
     if not judgements:
         raise BadInput("nothing was judged")
     return verdict.exit_code(judgements)
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def _progress(what: str) -> None:
-    """One line on a terminal, written over."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Any]:
-    """A progress bar on stderr, on a terminal only; gives what to call after each model."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False, unit="model") as bar:
-        yield lambda: bar.update(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, with the time that is left; on a terminal only."""
+"""A progress bar on stderr, on a terminal only: with the time that is left, where the number of steps is known."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 
 class Progress:
-    """Steps done of a total, and in words what is under way."""
+    """Steps done, of a total where there is one, and in words what is under way."""
 
     def __init__(self) -> None:
         from tqdm import tqdm
 
         self._bar: Any = tqdm(
-            total=0,
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
             leave=False,
             dynamic_ncols=True,
-            bar_format="{percentage:3.0f}% |{bar:20}| {elapsed} gone, {remaining} left: {desc}",
+            bar_format="{elapsed} gone: {desc}",
         )
 
     def total(self, steps: int) -> None:
+        self._bar.bar_format = "{percentage:3.0f}% |{bar:20}| {elapsed} gone, {remaining} left: {desc}"
         self._bar.reset(total=steps)
 
     def begun(self, what: str) -> None:
@@ -31,6 +31,10 @@ class Progress:
 
     def done(self) -> None:
         self._bar.update(1)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays; on stderr, also where there is no terminal."""
+        self._bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()

@@ -23,23 +23,24 @@ from bench.records.record import Record
 
 ANCHOR = "convnext_t"
 RATIO = f"{THROUGHPUT}_ratio"
-Told = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """How a row is judged: `plan` of a first run, and up to `most` rounds in all before it is given up as undecided.
 
-    `progress` is told, in words, what each process does next.
+    `begun` is called with what each process does next, in words, and `say` with what the user should know.
     """
 
     margin: float
     plan: Plan
     most: int = 18
-    progress: Told = lambda what: None
+    begun: Say = lambda what: None
+    say: Say = lambda line: None
 
 
-def against_base(base: Side, tip: Side, rules: Rules, told: Told) -> Judgement:
+def against_base(base: Side, tip: Side, rules: Rules) -> Judgement:
     """The verdict on `tip`, a model of this revision, against `base`, the same of another.
 
     A red of the first run is the verdict only if a second run, with fresh processes throughout, is red too.
@@ -51,7 +52,7 @@ def against_base(base: Side, tip: Side, rules: Rules, told: Told) -> Judgement:
     found = judgement(subject, THROUGHPUT, first, rules.margin)
     if found.verdict != REGRESSION:
         return found
-    told(f"{subject}: slower, once; measured again to confirm")
+    rules.say(f"{subject}: slower, once; measured again to confirm")
     second, outcome = _decided(base, tip, rules)
     if second is None:
         return _invalid(subject, outcome)
@@ -80,16 +81,16 @@ def _rounds(sides: Sequence[Side], rules: Rules, clear: Callable[[Outcome], bool
     """The plan's rounds, and as many more as it takes to be clear, up to the most."""
     outcome: Outcome | None = None
     while True:
-        *_, outcome = measure(sides, THROUGHPUT, rules.plan, rules.progress, outcome)
+        *_, outcome = measure(sides, THROUGHPUT, rules.plan, rules.begun, outcome)
         if clear(outcome) or outcome.rounds + rules.plan.rounds > rules.most or any(outcome.gone):
             return outcome
 
 
 def _invalid(subject: str, outcome: Outcome) -> Judgement:
-    told = [*outcome.invalid(0, 1)]
+    why = [*outcome.invalid(0, 1)]
     for side, reasons in zip(outcome.sides, outcome.failures, strict=True):
-        told += [f"{side.name}: {reason}" for reason in dict.fromkeys(reasons)]
-    return Judgement(subject, THROUGHPUT, INVALID, {}, "; ".join(told) or "nothing was measured")
+        why += [f"{side.name}: {reason}" for reason in dict.fromkeys(reasons)]
+    return Judgement(subject, THROUGHPUT, INVALID, {}, "; ".join(why) or "nothing was measured")
 
 
 def beside_anchor(

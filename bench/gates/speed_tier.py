@@ -3,62 +3,90 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.cli import BadInput
+from bench.cli import BadInput, Resolution
 from bench.engine.job import Settings, automatic_batch
 from bench.engine.side import Plan, Side
 from bench.gates import margins, speed, worktrees
 from bench.gates.verdict import Judgement
 from bench.machine import calibration
-from bench.machine.environment import physical_cores
 from bench.models import MODELS
 from bench.paths import REPOSITORY
+from bench.progress import Progress
 from bench.records import store
 from bench.records.record import Record, new_run, stamped
 
-Told = Callable[[str], None]
-Row = tuple[str, str, tuple[int, int]]  # model, form, resolution
+Row = tuple[str, str, Resolution]  # model, form, resolution
 
 
-def run(args: Any, models: Sequence[str], told: Told, progress: Told) -> tuple[str, list[Judgement]]:
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `bench.gate --speed` is asked for.
+
+    Args:
+        models, form, resolutions: what is timed; `form` of models that have it.
+        settings: their conditions; the device and the batch may still be `auto`.
+        rounds: before the first verdict.
+        most: rounds before a row is given up as undecided.
+        block: seconds of each timed block.
+        base: the revision to compare with; the recorded ratios to the anchor where None.
+        allow_dirty: whether the working tree may have uncommitted changes.
+        margin: as a fraction; the machine's where None.
+        results: the folder of calibrations and recorded ratios.
+        machine: whose recorded ratios to compare with; this one's where None.
+        record: whether to keep the ratios to the anchor.
+    """
+
+    models: Sequence[str]
+    form: str
+    resolutions: Sequence[Resolution]
+    settings: Settings
+    rounds: int
+    most: int
+    block: float
+    results: Path
+    base: str | None = None
+    allow_dirty: bool = False
+    margin: float | None = None
+    machine: str | None = None
+    record: bool = False
+
+
+def run(asked: Request, bar: Progress) -> tuple[str, list[Judgement]]:
     """The title of the report, and a verdict for each row.
 
     Raises:
         BadInput: if there is no such revision, the tree is dirty, or this machine was never calibrated.
     """
-    revisions = _revisions(args) if args.base else None
+    revisions = _revisions(asked.base, asked.allow_dirty) if asked.base else None
     from bench.machine.device import choose_device
     from bench.machine.environment import collect
 
-    results = args.results or store.results_folder()
-    device = choose_device(args.device)
-    settings = Settings(
-        device=device,
-        dtype=args.dtype,
-        layout=args.layout,
-        batch=args.batch_size,
-        threads=args.threads or physical_cores(),
-    )
-    environment = collect(device, settings.threads)
+    device = choose_device(asked.settings.device, [asked.settings.dtype])
+    asked = replace(asked, settings=replace(asked.settings, device=device))
+    environment = collect(device, asked.settings.threads)
     machine = str(environment["machine"])
-    margin = args.margin or margins.of_machine(machine, results)
+    margin = asked.margin or margins.of_machine(machine, asked.results)
     calibrated = calibration.latest(machine)
-    told(calibration.sentence(calibrated))
+    bar.say(calibration.sentence(calibrated))
     limit = calibration.canary_limit(calibrated, Plan().canary_limit)
-    plan = Plan(rounds=args.rounds, block=args.block, canary_limit=limit)
-    rules = speed.Rules(margin=margin, plan=plan, most=args.max_rounds, progress=progress)
-    rows = [
-        (model, form, size)
-        for size, model in itertools.product(args.resolutions, models)
-        for form in MODELS[model].forms(args.form)
-    ]
+    plan = Plan(rounds=asked.rounds, block=asked.block, canary_limit=limit)
+    rules = speed.Rules(margin=margin, plan=plan, most=asked.most, begun=bar.begun, say=bar.say)
     if revisions is not None:
-        return _against_base(revisions, rows, settings, rules, told)
-    return _beside_anchor(args, rows, settings, rules, environment, results, told)
+        return _against_base(revisions, asked, rules)
+    return _beside_anchor(asked, rules, environment)
+
+
+def _rows(asked: Request) -> list[Row]:
+    return [
+        (model, form, size)
+        for size, model in itertools.product(asked.resolutions, asked.models)
+        for form in MODELS[model].forms(asked.form)
+    ]
 
 
 def _settings(settings: Settings, size: tuple[int, int]) -> Settings:
@@ -79,9 +107,9 @@ class Revisions:
         return f"{self.tip[:12]}{' with uncommitted changes' if self.dirty else ''} against {self.base[:12]}"
 
 
-def _revisions(args: Any) -> Revisions:
-    base, changed = worktrees.commit_of(args.base), worktrees.uncommitted()
-    if changed and not args.allow_dirty:
+def _revisions(base_name: str, allow_dirty: bool) -> Revisions:
+    base, changed = worktrees.commit_of(base_name), worktrees.uncommitted()
+    if changed and not allow_dirty:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise BadInput(
             f"uncommitted changes in {shown}: commit them, or give --allow-dirty to measure the working tree"
@@ -89,51 +117,39 @@ def _revisions(args: Any) -> Revisions:
     return Revisions(base, worktrees.commit_of("HEAD"), bool(changed))
 
 
-def _against_base(
-    revisions: Revisions, rows: Sequence[Row], settings: Settings, rules: speed.Rules, told: Told
-) -> tuple[str, list[Judgement]]:
-    told(f"{revisions}: margin {rules.margin:.1%}")
+def _against_base(revisions: Revisions, asked: Request, rules: speed.Rules) -> tuple[str, list[Judgement]]:
+    rules.say(f"{revisions}: margin {rules.margin:.1%}")
     judgements = []
     commits = [revisions.base] if revisions.dirty else [revisions.base, revisions.tip]
     with worktrees.checked_out(*commits) as roots:
-        for model, form, size in rows:
-            pair = speed.sides(model, form, size, _settings(settings, size), [*roots, REPOSITORY][:2])
-            judgements.append(speed.against_base(*pair, rules, told))
+        for model, form, size in _rows(asked):
+            pair = speed.sides(model, form, size, _settings(asked.settings, size), [*roots, REPOSITORY][:2])
+            judgements.append(speed.against_base(*pair, rules))
     return f"Speed gate, {revisions}", judgements
 
 
-def _beside_anchor(
-    args: Any,
-    rows: Sequence[Row],
-    settings: Settings,
-    rules: speed.Rules,
-    environment: dict[str, Any],
-    results: Path,
-    told: Told,
-) -> tuple[str, list[Judgement]]:
-    machine = args.machine or str(environment["machine"])
-    folder = results / machine
+def _beside_anchor(asked: Request, rules: speed.Rules, environment: dict[str, Any]) -> tuple[str, list[Judgement]]:
+    machine = asked.machine or str(environment["machine"])
+    folder = asked.results / machine
     recorded: list[Record] = store.read(folder) if folder.is_dir() else []
-    if not recorded and not args.record:
-        others = ", ".join(path.name for path in store.machines(results)) or "none"
+    if not recorded and not asked.record:
+        others = ", ".join(path.name for path in store.machines(asked.results)) or "none"
         raise BadInput(f"{folder} has no records (machines recorded: {others}): give --record, --machine or --base")
     here = str(environment["machine"])
     ratios = [replace(r, machine=here) for r in recorded if r.metric == speed.RATIO]  # of --machine: meant to compare
     run = new_run()
-    judgements, found = [], []
-    for model, form, size in rows:
+    judgements, records = [], []
+    for model, form, size in _rows(asked):
         sides = [
-            Side(model=name, form=kind, resolution=size, settings=_settings(settings, size))
+            Side(model=name, form=kind, resolution=size, settings=_settings(asked.settings, size))
             for name, kind in ((model, form), (speed.ANCHOR, MODELS[speed.ANCHOR].forms(form)[0]))
         ]
         planned = stamped(speed.planned(*sides), environment, run)
-        judgement, record = speed.beside_anchor(sides[0], sides[1], planned, ratios, rules, args.record)
+        judgement, record = speed.beside_anchor(sides[0], sides[1], planned, ratios, rules, asked.record)
         judgements.append(judgement)
-        found.append(record)
+        records.append(record)
     title = f"Speed gate beside {speed.ANCHOR}, against the records of {machine}"
-    if args.record:
-        path = store.save(
-            [record for record in found if record.valid and record.value is not None], environment, results
-        )
-        told(f"recorded in {path}")
+    if asked.record:
+        measured = [record for record in records if record.valid and record.value is not None]
+        rules.say(f"recorded in {store.save(measured, environment, asked.results)}")
     return title, judgements

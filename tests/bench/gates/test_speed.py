@@ -108,7 +108,7 @@ RULES = Rules(margin=0.03, plan=Plan(rounds=3), most=6)
 
 
 def judged() -> speed.Judgement:
-    return speed.against_base(SIDE, SIDE, RULES, lambda what: None)
+    return speed.against_base(SIDE, SIDE, RULES)
 
 
 def test_a_red_is_measured_again_and_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_a_side_that_cannot_run_is_invalid(tmp_path: Path) -> None:
     base, tip = speed.sides("moganet_xt", "deploy", (64, 64), SETTINGS, [copy_with(None, tmp_path), tmp_path])
     (tmp_path / "baselines" / "moganet.py").write_text("raise RuntimeError('planted')\n")
     rules = Rules(margin=0.03, plan=Plan(rounds=1, turns=1, block=0.05, warmup=0.1))
-    found = speed.against_base(base, tip, rules, lambda what: None)
+    found = speed.against_base(base, tip, rules)
     assert found.verdict == "INVALID"
     assert "planted" in found.reason
 
