@@ -297,7 +297,10 @@ def test_a_full_disk_loses_nothing_counted(
         resource.setrlimit(resource.RLIMIT_FSIZE, (19 * 4 * 5 + 7, resource.RLIM_INFINITY))
 
     args = arguments(tree, tmp_path, *two_models(weights))
-    shutil.copy(next(undisturbed.glob("manifest*")), tmp_path)  # it is larger than the limit
+    shutil.copy(next(undisturbed.glob("manifest*")), tmp_path)  # it is larger than the limit, as the headers are
+    for path in found(undisturbed):
+        (tmp_path / path.parent.name).mkdir()
+        (tmp_path / path.parent.name / "header.json").write_text(json.dumps(read(path).header))
     done = spawn(command(*args), preexec_fn=limit, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == cli.BAD_INPUT
     assert "cannot write results" in done.stderr
