@@ -11,14 +11,14 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.job import Settings, automatic_batch
-from bench.engine.side import DEFAULT, Plan, Side
+from bench.engine.plan import DEFAULT, Plan
+from bench.engine.request import Request, Settings, automatic_batch
 from bench.machine.calibration import CANARY, SPREAD, VISIBLE
 from bench.progress import progress
 
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.rounds < LEAST_ROUNDS:
         raise BadInput(f"--rounds {args.rounds}: a spread needs {LEAST_ROUNDS} rounds or more")
-    from bench.engine.runner import run
+    from bench.engine.passes import check
     from bench.machine.environment import describe, physical_cores
     from bench.records import store
     from bench.records.record import new_run, stamped
 
     settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
-    checked: Any = next(iter(run([[]], settings.threads, {"models": [args.model], "settings": asdict(settings)})))
+    checked = check(settings.threads, models=[args.model], settings=asdict(settings), dtypes=[args.dtype])
     environment = checked["environment"]
     batch = automatic_batch(checked["device"], args.resolution) if args.batch_size == "auto" else args.batch_size
     settings = replace(settings, device=checked["device"], batch=batch)
@@ -80,11 +80,11 @@ def measured(model: str, resolution: tuple[int, int], settings: Settings, plan: 
 
     entry = find(model) or entry_for_timm(model)
     (form, *_) = entry.forms("deploy")
-    sides = [Side(model=entry.name, form=form, resolution=resolution, settings=settings) for _ in range(2)]
+    sides = [Request(model=entry.name, form=form, resolution=resolution, settings=settings) for _ in range(2)]
     outcome = None
     with progress() as bar:
         bar.total(plan.rounds)
-        for outcome in interleaved.measure(sides, plan=plan, told=bar.begun):  # noqa: B007 (the one object, growing)
+        for outcome in interleaved.measure(sides, plan=plan, begun=bar.begun):  # noqa: B007 (the one object, growing)
             bar.done()
     if outcome is None or len(outcome.round_ratios(0, 1)) < LEAST_ROUNDS:
         why = "; ".join(dict.fromkeys(reason for reasons in outcome.failures for reason in reasons)) if outcome else ""
@@ -101,7 +101,7 @@ def records_of(outcome: Outcome) -> list[Record]:
     deviation = math.sqrt(sum(x * x for x in logs) / len(logs))  # the truth is known: a ratio of 1
     side = outcome.sides[0]
     base = replace(
-        next(figures.records_of(outcome, "throughput", ["throughput"], [None] * len(outcome.sides))),
+        next(figures.records_of(outcome, ["throughput"], [None] * len(outcome.sides))),
         unit="fraction",
         lo=None,
         hi=None,

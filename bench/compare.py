@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.job import Settings
-from bench.engine.side import DEFAULT, QUICK, Plan
+from bench.engine.plan import DEFAULT, QUICK, Plan
+from bench.engine.request import Settings
 from bench.metrics import ASKED
 from bench.metrics import DEFAULT as DEFAULT_METRICS
-from bench.models import FORMS, MODELS, Entry, checkpoint, chosen, named
+from bench.models import FORMS, MODELS, checkpoint, chosen, named
 from bench.progress import progress
 from bench.render import as_csv, below
 from bench.tasks import head_of
 
 if TYPE_CHECKING:
-    from bench.engine.campaign import Campaign
+    from bench.engine.runner import Runner
+    from bench.engine.sweep import Sweep
     from bench.records.record import Record
 
 COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "cudagraph")
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = [metric for metric in ASKED if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
 
-    from bench.engine.campaign import Campaign
+    from bench.engine.runner import Runner
+    from bench.engine.sweep import Sweep
     from bench.machine.environment import physical_cores
     from bench.records import store
 
@@ -104,38 +106,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         weights=weights,
         memory_budget=args.memory_budget * 2**20 if args.memory_budget else None,
     )
+    sweep = Sweep(
+        entries=entries,
+        resolutions=sizes,
+        form=args.form,
+        metrics=metrics,
+        settings=settings,
+        baseline=baseline,
+        batches=list(dict.fromkeys(args.batch_sizes)),
+        dtypes=list(dict.fromkeys(args.dtypes)),
+        plan=plan_of(args.quick, args.rounds),
+        task=args.task,
+        head=head,
+    )
     if args.breakdown:
-        return broken_down(args, entries, sizes, settings, head, style)
+        return broken_down(args, sweep, style)
     journal = Journal(args.resume)
     with progress() as bar:
-        campaign = Campaign(
-            entries,
-            sizes,
-            args.form,
-            metrics,
-            settings,
-            baseline,
-            batches=list(dict.fromkeys(args.batch_sizes)),
-            dtypes=list(dict.fromkeys(args.dtypes)),
-            plan=plan_of(args.quick, args.rounds),
-            task=args.task,
-            head=head,
-            begun=bar.begun,
-            done=bar.done,
-            kept=journal,
-            known=store.read(args.resume) if args.resume and args.resume.exists() else [],
-        )
-        bar.total(campaign.steps())
+        known = store.read(args.resume) if args.resume and args.resume.exists() else []
+        runner = Runner(sweep, bar.begun, bar.done, journal, known)
+        bar.total(sweep.steps())
         try:
-            campaign.measure()
+            runner.measure()
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
-    code = report(campaign, style, args.output, args.sources, interrupted)
-    if args.save and campaign.records:
-        print(f"kept in {store.save(campaign.new_records, campaign.environment)}", file=sys.stderr)
+    code = report(runner, style, args.output, args.sources, interrupted)
+    if args.save and runner.records:
+        print(f"kept in {store.save(runner.new_records, runner.environment)}", file=sys.stderr)
     if args.against:
-        print("\n".join(compared(campaign.records, earlier)))
+        print("\n".join(compared(runner.records, earlier)))
     if journal.error is not None:
         raise journal.error
     return code
@@ -160,23 +160,19 @@ class Journal:
             print(f"{error}; what is measured is printed at the end", file=sys.stderr)
 
 
-def broken_down(
-    args: argparse.Namespace,
-    entries: Sequence[Entry],
-    sizes: Sequence[tuple[int, int]],
-    settings: Settings,
-    head: str,
-    style: str,
-) -> int:
+def broken_down(args: argparse.Namespace, sweep: Sweep, style: str) -> int:
     """Print, and keep if asked, where each model's time, MACs, parameters and activations are."""
+    from bench.engine.runner import Runner
     from bench.profile import breakdown
     from bench.records import record as rec
     from bench.records import store
 
-    by_name = {entry.name: entry for entry in entries}
-    environment, records = breakdown.run(
-        list(by_name), lambda name: by_name[name].forms(args.form), sizes, settings, args.task, head
-    )
+    sweep = replace(sweep, metrics=[breakdown.BYTES], batches=sweep.batches[:1], dtypes=sweep.dtypes[:1])
+    with progress() as bar:
+        runner = Runner(sweep, bar.begun, bar.done)
+        bar.total(sweep.steps())
+        runner.measure()
+    environment, records = runner.environment, runner.records
     good = [r for r in records if r.value is not None]
     if not good:
         raise BadInput("nothing could be measured: " + "; ".join(dict.fromkeys(x for r in records for x in r.reasons)))
@@ -224,7 +220,7 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
     return lines
 
 
-def report(campaign: Campaign, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
+def report(runner: Runner, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
     """Print, and write to `output`, what is known; returns the exit code."""
     from bench.machine.environment import describe
     from bench.records import record as rec
@@ -233,18 +229,18 @@ def report(campaign: Campaign, style: str, output: Path | None, sources: bool, i
     from bench.reporting.spreadsheet import wide
     from bench.reporting.tables import comparison
 
-    records = campaign.records
+    records = runner.records
     if records:
         rows = as_measured(records)
         groups = [group for training in (False, True) if (group := [r for r in rows if r.training == training])]
 
         def text(style: str) -> str:
             if style == "json":
-                return rec.to_json(campaign.environment, records)
+                return rec.to_json(runner.environment, records)
             if style == "csv":
-                return as_csv(wide(rows, campaign.baseline))
-            machine = describe(campaign.environment) if campaign.environment else ""
-            lines = [*footnotes(rows, machine, sources), *precision(campaign)]
+                return as_csv(wide(rows, runner.sweep.baseline))
+            machine = describe(runner.environment) if runner.environment else ""
+            lines = [*footnotes(rows, machine, sources), *precision(runner)]
             return "\n\n".join([*(comparison(group, style) for group in groups), below(lines, style)])
 
         print(text("table" if output else style))
@@ -259,18 +255,18 @@ def report(campaign: Campaign, style: str, output: Path | None, sources: bool, i
     return cli.OK
 
 
-def precision(campaign: Campaign) -> list[str]:
+def precision(runner: Runner) -> list[str]:
     """What differences this run could tell, and what this machine's calibration says."""
     from bench.machine.calibration import latest, sentence
 
-    ratios = [r for r in campaign.records if r.metric == "throughput_ratio" and r.n]
+    ratios = [r for r in runner.records if r.metric == "throughput_ratio" and r.n]
     lines = []
-    if ratios and campaign.plan.rounds < DEFAULT.rounds:
+    if ratios and runner.sweep.plan.rounds < DEFAULT.rounds:
         lines.append(
-            f"{campaign.plan.rounds} rounds cannot tell a difference of 5 % from noise: "
+            f"{runner.sweep.plan.rounds} rounds cannot tell a difference of 5 % from noise: "
             f"a rough figure (without --quick: {DEFAULT.rounds} rounds)."
         )
-    found = latest(str(campaign.environment.get("machine", "")))
+    found = latest(str(runner.environment.get("machine", "")))
     if ratios:
         lines.append(sentence(found))
     return lines

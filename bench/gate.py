@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.side import DEFAULT
+from bench.engine.plan import DEFAULT
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
 from bench.models import MODELS, find
@@ -138,12 +138,12 @@ def _accuracy(args: argparse.Namespace) -> int:
 
 
 def _speed(args: argparse.Namespace) -> int:
-    from bench.engine.job import Settings
+    from bench.engine.request import Settings
     from bench.gates import speed_tier
     from bench.machine.environment import physical_cores
     from bench.records.store import results_folder
 
-    asked = speed_tier.Request(
+    asked = speed_tier.SpeedGate(
         models=chosen(args.models or SPEED_MODELS),
         form=args.form,
         resolutions=args.resolutions,

@@ -18,12 +18,6 @@ MOST_LINES = 400
 Arrow = tuple[str, str]  # importing module, imported module
 
 BACKWARD: set[Arrow] = {
-    ("bench.cost.count", "bench.engine.job"),
-    ("bench.cost.count", "bench.engine.tasks"),
-    ("bench.profile.breakdown", "bench.engine.job"),
-    ("bench.profile.breakdown", "bench.engine.runner"),
-    ("bench.profile.operators", "bench.engine.statistics"),
-    ("bench.profile.operators", "bench.engine.subject"),
     ("overlock.model", "overlock.inference.blocks"),
 }
 """Imports that close a circle of files or of folders and are still to be cut. The list is exact and may only shrink."""

@@ -59,15 +59,15 @@ class Throughput:
 
     def setup_cache(self) -> dict[str, float]:
         from bench.engine.interleaved import measure
-        from bench.engine.job import Settings, automatic_batch
-        from bench.engine.side import Plan, Side
+        from bench.engine.plan import Plan
+        from bench.engine.request import Request, Settings, automatic_batch
         from bench.machine.device import choose_device
         from bench.machine.environment import physical_cores
 
         device = choose_device("auto")
         batch = automatic_batch(device, RESOLUTION)
         settings = Settings(device=device, batch=batch, threads=physical_cores(), layout="channels_last")
-        sides = [Side(model=name, form="deploy", resolution=RESOLUTION, settings=settings) for name in MODELS]
+        sides = [Request(model=name, form="deploy", resolution=RESOLUTION, settings=settings) for name in MODELS]
         # a disturbed round counts: asv has no word for it, and judges medians of many
         (outcome,) = measure(sides, plan=Plan(rounds=1, turns=2, block=0.3, warmup=1.0, canary_limit=float("inf")))
         found = {}

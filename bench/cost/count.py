@@ -9,7 +9,6 @@ agree. ContMix is counted as it is defined (`overlock.contmix.contmix_macs`), wh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cost.meta import CONVOLUTION, Flat, RecordedConvolutions, RememberedShapes, convolution_macs
-from bench.engine.job import Job
-from bench.engine.tasks import Counted
-from bench.loading import counted_structure, create_on_meta, describe_structure, resolve
 from overlock.contmix import contmix_macs
 
 METHOD = "fvcore, checked by torch FlopCounterMode"
@@ -107,27 +103,6 @@ def scaling_gap(model: nn.Module, resolution: tuple[int, int]) -> float:
     small = count_macs(model, resolution).by_operator.get("conv", 0)
     large = count_macs(model, (2 * resolution[0], 2 * resolution[1])).by_operator.get("conv", 0)
     return abs(large / (4 * small) - 1) if small else 0.0
-
-
-def figures(job: Job, metric: str) -> Iterator[Counted]:
-    """The figures of one cost metric (params, macs, activations) of a job's model."""
-    entry = resolve(job.model)
-    model = counted_structure(entry, job.form)
-    structure = describe_structure(entry, job.form)
-    on = (f"counted on {structure}",) if structure else ()
-    if metric == "params":
-        yield Counted("params", count_parameters(model), "parameters", "parameters of the structure, each once", on)
-        if "aux_head" in entry.family.structure[job.form]:
-            other = not entry.family.structure[job.form]["aux_head"]
-            changed = create_on_meta(entry, **{**entry.family.structure[job.form], "aux_head": other})
-            name = "params_with_aux" if other else "params_without_aux"
-            yield Counted(name, count_parameters(changed), "parameters", f"the same with aux_head={other}")
-    elif metric == "macs":
-        result = count_macs(model, job.resolution)
-        left_out = ", ".join(name.removeprefix("aten::") for name in result.left_out)
-        yield Counted("macs", result.macs, COUNTER, METHOD, (*on, f"neither counter counts {left_out}"))
-    else:
-        yield Counted("activations", count_activations(model, job.resolution), "fvcore", ACTIVATIONS, on)
 
 
 CONTMIX = "overlock::contmix"

@@ -21,8 +21,7 @@ from bench.cost.count import COUNTER
 from bench.dense.build import build_dense
 from bench.dense.cost import DenseCost, dense_cost
 from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
-from bench.engine.job import Job
-from bench.engine.side import Side
+from bench.engine.request import Request
 from bench.engine.tasks import Counted, Task
 from bench.loading import randomise
 from bench.models import Entry
@@ -50,23 +49,23 @@ class FixedPath(nn.Module):
         return torch.cat([part.flatten(1) for part in (boxes, scores, masks)], dim=1)
 
 
-def load(entry: Entry, job: Job | Side) -> nn.Module:
-    """The whole model that runs in the job's form, on the CPU: training form first, its weights, then merged.
+def load(entry: Entry, request: Request) -> nn.Module:
+    """The whole model that runs in the request's form, on the CPU: training form first, its weights, then merged.
 
     Raises:
         BadInput: if a checkpoint is unreadable or another model's.
     """
-    s = job.settings
-    model = build_dense(entry.name, head_of(job.task, job.head), "train")
-    if path := s.weights.get(job.model):
+    s = request.settings
+    model = build_dense(entry.name, head_of(request.task, request.head), "train")
+    if path := s.weights.get(request.model):
         load_dense(model, read_checkpoint(Path(path)), path)
     else:
         randomise(model, s.seed)
     overlock.set_backend(model, s.backend)
-    if job.form == "deploy":
+    if request.form == "deploy":
         model = deploy_dense(model)
     model = model.eval().requires_grad_(False)
-    return FixedPath(model) if job.task == "detection" else model
+    return FixedPath(model) if request.task == "detection" else model
 
 
 @lru_cache(maxsize=1)
@@ -76,16 +75,16 @@ def _cost(name: str, head: str, form: str, size: tuple[int, int]) -> DenseCost:
     return dense_cost(model, size)
 
 
-def count(job: Job, metric: str) -> Iterator[Counted]:
+def count(request: Request, metric: str) -> Iterator[Counted]:
     """Parameters, or MACs: of the whole, of each part, and by the convention of published figures.
 
     Raises:
         BadInput: for another metric.
     """
-    head = head_of(job.task, job.head)
+    head = head_of(request.task, request.head)
     if metric not in ("params", "macs"):
-        raise BadInput(f"--metrics {metric}: is not counted for --task {job.task}: leave it out")
-    cost = _cost(job.model, head, job.form, job.resolution)
+        raise BadInput(f"--metrics {metric}: is not counted for --task {request.task}: leave it out")
+    cost = _cost(request.model, head, request.form, request.resolution)
     if metric == "params":
         yield Counted("params", cost.params, "parameters", "parameters of the structure")
         return

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
-from bench.engine.job import Settings
+from bench.engine.request import Settings
 from bench.loading import create_on_meta, load_weights, resolve
 from bench.machine.device import choose_device
 from bench.machine.environment import collect
 
 
-def check(request: dict[str, Any]) -> dict[str, Any]:
-    """Check `{"models": [...], "settings": {...}}`; returns the device chosen and the environment.
+def check(
+    models: Sequence[str], settings: Mapping[str, Any], dtypes: Sequence[str], task: str = "classification"
+) -> dict[str, Any]:
+    """Check what is asked (`settings` as a dict); returns the `device` chosen and the `environment`.
 
     Raises:
         BadInput: for an unknown model or backend, a device that is not there, or another model's checkpoint.
     """
-    settings = Settings.from_dict(request["settings"])
-    import_modules(settings.imports)
-    device = choose_device(settings.device, request.get("dtypes", [settings.dtype]))
-    if settings.compile == "cudagraph" and not device.startswith("cuda"):
+    asked = Settings.from_dict(settings)
+    import_modules(asked.imports)
+    device = choose_device(asked.device, dtypes)
+    if asked.compile == "cudagraph" and not device.startswith("cuda"):
         raise BadInput(f"--compile cudagraph needs a CUDA device, and this runs on {device}")
-    entries = {name: resolve(name) for name in request["models"]}
-    check_backend(settings.backend)
-    classifiers = request.get("task", "classification") == "classification"  # other tasks check where they load
-    for name, path in settings.weights.items() if classifiers else ():
+    entries = {name: resolve(name) for name in models}
+    check_backend(asked.backend)
+    for name, path in asked.weights.items() if task == "classification" else ():  # other tasks check where they load
         entry = entries[name]
         load_weights(create_on_meta(entry, **entry.family.structure.get("train", {})), name, Path(path))
-    return {"device": device, "environment": collect(device, settings.threads)}
+    return {"device": device, "environment": collect(device, asked.threads)}
 
 
 def import_modules(names: Sequence[str]) -> None:

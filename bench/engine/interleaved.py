@@ -20,26 +20,26 @@ from statistics import median
 from typing import Any
 
 from bench.cli import BadInput
-from bench.engine.process import Failed, SideProcess
-from bench.engine.side import DEFAULT, MOST_ROUNDS, THROUGHPUT, Plan, Side
+from bench.engine.plan import DEFAULT, MOST_ROUNDS, Plan
+from bench.engine.process import Failed, Process
+from bench.engine.request import Request
 from bench.engine.statistics import ODD, Ratio, odd_round, ratio_of_rounds
-from bench.records.record import OUT_OF_MEMORY
 
 Progress = Callable[[str], None]
 
 
 @dataclass
 class Replicate:
-    """What one process of a side told: seconds a call of each block, and how it was."""
+    """What one process of a side measured: the seconds of a call in each block, and under what conditions."""
 
     warm: dict[str, Any]
     blocks: list[float] = field(default_factory=list)  # seconds a call
     each: list[float] = field(default_factory=list)  # seconds of every call, for latency
-    energy: list[float] = field(default_factory=list)  # joules an image, where the device tells
+    energy: list[float] = field(default_factory=list)  # joules an image, where the device counts them
     last: dict[str, Any] = field(default_factory=dict)  # the answer to `finish`
 
     def add(self, block: dict[str, Any]) -> None:
-        """What one turn told."""
+        """Add what one turn measured."""
         self.blocks.append(block["seconds"])
         self.each += block["each"]
         if block["joules"] is not None:
@@ -64,7 +64,7 @@ class Replicate:
 class Outcome:
     """What an interleaved measurement found: for each side and round the replicate, or None where there is none."""
 
-    sides: list[Side]
+    sides: list[Request]
     plan: Plan
     replicates: list[list[Replicate | None]]  # by side, then round
     failures: list[list[str]]  # by side: why replicates are missing, a reason each
@@ -183,24 +183,24 @@ class Outcome:
 
 
 def measure(
-    sides: Sequence[Side],
-    kind: str = THROUGHPUT,
+    sides: Sequence[Request],
     plan: Plan = DEFAULT,
-    told: Progress = lambda what: None,
+    begun: Progress = lambda what: None,
     outcome: Outcome | None = None,
 ) -> Iterator[Outcome]:
-    """Measure sides in turn; yields what is known after each round, the same object growing.
+    """Measure sides of one kind in turn; yields what is known after each round, the same object growing.
 
-    `told` hears in words what comes next. Given an earlier `outcome` of the same sides, `plan.rounds` more are added.
+    `begun` is called with what comes next, in words. Given an earlier `outcome` of the same sides, `plan.rounds` more
+    are added.
 
     Raises:
         BadInput: if a side cannot be measured for a reason that is the user's.
     """
-    assert sides, "nothing to measure"
+    assert len({side.kind for side in sides}) == 1, "sides of one kind are measured in turn"
     if outcome is None:
         count = len(sides)
         outcome = Outcome(list(sides), plan, [[] for _ in range(count)], [[] for _ in range(count)], [False] * count)
-    run = _Run(outcome, kind, plan, told)
+    run = _Run(outcome, plan, begun)
     done, begin = outcome.rounds, time.monotonic()
     while not all(outcome.gone):
         r = outcome.rounds
@@ -225,8 +225,8 @@ def further_rounds(done: int, took: float, seconds: float) -> int:
 class _Run:
     """The rounds of one measurement: which sides still go, and whether their processes wait beside each other."""
 
-    def __init__(self, outcome: Outcome, kind: str, plan: Plan, told: Progress) -> None:
-        self.outcome, self.kind, self.plan, self.told = outcome, kind, plan, told
+    def __init__(self, outcome: Outcome, plan: Plan, begun: Progress) -> None:
+        self.outcome, self.plan, self.begun = outcome, plan, begun
         self.beside = not outcome.sides[0].settings.device.startswith("cuda")
 
     def round(self, r: int, first: bool) -> None:
@@ -246,11 +246,11 @@ class _Run:
                 starved |= self._take([i], r, first)
         for i, reason in starved.items():
             self.outcome.replicates[i][r] = None
-            self.outcome.lose(i, f"{OUT_OF_MEMORY}: {reason}", for_good=True)
+            self.outcome.lose(i, reason, for_good=True)
 
     def _take(self, order: Sequence[int], r: int, first: bool) -> dict[int, str]:
         """Replicates of sides whose processes live at the same time; returns those that lacked memory, and why."""
-        processes: dict[int, SideProcess] = {}
+        processes: dict[int, Process] = {}
         live: dict[int, Replicate] = {}
         starved: dict[int, str] = {}
 
@@ -258,7 +258,7 @@ class _Run:
             for i in sides:
                 if i not in processes:
                     continue
-                self.told(f"{self.outcome.sides[i].name}: round {r + 1}, {what}")
+                self.begun(f"{self.outcome.sides[i].name}: round {r + 1}, {what}")
                 try:
                     step(i)
                 except Failed as error:
@@ -284,20 +284,20 @@ class _Run:
                 process.end()
         return starved
 
-    def _start(self, i: int) -> SideProcess:
+    def _start(self, i: int) -> Process:
         side = self.outcome.sides[i]
-        process = SideProcess(side, self.plan)
-        process.ask("prepare", side=side.to_dict(), kind=self.kind, plan=self.plan.to_dict())
+        process = Process(side.settings.threads, side, self.plan.timeout)
+        process.ask("prepare", request=side.to_dict())
         return process
 
-    def _loaded(self, i: int, process: SideProcess) -> None:
+    def _loaded(self, i: int, process: Process) -> None:
         root = self.outcome.sides[i].root
         for package, where in process.answer()["sources"].items():
             if root and Path(where) != Path(root).resolve():
                 raise BadInput(f"{root} was to be measured, and {package} was imported from {where}: install it there")
 
-    def _warm(self, i: int, process: SideProcess, check: bool) -> Replicate:
-        warm = process.call("warm", check=check)
+    def _warm(self, i: int, process: Process, check: bool) -> Replicate:
+        warm = process.call("warm", plan=self.plan.to_dict(), check=check)
         side = self.outcome.sides[i]
         if side.settings.layout == "auto":  # what the first process found faster holds for the others
             self.outcome.sides[i] = replace(side, settings=replace(side.settings, layout=warm["layout"]))

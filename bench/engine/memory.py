@@ -2,8 +2,8 @@
 
 On a CPU the peak depends on what the allocator keeps of freed blocks: glibc decides that anew in each process, and the
 same model's peak spreads by a third and more. The process of this pass has glibc map every larger block by itself, so
-that a freed one is gone at once (`job.ALLOCATOR`): then the peak is that of the tensors that live together, and repeats
-to about a percent.
+that a freed one is gone at once (`process.MAPPING_ALLOCATOR`): then the peak is that of the tensors that live together,
+and repeats to about a percent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import TracebackType
 import psutil
 import torch
 
-from bench.engine.job import ALLOCATOR
+from bench.engine.process import MAPPING_ALLOCATOR
 from bench.engine.statistics import Summary, summarise
 from bench.engine.subject import Subject
 from bench.machine.clock import synchronise
@@ -57,7 +57,7 @@ def measure(subject: Subject) -> Memory:
                 subject.call(i)
                 synchronise(subject.device)
             peaks.append(resident.peak)
-    settings = [f"{name}={os.environ[name]}" for name in ALLOCATOR if name in os.environ]
+    settings = [f"{name}={os.environ[name]}" for name in MAPPING_ALLOCATOR if name in os.environ]
     how = [resident.method, *(["trimmed"] if trimmed else []), *settings]
     return Memory(weights, summarise(peaks), f"{CPU_METHOD} ({', '.join(how)})")
 

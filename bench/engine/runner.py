@@ -1,134 +1,182 @@
-"""Runs jobs in fresh processes and passes on what they report, whatever happens to a process. Imports no torch."""
+"""Measures a sweep, in what order, and what is known of it so far. Importing this imports no torch.
+
+Counting comes first. Then, for each resolution, batch and dtype, the sides (a model in a form) are timed against each
+other, the baseline among them; then what has a pass of its own (memory, largest batch, breakdown), each in a fresh
+process. Every record is passed on as soon as it is known.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import queue
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from bench.cli import BadInput
-from bench.engine.job import ALLOCATOR, MEMORY, TURN, Job
-from bench.engine.process import environment, how_it_ended
-from bench.records.record import Record, from_dict
+from bench.cli import resolution_name
+from bench.engine import interleaved, passes
+from bench.engine.figures import records_of
+from bench.engine.plan import ENERGY_BLOCK
+from bench.engine.request import Request
+from bench.engine.sweep import Point, Row, Sweep
+from bench.machine import calibration
+from bench.machine.environment import physical_cores, state
+from bench.metrics import LATENCY, THROUGHPUT, of_kind
+from bench.records.comparability import covers
+from bench.records.record import Record, new_run, stamped
 
-
-class Worker:
-    """A worker process with some jobs. Its messages come through `inbox` as (worker, message), the last being None."""
-
-    def __init__(
-        self, jobs: Sequence[Job], check: Mapping[str, Any] | None, threads: int, inbox: queue.Queue[Any], turn: str
-    ) -> None:
-        self.jobs = list(jobs)
-        self.checking = check is not None
-        self.reported: list[Record] = []  # of the job under way
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.engine.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-            env=_environment(threads, jobs, turn),
-            start_new_session=True,  # Ctrl-C is for this process alone
-        )
-        assert self._process.stdin is not None
-        request = {"check": check, "jobs": [job.to_dict() for job in jobs]}
-        with contextlib.suppress(BrokenPipeError):  # it died at once: its end tells
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        threading.Thread(target=self._read, args=(inbox,), daemon=True).start()
-
-    def _read(self, inbox: queue.Queue[Any]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError):  # a line cut off by the process's death
-                inbox.put((self, json.loads(line)))
-        inbox.put((self, None))
-
-    def end(self) -> str:
-        """Stop it, and say how it ended; empty if it ended by itself and well."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-        code = self._process.wait()
-        how = how_it_ended(code, self._errors) if code else ""
-        self._errors.close()
-        return how
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()
+COUNTS_OF_A_PROCESS = 16
+"""Counting starts another process only for this many counts more: a process takes seconds to start."""
 
 
-def _environment(threads: int, jobs: Sequence[Job], turn: str) -> dict[str, str]:
-    allocator = ALLOCATOR if any(job.kind == MEMORY for job in jobs) else {}
-    return {**allocator, **environment(threads), TURN: turn}
+@dataclass
+class Runner:
+    """A run of a sweep, and what is known so far: `environment`, and `records` in the order of the rows.
 
-
-def run(
-    batches: Sequence[Sequence[Job]], threads: int, check: Mapping[str, Any] | None = None
-) -> Iterator[dict[str, Any] | Record | Job]:
-    """Run each batch of jobs in a process of its own, the processes side by side; only one at a time runs a network.
-
-    Yields the answer to `check` (a dict, by the first process), each record as it comes, and each job once it is done.
-    When a process dies, the job under way gets records that say how, and a fresh process takes the rest.
-
-    Raises:
-        BadInput: if a worker says so; the processes are then stopped, as on any other exception.
+    `begun` is called with what comes next, in words, `done` after each of the sweep's `steps()`, `kept` with each
+    record as soon as it is known; `known` are records of an earlier run, which need no measuring.
     """
-    inbox: queue.Queue[Any] = queue.Queue()
-    workers: set[Worker] = set()
-    folder = tempfile.TemporaryDirectory()
-    turn = os.path.join(folder.name, "turn")
-    try:
-        for i, jobs in enumerate(batches):
-            workers.add(Worker(jobs, check if i == 0 else None, threads, inbox, turn))
-        while workers:
-            try:
-                worker, message = inbox.get(timeout=1.0)  # a timeout lets Ctrl-C through everywhere
-            except queue.Empty:
-                continue
-            if message is not None:
-                yield from _pass_on(worker, message)
-                continue
-            workers.remove(worker)
-            how = worker.end()
-            if worker.checking:
-                raise BadInput(f"cannot start measuring: {how or 'the worker ended early'}")
-            if worker.jobs:
-                job, *rest = worker.jobs
-                had = {record.metric for record in worker.reported}
-                yield from (r.failed(how or "worker ended early") for r in job.records() if r.metric not in had)
-                yield job
-                if rest:
-                    workers.add(Worker(rest, None, threads, inbox, turn))
-    finally:
-        for worker in workers:
-            worker.kill()
-        folder.cleanup()
+
+    sweep: Sweep
+    begun: Callable[[str], None] = lambda what: None
+    done: Callable[[], None] = lambda: None
+    kept: Callable[[Record], None] = lambda record: None
+    known: Sequence[Record] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+    run: str = field(default_factory=new_run)
+    new_records: list[Record] = field(default_factory=list)  # of this run alone
+
+    @property
+    def records(self) -> list[Record]:
+        """All records so far, those of the earlier run among them, in the order of the rows."""
+        order = {row: i for i, row in enumerate(self.sweep.rows())}
+        sizes = {resolution_name(size): i for i, size in enumerate(self.sweep.resolutions)}
+        every = [*self.known, *self.new_records]
+        wanted = [r for r in every if (r.model, r.form) in order and r.resolution in sizes]
+        return sorted(wanted, key=lambda r: (sizes[r.resolution], order[r.model, r.form]))
+
+    def measure(self) -> None:
+        """Measure everything.
+
+        Raises:
+            BadInput: if the machine or the models don't allow what was asked, before anything is measured.
+        """
+        self._check_and_count()
+        rows, beside = self.sweep.rows(), 1 if self.sweep.settings.device.startswith("cuda") else physical_cores()
+        try:
+            for point in self.sweep.points():
+                for kind in self.sweep.timed(point):
+                    for group in self.sweep.groups():
+                        self._time(kind, group, point)
+                for kind in self.sweep.passes(point):
+                    for i in range(0, len(rows), beside):
+                        self._pass(kind, rows[i : i + beside], point)
+        finally:
+            self.environment["after"] = state(self.environment)
+
+    def _keep(self, record: Record) -> None:
+        record = stamped(record, self.environment, self.run)
+        self.new_records.append(record)
+        self.kept(record)
+
+    def _is_known(self, request: Request, metric: str) -> bool:
+        """Whether the earlier run has this figure, measured by this code under these conditions."""
+        planned = stamped(request.record(metric), self.environment, self.run)
+        code = (planned.commit, planned.torch)
+        return any((r.commit, r.torch) == code and covers(r, planned) for r in self.known)
+
+    def _check_and_count(self) -> None:
+        """Check the input and, in the same process, count; in several processes where there is much to count."""
+        models = self.sweep.counts()
+        number = sum(map(len, models))
+        processes = max(1, min(physical_cores(), len(models), number // COUNTS_OF_A_PROCESS))
+        shares = [list(itertools.chain(*models[i::processes])) for i in range(processes)]
+        self.begun("checking models and device")
+        with passes.counting(shares, self.sweep.settings.threads, self.sweep.to_check()) as (checked, counted):
+            self.environment = checked["environment"]
+            limit = calibration.canary_limit(
+                calibration.latest(str(self.environment["machine"])), self.sweep.plan.canary_limit
+            )
+            self.sweep = replace(
+                self.sweep,
+                settings=replace(self.sweep.settings, device=checked["device"]),
+                plan=replace(self.sweep.plan, canary_limit=limit),
+            )
+            if number:
+                self.begun("counting parameters and MACs")
+            for request, records in counted:
+                for record in records:
+                    if not self._is_known(request, record.metric):
+                        self._keep(record)
+                self.done()
+
+    def _time(self, kind: str, group: Sequence[Row], point: Point) -> None:
+        """One interleaved measurement; what is known when it is interrupted is kept."""
+        plan, metrics = self.sweep.plan, self.sweep.wanted(kind)
+        sides = [self.sweep.request(kind, row, point) for row in group]
+        steps = iter(range(plan.rounds))  # further rounds, as time allows, are no steps
+        if all(self._is_known(side, metric) for side in sides for metric in metrics):
+            for _ in steps:
+                self.done()
+            return
+        at = f"{resolution_name(point.resolution)} {point.dtype} batch {sides[0].images}"
+        if "energy" in metrics and self.sweep.settings.device.startswith("cuda"):
+            plan = replace(plan, block=max(plan.block, ENERGY_BLOCK))
+        outcome: interleaved.Outcome | None = None
+        baseline_again = group != self.sweep.groups()[0]
+        try:
+            known = interleaved.measure(sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"))
+            for outcome in known:  # noqa: B007 (the one object, growing)
+                if next(steps, None) is not None:
+                    self.done()
+            for _ in steps:
+                self.done()
+        except KeyboardInterrupt:
+            if outcome is not None:
+                outcome.notes.append(f"stopped after {outcome.rounds} of {max(outcome.rounds, plan.rounds)} rounds")
+            raise
+        finally:
+            if outcome is not None:
+                self._report(outcome, metrics, baseline_again)
+
+    def _report(self, outcome: interleaved.Outcome, metrics: Sequence[str], baseline_again: bool) -> None:
+        """Keep the records of one measurement: ratios to the baseline in the same form, or in the only one it has. The
+        baseline's own figures are those of its first group."""
+        baseline = self.sweep.baseline
+        forms = {side.form: i for i, side in enumerate(outcome.sides) if side.model == baseline}
+        bases = [
+            None if side.model == baseline else forms.get(side.form, next(iter(forms.values())))
+            for side in outcome.sides
+        ]
+        for record in records_of(outcome, [*metrics, *_along(metrics)], bases):
+            if not (baseline_again and record.model == baseline):
+                self._keep(record)
+
+    def _pass(self, kind: str, rows: Sequence[Row], point: Point) -> None:
+        """Memory, the largest batch or a breakdown of some rows, each in a fresh process."""
+        requests = []
+        for row in rows:
+            request = self.sweep.request(kind, row, point)
+            if self._is_known(request, of_kind(kind)[0]):
+                self.done()
+            else:
+                requests.append(self._laid_out(request))
+        if not requests:
+            return
+        self.begun(f"{kind.replace('_', ' ')} of {', '.join(request.model for request in requests)}")
+        for _, records in passes.measured(requests):
+            for record in records:
+                self._keep(record)
+            self.done()
+
+    def _laid_out(self, request: Request) -> Request:
+        """The request with the layout that was timed, where it leaves the layout open."""
+        if request.settings.layout != "auto":
+            return request
+        timed = replace(request, kind=THROUGHPUT).record(THROUGHPUT)
+        layouts = [r.layout for r in self.records if r.layout != "auto" and covers(r, replace(timed, batch=None))]
+        return replace(request, settings=replace(request.settings, layout=layouts[-1])) if layouts else request
 
 
-def _pass_on(worker: Worker, message: dict[str, Any]) -> Iterator[dict[str, Any] | Record | Job]:
-    kind = message.pop("type")
-    if kind == "bad_input":
-        raise BadInput(message["message"])
-    if kind == "record":
-        record = from_dict(message["record"])
-        worker.reported.append(record)
-        yield record
-    elif kind == "done":
-        worker.reported.clear()
-        yield worker.jobs.pop(0)
-    else:
-        assert kind == "checked", f"unknown message {kind}"
-        worker.checking = False
-        yield message
+def _along(metrics: Sequence[str]) -> list[str]:
+    """Metrics that come along with those asked for: a ratio, and the tail of latencies."""
+    return [*(f"{m}_ratio" for m in metrics), *(m for m in of_kind(LATENCY) if LATENCY in metrics)]

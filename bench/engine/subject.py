@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
-from bench.engine.job import Job
-from bench.engine.side import Side
+from bench.engine.request import Request
+from bench.engine.tasks import task_of
 from bench.loading import resolve, weights_label
 from bench.machine.environment import CUDNN_BENCHMARK
+from bench.metrics import TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -88,16 +89,14 @@ def place(
     return subject
 
 
-def prepare(job: Job | Side, batch: int, training: bool = False) -> Subject:
-    """What a job or a side asks for, `batch` images a call: loaded, cast, placed, with gradients for `training`."""
-    from bench.engine.tasks import task_of
-
-    s, task = job.settings, task_of(job)
+def prepare(request: Request) -> Subject:
+    """What a request asks for: loaded, cast, placed, and with gradients if training is to be timed."""
+    s, task, training = request.settings, task_of(request.task), request.kind == TRAINING
     if training and not task.trains:
-        raise ValueError(f"no training step of {job.task} is timed: leave the metric training out")
-    model = task.load(resolve(job.model), job)
+        raise ValueError(f"no training step of {request.task} is timed: leave the metric training out")
+    model = task.load(resolve(request.model), request)
     layout = "channels_first" if s.layout == "auto" else s.layout  # until the faster one is known
-    subject = place(model, s.device, s.dtype, layout, batch, job.resolution, s.seed)
+    subject = place(model, s.device, s.dtype, layout, request.images, request.resolution, s.seed)
     if training:
         subject.model.train().requires_grad_(True)
     return subject
@@ -143,19 +142,15 @@ class GraphedModel(nn.Module):
 
 
 def sources() -> dict[str, str]:
-    """Where the networks' packages were imported from, as far as they were."""
-    found = {}
-    for name in ("overlock", "baselines"):
-        module = sys.modules.get(name)
-        if module is not None and module.__file__:
-            found[name] = str(Path(module.__file__).resolve().parent.parent)
-    return found
+    """Where the networks' packages were imported from, of those that were."""
+    modules = {name: sys.modules[name] for name in ("overlock", "baselines") if name in sys.modules}
+    return {name: str(Path(m.__file__).resolve().parent.parent) for name, m in modules.items() if m.__file__}
 
 
-def weights_label_of(job: Job | Side) -> str:
-    """`weights_label` of what a job or a side runs."""
-    path = job.settings.weights.get(job.model)
-    return weights_label(Path(path) if path else None, job.settings.seed)
+def weights_label_of(request: Request) -> str:
+    """`weights_label` of what a request runs."""
+    path = request.settings.weights.get(request.model)
+    return weights_label(Path(path) if path else None, request.settings.seed)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from bench.engine.job import Job
-from bench.engine.side import Side
+from bench import loading
+from bench.engine.request import Request
 from bench.models import Entry
 
 
@@ -29,32 +29,15 @@ class Counted:
 class Task:
     """How networks of a task are built and counted.
 
-    `load(entry, job)` gives the network that runs (CPU, float32, evaluation mode, weights drawn or loaded; its input
-    is one tensor of images, B x 3 x H x W). `count(job, metric)` gives the figures of one cost metric, of the released
-    structure; it raises `bench.cost.count.CostError` where it cannot count with confidence.
+    `load(entry, request)` gives the network that runs (CPU, float32, evaluation mode, weights drawn or loaded; its
+    input is one tensor of images, B x 3 x H x W). `count(request, metric)` gives the figures of one cost metric, of the
+    released structure; it raises `bench.cost.count.CostError` where it cannot count with confidence.
     """
 
-    load: Callable[[Entry, Job | Side], nn.Module]
-    count: Callable[[Job, str], Iterator[Counted]]
+    load: Callable[[Entry, Request], nn.Module]
+    count: Callable[[Request, str], Iterator[Counted]]
     trains: bool = False  # whether a training step of it can be timed
 
-
-def _load(entry: Entry, job: Job | Side) -> nn.Module:
-
-    from bench import loading
-
-    s = job.settings
-    weights = Path(s.weights[job.model]) if s.weights.get(job.model) else None
-    return loading.load(entry, job.form, weights, s.seed, s.backend)
-
-
-def _count(job: Job, metric: str) -> Iterator[Counted]:
-    from bench.cost import count as cost
-
-    return cost.figures(job, metric)
-
-
-CLASSIFICATION = Task(_load, _count, trains=True)
 
 TASKS: Mapping[str, str] = {
     "classification": "bench.engine.tasks:CLASSIFICATION",
@@ -64,9 +47,45 @@ TASKS: Mapping[str, str] = {
 """Task -> `module:name` of its `Task`, imported when it is needed."""
 
 
-def task_of(job: Job | Side) -> Task:
-    """The task of a job or a side."""
-    module, _, name = TASKS[job.task].partition(":")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, Task)
-    return found
+def task_of(name: str) -> Task:
+    """The task of that name."""
+    module, _, attribute = TASKS[name].partition(":")
+    task = getattr(importlib.import_module(module), attribute)
+    assert isinstance(task, Task)
+    return task
+
+
+def load(entry: Entry, request: Request) -> nn.Module:
+    """A classifier."""
+    s = request.settings
+    weights = Path(s.weights[request.model]) if s.weights.get(request.model) else None
+    return loading.load(entry, request.form, weights, s.seed, s.backend)
+
+
+def count(request: Request, metric: str) -> Iterator[Counted]:
+    """The figures of one cost metric (params, macs, activations) of a classifier."""
+    from bench.cost import count as cost
+
+    entry = loading.resolve(request.model)
+    keywords = entry.family.structure[request.form]
+    model = loading.counted_structure(entry, request.form)
+    structure = loading.describe_structure(entry, request.form)
+    on = (f"counted on {structure}",) if structure else ()
+    if metric == "params":
+        parameters = cost.count_parameters(model)
+        yield Counted("params", parameters, "parameters", "parameters of the structure, each once", on)
+        if "aux_head" in keywords:
+            other = not keywords["aux_head"]
+            changed = loading.create_on_meta(entry, **{**keywords, "aux_head": other})
+            name = "params_with_aux" if other else "params_without_aux"
+            yield Counted(name, cost.count_parameters(changed), "parameters", f"the same with aux_head={other}")
+    elif metric == "macs":
+        result = cost.count_macs(model, request.resolution)
+        left_out = ", ".join(name.removeprefix("aten::") for name in result.left_out)
+        yield Counted("macs", result.macs, cost.COUNTER, cost.METHOD, (*on, f"neither counter counts {left_out}"))
+    else:
+        activations = cost.count_activations(model, request.resolution)
+        yield Counted("activations", activations, "fvcore", cost.ACTIVATIONS, on)
+
+
+CLASSIFICATION = Task(load, count, trains=True)

@@ -1,167 +1,207 @@
-"""The process that measures: `python -m bench.engine.worker`, started by `bench.engine.runner`.
+"""The process that measures: `python -m bench.engine.worker`, started by `bench.engine.process`.
 
-It reads one line of JSON on stdin (`{"check": {...} or null, "jobs": [...]}`) and writes messages, a line of JSON each,
-to what was its stdout: `checked`, `record`, `done` (of a job) or `bad_input`. It ends when stdin is closed.
+It reads commands on stdin, a line of JSON each (`{"command": name, ...arguments}`), and answers each with a line of
+JSON on what was its stdout. A command is a method of `Commands`. An answer is its result, `{"error": ..., "oom": ...}`
+or `{"bad_input": ...}`. The process ends when stdin is closed, also in the middle of a command.
 """
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import logging
 import os
+import queue
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import IO, Any
-
-from filelock import FileLock
+from dataclasses import asdict
+from typing import Any
 
 from bench.cli import BadInput
-from bench.engine.job import COST, LARGEST_BATCH, MEMORY, TURN, Job
-from bench.profile import breakdown
-from bench.profile.breakdown import BREAKDOWN
-from bench.records.record import OUT_OF_MEMORY, Record
-
-log = logging.getLogger(__name__)
+from bench.engine.plan import Plan
+from bench.engine.request import TIMED, Request
+from bench.metrics import LATENCY, TRAINING
 
 
 def main() -> None:
-    """Do what stdin asks."""
+    """Answer commands until stdin is closed."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints stays out of the messages
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # whatever a library prints stays out of the answers
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    from bench.engine.check import check, import_modules
+    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(waiting,), daemon=True).start()
+    commands = Commands()
+    while True:
+        channel.write(json.dumps(answer(commands, **waiting.get())) + "\n")
+        channel.flush()
 
+
+def _listen(waiting: queue.Queue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        waiting.put(json.loads(line))
+    os._exit(1)  # the parent has closed it, or is gone
+
+
+def answer(commands: Commands, command: str, **arguments: Any) -> dict[str, Any]:
+    """The result of one command, or what went wrong."""
     try:
-        if request["check"] is not None:
-            _send(channel, type="checked", **check(request["check"]))
-        for values in request["jobs"]:
-            job = Job.from_dict(values)
-            import_modules(job.settings.imports)
-            for record in measure(job):
-                _send(channel, type="record", record=record.to_dict())
-            _send(channel, type="done")
+        result: dict[str, Any] = getattr(commands, command)(**arguments)
+        return result
     except BadInput as error:
-        _send(channel, type="bad_input", message=str(error))
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):  # empty once the parent has closed it, or is gone
-        pass
-    os._exit(1)
-
-
-def _send(channel: IO[str], **message: Any) -> None:
-    channel.write(json.dumps(message) + "\n")
-    channel.flush()
-
-
-def measure(job: Job) -> Iterator[Record]:
-    """The records of one job. What fails is a record too, with the reason; only bad input is raised."""
-    from bench.engine.speed import is_out_of_memory
-    from bench.machine.environment import now
-
-    gc.freeze()  # what the imports made stays: the collector need not look through it while we count or time
-    templates = [replace(record, time=now()) for record in job.records()]
-    try:
-        yield from _MEASURES[job.kind](job, templates)
-    except BadInput:
-        raise
+        return {"bad_input": str(error)}
     except Exception as error:  # a model that fails is a result of its row, not the end of the run
+        from bench.engine.speed import is_out_of_memory
+
         traceback.print_exc()
-        text = " ".join(str(error).split())
-        reason = f"{OUT_OF_MEMORY}: {text}" if is_out_of_memory(error) else f"{type(error).__name__}: {text}"
-        yield from (record.failed(reason[:300]) for record in templates)
+        text = " ".join(str(error).split())[:300]
+        return {"error": f"{type(error).__name__}: {text}", "oom": is_out_of_memory(error)}
 
 
-def _cost(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.cost.count import CostError
-    from bench.engine.tasks import task_of
+class Commands:
+    """What a worker can do. `check` and `count` need nothing before them, all others `prepare`."""
 
-    for template in templates:
-        try:
-            counted = list(task_of(job).count(job, template.metric))
-        except CostError as error:
-            yield template.failed(str(error))
-            continue
-        for figure in counted:
-            yield replace(
-                template,
-                metric=figure.metric,
-                value=figure.value,
-                counter=figure.counter,
-                method=figure.method,
-                notes=figure.notes,
-            )
+    def check(self, **asked: Any) -> dict[str, Any]:
+        """See `bench.engine.check.check`."""
+        from bench.engine.check import check
 
+        return check(**asked)
 
-def _prepare(job: Job, templates: list[Record], batch: int) -> tuple[Any, list[Record]]:
-    """The subject of a measurement, and its records with all conditions filled in; invalid if outputs are no good."""
-    import torch
+    def count(self, request: dict[str, Any], metric: str) -> dict[str, Any]:
+        """Count one metric of a request's model."""
+        from bench.engine.check import import_modules
+        from bench.engine.tasks import task_of
 
-    from bench.engine import subject
+        asked = Request.from_dict(request)
+        import_modules(asked.settings.imports)
+        gc.freeze()  # what the imports made stays: the collector need not look through it while we count
+        return {"figures": [asdict(figure) for figure in task_of(asked.task).count(asked, metric)]}
 
-    torch.set_num_threads(job.settings.threads)
-    ready = subject.prepare(job, batch)
-    _wait_for_turn()
-    if job.settings.layout == "auto":
+    def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Load a request's model and draw its inputs. Processes may do this side by side: nothing is measured."""
+        import torch
+
+        from bench.engine import speed, subject
+        from bench.engine.check import import_modules
+        from bench.machine import canary
+
+        self.request = Request.from_dict(request)
+        settings, training = self.request.settings, self.request.kind == TRAINING
+        torch.set_num_threads(settings.threads)
+        import_modules(settings.imports)
+        if training and settings.compile == "cudagraph":
+            raise BadInput("--compile cudagraph replays inference: leave the metric training out")
+        self.subject = subject.prepare(self.request)
+        self.work = speed.Training(self.subject) if training else speed.Inference(self.subject)
+        if self.request.kind in TIMED:
+            self.canary = canary.Canary(self.subject.device)
+        gc.collect()
+        gc.freeze()  # what was made so far stays: the collector need not look through it while we measure
+        return {"sources": subject.sources()}
+
+    def _settle(self, check: bool = True) -> dict[str, Any]:
+        """Choose the layout where that is open, look at the outputs, and say under what conditions the model runs."""
+        from bench.engine import speed, subject
+
+        settings = self.request.settings
+        if settings.layout == "auto":
+            speed.faster_layout(self.subject, type(self.work))
+        checked = subject.check(self.subject) if check else subject.Checked((), "")
+        problems = list(checked.problems)
+        if checked.backend and settings.backend not in ("auto", checked.backend):
+            problems.append(f"ContMix ran {checked.backend}, not {settings.backend} as asked for")
+        weights = subject.weights_label_of(self.request)
+        return {"layout": self.subject.layout, "backend": checked.backend, "weights": weights, "problems": problems}
+
+    def memory(self) -> dict[str, Any]:
+        """Memory of the loaded model and of a call."""
+        from bench.engine import memory
+
+        conditions = self._settle()
+        result = memory.measure(self.subject)
+        figures = [
+            {"metric": "memory", "value": result.peak.median, "lo": result.peak.lo, "hi": result.peak.hi,
+             "n": result.peak.n, "method": result.method},
+            {"metric": "memory_weights", "value": result.weights, "method": "parameters and buffers as loaded"},
+            *({"metric": name, "value": value, "n": 1, "method": how} for name, value, how in result.further),
+        ]  # fmt: skip
+        return {**conditions, "figures": figures}
+
+    def largest_batch(self) -> dict[str, Any]:
+        """The largest batch that fits in memory."""
+        from bench.engine import fit
+
+        conditions = self._settle()
+        result = fit.largest_batch(self.subject, self.request.resolution, self.request.settings.memory_budget)
+        figure = {"metric": "largest_batch", "value": result.batch, "method": result.method, "notes": result.notes}
+        return {**conditions, "figures": [figure]}
+
+    def breakdown(self) -> dict[str, Any]:
+        """Time, MACs, parameters and activations of each kind of operator and each stage."""
+        from bench.profile.breakdown import CALLS, figures
+        from bench.profile.operators import operators
+
+        conditions = self._settle()
+        return {**conditions, "figures": list(figures(operators(self.subject, CALLS), self.request.images))}
+
+    def warm(self, plan: dict[str, Any], check: bool = True) -> dict[str, Any]:
+        """First call, compilation, layout, a look at the outputs, calls until they are steady, and the canary."""
+        from bench.engine import speed, subject
+
+        self.plan = Plan(**plan)
+        settings, training = self.request.settings, self.request.kind == TRAINING
+        check = check and not training
+        conditions = self._settle(check)
+        begin = time.perf_counter()
+        subject.compiled(self.subject, settings.compile)
+        built = time.perf_counter() - begin
+        first = self.work.first_call()
+        limit = self.plan.warmup * (speed.MORE_WARMUP if training else 1)
+        warm = speed.warm_up(self.work, limit)
+        self.seconds, self.position = warm.seconds, 0
+        self.before = self.canary.read()
+        called_before = check or settings.layout == "auto"  # then the first call was another one
+        return {
+            **conditions,
+            "problems": [*self.work.problems(), *conditions["problems"]],
+            "cold": None if called_before else first,
+            "compile": None if settings.compile == "none" else max(0.0, built + first - warm.seconds),
+            "steady": warm.steady,
+            "limit": limit,
+            "calls": warm.calls,
+            "seconds": warm.seconds,
+            "batch": self.request.images,
+        }
+
+    def turn(self) -> dict[str, Any]:
+        """One block: seconds a call (of each call for latency), and what the host took to hand one over."""
         from bench.engine import speed
 
-        speed.faster_layout(ready)
-    checked = subject.check(ready)
-    asked = job.settings.backend
-    if checked.backend and asked not in ("auto", checked.backend):
-        raise RuntimeError(f"ContMix ran {checked.backend}, not {asked} as asked for")
-    label = subject.weights_label_of(job)
-    conditions: dict[str, Any] = {"layout": ready.layout, "backend": checked.backend, "weights": label}
-    return ready, [replace(r, **conditions, valid=not checked.problems, reasons=checked.problems) for r in templates]
+        each = self.request.kind == LATENCY
+        result = speed.block(self.work, self.seconds, self.plan.block, each=each, start=self.position)
+        self.position += result.calls
+        return asdict(result)
 
+    def finish(self, profile: bool = False) -> dict[str, Any]:
+        """The canary again, and, where asked for, the operators that ran."""
+        moved, what = self.before.moved(after := self.canary.read())
+        result = {
+            "canary": {
+                "before": asdict(self.before),
+                "after": asdict(after),
+                "moved": moved,
+                "work": what,
+                "size": self.canary.size,
+            },
+            "launch_bound": self.work.launch_bound(self.seconds),
+        }
+        if profile:
+            from bench.profile.paths import ran
 
-@functools.cache
-def _wait_for_turn() -> FileLock | None:
-    """Take the lock by which processes that loaded side by side measure one after another; held until this one ends."""
-    path = os.environ.get(TURN)
-    if not path:
-        return None
-    lock = FileLock(path)
-    lock.acquire()
-    return lock
+            result["ran"] = ran(self.work)
+        return result
 
-
-def _memory(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.engine import memory
-
-    assert isinstance(job.settings.batch, int)
-    ready, (record,) = _prepare(job, templates, job.settings.batch)
-    result = memory.measure(ready)
-    peak = result.peak
-    yield replace(record, value=peak.median, lo=peak.lo, hi=peak.hi, n=peak.n, method=result.method)
-    yield replace(record, metric="memory_weights", value=result.weights, method="parameters and buffers as loaded")
-    for metric, value, method in result.further:
-        yield replace(record, metric=metric, value=value, n=1, method=method)
-
-
-def _largest_batch(job: Job, templates: list[Record]) -> Iterator[Record]:
-    from bench.engine import fit
-
-    ready, (record,) = _prepare(job, templates, 1)
-    result = fit.largest_batch(ready, job.resolution, job.settings.memory_budget)
-    yield replace(record, value=result.batch, method=result.method, notes=result.notes)
-
-
-def _breakdown(job: Job, templates: list[Record]) -> Iterator[Record]:
-    assert isinstance(job.settings.batch, int)
-    ready, (record,) = _prepare(job, templates, job.settings.batch)
-    yield from breakdown.measure(record, ready)
-
-
-_MEASURES = {COST: _cost, MEMORY: _memory, LARGEST_BATCH: _largest_batch, BREAKDOWN: _breakdown}
 
 if __name__ == "__main__":
     main()

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.cli import resolution_name
 from bench.engine.interleaved import Outcome, measure
-from bench.engine.side import THROUGHPUT, Plan, Side
+from bench.engine.plan import Plan
+from bench.engine.request import Request, Settings
 from bench.engine.statistics import Ratio
 from bench.gates.margins import cells, change_of, judgement
 from bench.gates.verdict import INVALID, REGRESSION, UNDECIDED, Judgement
+from bench.metrics import THROUGHPUT
 from bench.records import comparability
 from bench.records.record import Record
 
@@ -40,7 +41,7 @@ class Rules:
     say: Say = lambda line: None
 
 
-def against_base(base: Side, tip: Side, rules: Rules) -> Judgement:
+def against_base(base: Request, tip: Request, rules: Rules) -> Judgement:
     """The verdict on `tip`, a model of this revision, against `base`, the same of another.
 
     A red of the first run is the verdict only if a second run, with fresh processes throughout, is red too.
@@ -62,7 +63,7 @@ def against_base(base: Side, tip: Side, rules: Rules) -> Judgement:
     return replace(again, reason=f"a first run said {first.value:.3f}, a second did not confirm it; {again.reason}")
 
 
-def _decided(base: Side, tip: Side, rules: Rules) -> tuple[Ratio | None, Outcome]:
+def _decided(base: Request, tip: Request, rules: Rules) -> tuple[Ratio | None, Outcome]:
     """The ratio of tip to base; None if a side cannot be measured, or the machine was too restless all the time."""
 
     def clear(outcome: Outcome) -> bool:
@@ -77,11 +78,11 @@ def _ratio(outcome: Outcome, side: int, base: int) -> Ratio | None:
     return None if outcome.invalid(side, base) else outcome.ratio(side, base)
 
 
-def _rounds(sides: Sequence[Side], rules: Rules, clear: Callable[[Outcome], bool]) -> Outcome:
+def _rounds(sides: Sequence[Request], rules: Rules, clear: Callable[[Outcome], bool]) -> Outcome:
     """The plan's rounds, and as many more as it takes to be clear, up to the most."""
     outcome: Outcome | None = None
     while True:
-        *_, outcome = measure(sides, THROUGHPUT, rules.plan, rules.begun, outcome)
+        *_, outcome = measure(sides, rules.plan, rules.begun, outcome)
         if clear(outcome) or outcome.rounds + rules.plan.rounds > rules.most or any(outcome.gone):
             return outcome
 
@@ -94,7 +95,7 @@ def _invalid(subject: str, outcome: Outcome) -> Judgement:
 
 
 def beside_anchor(
-    model: Side, anchor: Side, planned: Record, recorded: Sequence[Record], rules: Rules, recording: bool
+    model: Request, anchor: Request, planned: Record, recorded: Sequence[Record], rules: Rules, recording: bool
 ) -> tuple[Judgement, Record]:
     """The verdict on a model's speed relative to the anchor's, against the recorded ratio; and the ratio as a record.
 
@@ -126,26 +127,9 @@ def beside_anchor(
     return replace(found, cells=shown), record
 
 
-def planned(side: Side, anchor: Side) -> Record:
+def planned(side: Request, anchor: Request) -> Record:
     """The ratio of a side to the anchor as `bench.compare --save` would record it, not yet measured."""
-    s = side.settings
-    assert isinstance(s.batch, int), "the batch is decided before a side is made"
-    return Record(
-        model=side.model,
-        form=side.form,
-        metric=RATIO,
-        value=None,
-        unit="ratio",
-        resolution=_size(side),
-        batch=s.batch,
-        dtype=s.dtype,
-        layout=s.layout,
-        compile="none",
-        threads=s.threads,
-        device=s.device,
-        against=f"{anchor.model} {anchor.form}",
-        weights=f"random:{s.seed}",
-    )
+    return replace(side.record(RATIO), against=f"{anchor.model} {anchor.form}")
 
 
 def _refused(planned: Record, recorded: Sequence[Record]) -> str:
@@ -155,17 +139,17 @@ def _refused(planned: Record, recorded: Sequence[Record]) -> str:
     return "" if any(found.pairs for found in pairings) else pairings[-1].refused[0].reason
 
 
-def _size(side: Side) -> str:
+def _size(side: Request) -> str:
     return resolution_name(side.resolution)
 
 
 def sides(
-    model: str, form: str, resolution: tuple[int, int], settings: Any, roots: Sequence[Path]
-) -> tuple[Side, Side]:
+    model: str, form: str, resolution: tuple[int, int], settings: Settings, roots: Sequence[Path]
+) -> tuple[Request, Request]:
     """The base's and the tip's side of a row."""
     labels = ("base", "tip")
     base, tip = (
-        Side(model=model, form=form, resolution=resolution, settings=settings, root=str(root), label=label)
+        Request(model=model, form=form, resolution=resolution, settings=settings, root=str(root), label=label)
         for root, label in zip(roots, labels, strict=True)
     )
     return base, tip

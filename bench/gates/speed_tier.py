@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput, Resolution
-from bench.engine.job import Settings, automatic_batch
-from bench.engine.side import Plan, Side
+from bench.engine.plan import Plan
+from bench.engine.request import Request, Settings, automatic_batch
 from bench.gates import margins, speed, worktrees
 from bench.gates.verdict import Judgement
 from bench.machine import calibration
@@ -24,7 +24,7 @@ Row = tuple[str, str, Resolution]  # model, form, resolution
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class SpeedGate:
     """What `bench.gate --speed` is asked for.
 
     Args:
@@ -56,7 +56,7 @@ class Request:
     record: bool = False
 
 
-def run(asked: Request, bar: Progress) -> tuple[str, list[Judgement]]:
+def run(asked: SpeedGate, bar: Progress) -> tuple[str, list[Judgement]]:
     """The title of the report, and a verdict for each row.
 
     Raises:
@@ -81,7 +81,7 @@ def run(asked: Request, bar: Progress) -> tuple[str, list[Judgement]]:
     return _beside_anchor(asked, rules, environment)
 
 
-def _rows(asked: Request) -> list[Row]:
+def _rows(asked: SpeedGate) -> list[Row]:
     return [
         (model, form, size)
         for size, model in itertools.product(asked.resolutions, asked.models)
@@ -117,7 +117,7 @@ def _revisions(base_name: str, allow_dirty: bool) -> Revisions:
     return Revisions(base, worktrees.commit_of("HEAD"), bool(changed))
 
 
-def _against_base(revisions: Revisions, asked: Request, rules: speed.Rules) -> tuple[str, list[Judgement]]:
+def _against_base(revisions: Revisions, asked: SpeedGate, rules: speed.Rules) -> tuple[str, list[Judgement]]:
     rules.say(f"{revisions}: margin {rules.margin:.1%}")
     judgements = []
     commits = [revisions.base] if revisions.dirty else [revisions.base, revisions.tip]
@@ -128,7 +128,7 @@ def _against_base(revisions: Revisions, asked: Request, rules: speed.Rules) -> t
     return f"Speed gate, {revisions}", judgements
 
 
-def _beside_anchor(asked: Request, rules: speed.Rules, environment: dict[str, Any]) -> tuple[str, list[Judgement]]:
+def _beside_anchor(asked: SpeedGate, rules: speed.Rules, environment: dict[str, Any]) -> tuple[str, list[Judgement]]:
     machine = asked.machine or str(environment["machine"])
     folder = asked.results / machine
     recorded: list[Record] = store.read(folder) if folder.is_dir() else []
@@ -141,7 +141,7 @@ def _beside_anchor(asked: Request, rules: speed.Rules, environment: dict[str, An
     judgements, records = [], []
     for model, form, size in _rows(asked):
         sides = [
-            Side(model=name, form=kind, resolution=size, settings=_settings(asked.settings, size))
+            Request(model=name, form=kind, resolution=size, settings=_settings(asked.settings, size))
             for name, kind in ((model, form), (speed.ANCHOR, MODELS[speed.ANCHOR].forms(form)[0]))
         ]
         planned = stamped(speed.planned(*sides), environment, run)

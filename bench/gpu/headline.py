@@ -7,7 +7,6 @@ Experimental: it has not run on a GPU.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
-from bench.engine.figures import OF_KIND, records_of
+from bench.engine.figures import records_of
 from bench.engine.interleaved import Outcome, measure
-from bench.engine.job import MEMORY, Job, Settings
-from bench.engine.runner import run
-from bench.engine.side import THROUGHPUT, TRAINING, Plan, Side
+from bench.engine.passes import measured
+from bench.engine.plan import Plan
+from bench.engine.request import Request, Settings
 from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
+from bench.metrics import MEMORY, THROUGHPUT, TRAINING, of_kind
 from bench.records.record import Record
 
 
@@ -80,13 +80,14 @@ SIDE_SECONDS = 16.0
 """About the time of one process of one side, with the compiled code in the cache."""
 
 
-def sides(configurations: Sequence[Configuration], part: Sink) -> list[Side]:
+def sides(configurations: Sequence[Configuration], part: Sink, kind: str) -> list[Request]:
     """The sides of these configurations: bfloat16, batch 256, 224x224."""
     batch = 2 if part.tiny else 256
     size = (64, 64) if part.tiny else (224, 224)
     dtype = "float32" if part.tiny else "bfloat16"
     return [
-        Side(
+        Request(
+            kind=kind,
             model=c.model,
             form=c.form,
             resolution=size,
@@ -135,10 +136,10 @@ def compare(
             sides_left = outcome.gone.count(False)
             if not part.room(SIDE_SECONDS * sides_left, f"round {done + 1} of {rounds}"):
                 break
-        outcome = next(measure(sides(configurations, part), kind, plan, _told, outcome), outcome)
+        outcome = next(measure(sides(configurations, part, kind), plan, _told, outcome), outcome)
     assert outcome is not None
-    metrics = [metric for metric in OF_KIND[kind] if metric != "energy"]  # blocks are too short for its counter
-    kept = list(records_of(outcome, kind, metrics, [None] * len(outcome.sides)))
+    metrics = [metric for metric in of_kind(kind) if metric != "energy"]  # blocks are too short for its counter
+    kept = list(records_of(outcome, metrics, [None] * len(outcome.sides)))
     each = len(kept) // len(configurations)
     kept = [replace(r, notes=(*r.notes, configurations[i // each].note)) for i, r in enumerate(kept)]
     for name, first, second in pairs:
@@ -150,8 +151,8 @@ def compare(
 def _ratio(outcome: Outcome, kind: str, name: str, a: int | None, b: int | None) -> list[Record]:
     if a is None or b is None:
         return []
-    metric = f"{OF_KIND[kind][0]}_ratio"
-    found = list(records_of(outcome, kind, [metric], [b if i == a else None for i in range(len(outcome.sides))]))
+    metric = f"{of_kind(kind)[0]}_ratio"
+    found = list(records_of(outcome, [metric], [b if i == a else None for i in range(len(outcome.sides))]))
     note = f"{name}: {outcome.sides[a].name} against {outcome.sides[b].name}, each the best of its configurations"
     return [replace(r, notes=(*r.notes, note)) for r in found]
 
@@ -162,24 +163,19 @@ def _told(what: str) -> None:
 
 def memory(part: Sink, configurations: Sequence[Configuration]) -> None:
     """Peak memory of inference, each configuration in a fresh process."""
-    for c, side in zip(configurations, sides(configurations, part), strict=True):
+    for c, side in zip(configurations, sides(configurations, part, MEMORY), strict=True):
         if not part.room(SIDE_SECONDS, f"memory of {side.name}"):
             continue
-        settings = replace(side.settings, compile="none")
-        job = Job(kind=MEMORY, model=side.model, form=side.form, resolution=side.resolution, metrics=("memory",),
-                  settings=settings)  # fmt: skip
-        os.environ.update(side.env)  # the worker inherits it
-        found = [message for message in run([[job]], settings.threads) if isinstance(message, Record)]
-        part.keep([replace(r, notes=(*r.notes, c.note)) for r in found])
+        ((_, records),) = measured([replace(side, settings=replace(side.settings, compile="none"))])
+        part.keep([replace(r, notes=(*r.notes, c.note)) for r in records])
 
 
 def compile_all(part: Sink) -> None:
     """Compile every compiled side once, all at the same time, each in a process of its own: the cache keeps it."""
     processes = []
     for kind, configurations in ((THROUGHPUT, INFERENCE), (TRAINING, STEPS)):
-        for side in sides([c for c in configurations if c.compile == "default"], part):
-            request = json.dumps({"side": side.to_dict(), "kind": kind})
-            command = [sys.executable, "-m", "bench.gpu.warm", request]
+        for side in sides([c for c in configurations if c.compile == "default"], part, kind):
+            command = [sys.executable, "-m", "bench.gpu.warm", json.dumps(side.to_dict())]
             processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
     for process in processes:
         try:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.cli import resolution_name
-from bench.engine.side import ENERGY_BLOCK
+from bench.engine.plan import ENERGY_BLOCK
 from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
 from bench.records.record import OUT_OF_MEMORY, Record
 

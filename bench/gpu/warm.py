@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import sys
 
-from bench.engine.side import TRAINING, Side
+from bench.engine.request import Request
+from bench.metrics import TRAINING
 
 
 def main(argv: list[str]) -> int:
-    request = json.loads(argv[0])
-    side = Side.from_dict(request["side"])
+    request = Request.from_dict(json.loads(argv[0]))
     from bench.engine import speed, subject
 
-    training = request["kind"] == TRAINING
-    assert isinstance(side.settings.batch, int)
-    ready = subject.prepare(side, side.settings.batch, training=training)
-    subject.compiled(ready, side.settings.compile)
-    work = speed.Training(ready) if training else speed.Inference(ready)
-    print(f"{side.name}: compiled and called in {work.first_call():.1f} s", file=sys.stderr)
+    ready = subject.prepare(request)
+    subject.compiled(ready, request.settings.compile)
+    work = speed.Training(ready) if request.kind == TRAINING else speed.Inference(ready)
+    print(f"{request.name}: compiled and called in {work.first_call():.1f} s", file=sys.stderr)
     return 0
 
 

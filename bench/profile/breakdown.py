@@ -5,24 +5,14 @@ Importing this imports no torch.
 
 from __future__ import annotations
 
-import itertools
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.engine.job import Job, Settings, automatic_batch
-from bench.engine.runner import run as start
-from bench.records.record import Record, new_run, stamped
+from bench.metrics import METRICS
+from bench.records.record import Record
 
 if TYPE_CHECKING:
-    from bench.engine.subject import Subject
     from bench.profile.operators import Operator
-
-log = logging.getLogger(__name__)
-
-BREAKDOWN = "breakdown"
-"""Kind of job."""
 
 PREFIX = "breakdown"
 """The beginning of a part's metric, `breakdown/<by>/<of>/<part>`: `by` is operator or stage, `of` one of `AMOUNTS`."""
@@ -30,13 +20,13 @@ PREFIX = "breakdown"
 BYTES = "bytes_moved"
 """Metric: the bytes that the operators read and write for one image, if all of them went to memory."""
 
-AMOUNTS = {"time": "s", "macs": "MACs", "params": "count", "activations": "count"}
+AMOUNTS = ("time", "macs", "params", "activations")
 CALLS = 7
 METHOD = f"each operator alone, synchronised, median of {CALLS} calls; per image"
 
 
-def records(found: Sequence[Operator], batch: int, template: Record) -> Iterator[Record]:
-    """The records of the parts and of the bytes moved; per image, except for parameters."""
+def figures(found: Sequence[Operator], batch: int) -> Iterator[dict[str, Any]]:
+    """Metric, value and method of the parts, and of the bytes moved; per image, except for parameters."""
     for by in ("operator", "stage"):
         parts: dict[str, dict[str, float]] = {}
         for op in found:
@@ -46,12 +36,10 @@ def records(found: Sequence[Operator], batch: int, template: Record) -> Iterator
             part["params"] += op.params
             part["activations"] += op.activations / batch
         for name, amounts in parts.items():
-            for of, unit in AMOUNTS.items():
-                yield replace(
-                    template, metric=f"{PREFIX}/{by}/{of}/{name}", value=amounts[of], unit=unit, method=METHOD
-                )
+            for of in AMOUNTS:
+                yield {"metric": f"{PREFIX}/{by}/{of}/{name}", "value": amounts[of], "method": METHOD}
     moved = sum(op.bytes for op in found) / batch
-    yield replace(template, metric=BYTES, value=moved, unit="bytes", method="inputs and outputs of each operator")
+    yield {"metric": BYTES, "value": moved, "method": METRICS[BYTES].method}
 
 
 def tables(found: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -87,49 +75,3 @@ def render(found: Sequence[Record], style: str) -> str:
     for title, headings, rows in tables(found):
         parts.append(f"{'% ' if style == 'latex' else ''}{title}\n\n{table(headings, rows, style, words=1)}")
     return "\n\n".join(parts)
-
-
-def run(
-    models: Sequence[str],
-    forms: Callable[[str], Sequence[str]],
-    sizes: Sequence[tuple[int, int]],
-    settings: Settings,
-    task: str,
-    head: str,
-) -> tuple[dict[str, Any], list[Record]]:
-    """Break down each model in its forms, each in a fresh process; returns the environment and the records.
-
-    Raises:
-        BadInput: if the machine or the models don't allow it.
-    """
-    check = {"models": list(models), "settings": asdict(settings), "dtypes": [settings.dtype], "task": task}
-    environment: dict[str, Any] = {}
-    for message in start([[]], settings.threads, check):
-        assert isinstance(message, dict)
-        environment = message["environment"]
-        settings = replace(settings, device=message["device"])
-    made: list[Record] = []
-    for model, size in itertools.product(models, sizes):
-        batch = automatic_batch(settings.device, size) if settings.batch == "auto" else settings.batch
-        for form in forms(model):
-            common: dict[str, Any] = {"resolution": size, "task": task, "head": head}
-            job = Job(
-                kind=BREAKDOWN,
-                model=model,
-                form=form,
-                metrics=(BYTES,),
-                settings=replace(settings, batch=batch),
-                **common,
-            )
-            log.info("breaking down %s %s at %dx%d", model, form, *size)
-            made += [r for r in start([[job]], settings.threads) if isinstance(r, Record)]
-    name = new_run()
-    return environment, [stamped(record, environment, name) for record in made]
-
-
-def measure(template: Record, subject: Subject) -> Iterator[Record]:
-    """The records of a prepared subject; `template` has the conditions."""
-    from bench.profile.operators import operators
-
-    assert template.batch is not None
-    yield from records(operators(subject, CALLS), template.batch, template)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from bench.engine.statistics import summarise
-from bench.engine.subject import Subject
 from bench.machine.clock import synchronise
+
+if TYPE_CHECKING:
+    from bench.engine.subject import Subject
 
 CONTMIX, DEPTHWISE, POINTWISE, CONVOLUTION = "ContMix", "depthwise", "pointwise", "other convolution"
 PRODUCT, NORM, OTHER = "matrix product", "norm", "other"
@@ -52,7 +54,7 @@ class Operator:
     @property
     def median(self) -> float:
         """Seconds of a call."""
-        return summarise(self.seconds).median
+        return median(self.seconds)
 
 
 @torch.inference_mode()

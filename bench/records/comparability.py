@@ -48,6 +48,13 @@ def refusal(ours: Record, theirs: Record) -> str:
     return "; ".join(reasons)
 
 
+def covers(theirs: Record, planned: Record) -> bool:
+    """Whether a recorded figure is one of what is planned; what the plan leaves open (empty, auto) may be anything."""
+    names = dict.fromkeys((*IDENTITY, *conditions(planned)))
+    asked = [name for name in names if _field(planned, name) not in ("", None, "auto")]
+    return theirs.value is not None and all(_field(planned, name) == _field(theirs, name) for name in asked)
+
+
 def differences(ours: Record, theirs: Record) -> tuple[str, ...]:
     """What differs between two comparable records and may: the code, libraries, weights, as `name theirs -> ours`."""
     pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in MAY_DIFFER]

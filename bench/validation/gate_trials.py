@@ -20,9 +20,9 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.side import THROUGHPUT
 from bench.gates.margins import LEAST, verdict
 from bench.gates.verdict import INVALID, REGRESSION
+from bench.metrics import THROUGHPUT
 from bench.records import store
 from bench.records.record import Record
 from bench.validation.trials import MODEL, SLOWED, TWIN, redone

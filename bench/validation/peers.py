@@ -20,9 +20,8 @@ from typing import Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.job import Settings, automatic_batch
 from bench.engine.process import environment
-from bench.engine.side import Side
+from bench.engine.request import Request, Settings, automatic_batch
 from bench.engine.statistics import Ratio, ratio_of_rounds
 from bench.machine.environment import STEADY_ALLOCATOR
 
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.child:
         request = json.loads(args.child)
-        print(json.dumps(in_this_process(Side.from_dict(request["side"]), request["seconds"])))
+        print(json.dumps(in_this_process(Request.from_dict(request["side"]), request["seconds"])))
         return cli.OK
     from bench.machine.environment import physical_cores
 
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch=batch,
         threads=args.threads or physical_cores(),
     )
-    side = Side(model=args.model, form=args.form, resolution=args.resolution, settings=settings)
+    side = Request(model=args.model, form=args.form, resolution=args.resolution, settings=settings)
     rounds = [in_fresh_process(side, args.seconds) for _ in range(args.rounds)]
     print(f"{args.model} {args.form} {cli.resolution_name(args.resolution)} {args.dtype} batch {batch}, {args.device}:")
     ours = median(found[OURS] for found in rounds)
@@ -81,7 +80,7 @@ def compared(rounds: Sequence[dict[str, float]]) -> dict[str, Ratio]:
     return {peer: ratio_of_rounds([found[peer] / found[OURS] for found in rounds]) for peer in (TIMM, TORCH)}
 
 
-def in_fresh_process(side: Side, seconds: float) -> dict[str, float]:
+def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
     """Seconds a call by each method, all in one new process."""
     request = json.dumps({"side": asdict(side), "seconds": seconds})
     command = [sys.executable, "-m", "bench.validation.peers", "--child", request]
@@ -93,15 +92,14 @@ def in_fresh_process(side: Side, seconds: float) -> dict[str, float]:
     return found
 
 
-def in_this_process(side: Side, seconds: float) -> dict[str, float]:
+def in_this_process(side: Request, seconds: float) -> dict[str, float]:
     """Median over turns of each method's seconds a call; the order of the methods turns round each time."""
     import torch
 
     from bench.engine import speed, subject
 
     torch.set_num_threads(side.settings.threads)
-    assert isinstance(side.settings.batch, int)
-    work = speed.Inference(subject.prepare(side, side.settings.batch))
+    work = speed.Inference(subject.prepare(side))
     one = speed.warm_up(work, 3.0).seconds
     methods: dict[str, Callable[[], float]] = {
         OURS: lambda: speed.block(work, one, seconds, each=False, start=0).seconds,

@@ -14,18 +14,19 @@ from typing import Any
 
 from bench import cli
 from bench.cli import Parser
-from bench.engine.job import MEMORY, Job, Settings
-from bench.engine.side import DEFAULT, THROUGHPUT, TRAINING, Plan, Side
+from bench.engine.plan import DEFAULT, Plan
+from bench.engine.request import Request, Settings
+from bench.metrics import MEMORY, THROUGHPUT, TRAINING
 
 
-def model(name: str, form: str = "deploy", size: tuple[int, int] = (224, 224), **settings: Any) -> Side:
+def model(name: str, form: str = "deploy", size: tuple[int, int] = (224, 224), **settings: Any) -> Request:
     """A side of a group: batch 8 and, if no layout is given, the faster one."""
     label = " ".join([name, form, *(str(settings[key]) for key in ("dtype", "backend") if key in settings)])
     settings = {"device": "cpu", "batch": 8, **settings}
-    return Side(model=name, form=form, resolution=size, settings=Settings(**settings), label=label)
+    return Request(model=name, form=form, resolution=size, settings=Settings(**settings), label=label)
 
 
-def aggregation(how: str) -> Side:
+def aggregation(how: str) -> Request:
     """ContMix's aggregation alone: images of 92x92 hold just as many numbers as its values."""
     imports = ("bench.validation.aggregation",)
     return model(f"aggregation_{how}", size=(92, 92), layout="channels_first", imports=imports)
@@ -35,14 +36,14 @@ def aggregation(how: str) -> Side:
 class Group:
     """Sides that are timed in turn: the rows are the ratios of pairs of them."""
 
-    rows: tuple[tuple[Side, Side], ...]
+    rows: tuple[tuple[Request, Request], ...]
     kind: str = THROUGHPUT
     memory: bool = False  # whether the peak memory of both sides of a row is measured as well
 
     @property
-    def sides(self) -> list[Side]:
+    def sides(self) -> list[Request]:
         """Each side once."""
-        found: list[Side] = []
+        found: list[Request] = []
         for side in (side for row in self.rows for side in row):
             if side not in found:
                 found.append(side)
@@ -53,7 +54,7 @@ T, CONVNEXT = model("overlock_t", layout="channels_last"), model("convnext_b")
 RELEASED = model("overlock_t", "train", backend="reference", layout="channels_first")
 
 
-def larger(**conditions: Any) -> tuple[tuple[Side, Side], ...]:
+def larger(**conditions: Any) -> tuple[tuple[Request, Request], ...]:
     """OverLoCK-T and ConvNeXt-B under other conditions."""
     return ((model("overlock_t", layout="channels_last", **conditions), model("convnext_b", **conditions)),)
 
@@ -103,15 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measured(name: str, group: Group, plan: Plan, threads: int) -> Iterator[dict[str, str]]:
     """The rows of a group; one without a ratio says why in its doubts."""
     from bench.engine import interleaved
-    from bench.engine.figures import PRIMARY, records_of
+    from bench.engine.figures import records_of
 
     def say(what: str) -> None:
         print(f"{name}: {what}", file=sys.stderr, flush=True)
 
     names = [side.name for side in group.sides]
-    sides = [replace(side, settings=replace(side.settings, threads=threads)) for side in group.sides]
-    *_, outcome = interleaved.measure(sides, group.kind, plan, say)
-    speeds = list(records_of(outcome, group.kind, [PRIMARY[group.kind]], [None] * len(sides)))
+    sides = [replace(s, kind=group.kind, settings=replace(s.settings, threads=threads)) for s in group.sides]
+    *_, outcome = interleaved.measure(sides, plan, say)
+    speeds = list(records_of(outcome, [group.kind], [None] * len(sides)))
     peaks = memory(outcome.sides) if group.memory else {}
     for pair in group.rows:
         a, b = (names.index(side.name) for side in pair)
@@ -130,16 +131,13 @@ def measured(name: str, group: Group, plan: Plan, threads: int) -> Iterator[dict
         }
 
 
-def memory(sides: Sequence[Side]) -> dict[str, str]:
+def memory(sides: Sequence[Request]) -> dict[str, str]:
     """Name of a side -> how far a call rises above the loaded model, in MiB, each in a fresh process."""
-    from bench.engine.runner import run
-    from bench.records.record import Record
+    from bench.engine.passes import measured
 
     peaks = {}
     for side in sides:
-        job = Job(kind=MEMORY, model=side.model, form=side.form, resolution=side.resolution, metrics=("memory",),
-                  settings=side.settings)  # fmt: skip
-        records = [message for message in run([[job]], side.settings.threads) if isinstance(message, Record)]
+        ((_, records),) = measured([replace(side, kind=MEMORY)])
         peak = next(record for record in records if record.metric == "memory")
         peaks[side.name] = "?" if peak.value is None else f"{peak.value / 2**20:.0f}"
     return peaks

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import psutil
 
 
-def workers_of(pid: int | None = None, module: str = "bench.engine.worker") -> list[psutil.Process]:
-    """The measuring processes of a kind that a process (this one by default) has started."""
+def workers_of(pid: int | None = None) -> list[psutil.Process]:
+    """The processes that measure which a process (this one by default) has started."""
     found = []
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if module in child.cmdline():
+            if "bench.engine.worker" in child.cmdline():
                 found.append(child)
     return found
 

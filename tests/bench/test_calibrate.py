@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bench import calibrate
-from bench.engine.side import DEFAULT
+from bench.engine.plan import DEFAULT
 from bench.engine.statistics import smallest_visible
 from bench.machine import calibration
 from bench.records.record import Record

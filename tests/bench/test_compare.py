@@ -311,7 +311,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def replicates_of(pid: int) -> list[Any]:
-    return workers_of(pid, "bench.engine.replicate")
+    return workers_of(pid)
 
 
 def test_ctrl_c_keeps_the_rounds_that_are_done(terminal: Terminal) -> None:

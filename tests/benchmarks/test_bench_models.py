@@ -8,6 +8,8 @@ Ratios are to be read within one group. Here the sides of a group run one after 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psutil
 import pytest
 import torch
@@ -15,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.engine import speed, subject
 from bench.engine.check import import_modules
-from bench.engine.side import TRAINING
+from bench.metrics import TRAINING
 from bench.validation.speed_table import GROUPS
 
 NEED = 6 << 30  # bytes of memory that the largest of these cases needs: the training steps
@@ -25,13 +27,13 @@ CASES = {f"{name}: {side.name}": (name, side) for name, group in GROUPS.items() 
 @pytest.mark.parametrize("case", CASES)
 def test_model(benchmark: BenchmarkFixture, case: str) -> None:
     benchmark.group, side = CASES[case]
-    training = GROUPS[benchmark.group].kind == TRAINING
+    kind = GROUPS[benchmark.group].kind
+    training = kind == TRAINING
     free = psutil.virtual_memory().available
     if training and free < NEED:
         pytest.skip(f"a training step needs up to {NEED / 2**30:.0f} GiB, {free / 2**30:.1f} GiB are free")
     import_modules(side.settings.imports)
-    assert isinstance(side.settings.batch, int)
-    ready = subject.prepare(side, side.settings.batch, training)
+    ready = subject.prepare(replace(side, kind=kind))
     work = speed.Training(ready) if training else speed.Inference(ready)
     if side.settings.layout == "auto":
         speed.faster_layout(ready, type(work))

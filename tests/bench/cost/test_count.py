@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from bench.cost import count as cost
 from bench.cost.count import CostError, count_macs, count_parameters
-from bench.engine.job import COST, Job, Settings
+from bench.engine.request import Request, Settings
+from bench.engine.tasks import count
 from bench.loading import counted_structure
+from bench.metrics import COST
 from bench.models import MODELS
 from tests.bench.exact_params import exact_params
 
@@ -62,25 +64,17 @@ def test_activations_are_the_outputs_of_products() -> None:
     assert cost.count_activations(layers, (8, 8)) == 8 * 16 + 10
 
 
-def cost_job(metric: str) -> Job:
-    settings = Settings()
-    return Job(kind=COST, model="overlock_xt", form="deploy", resolution=(64, 64), metrics=(metric,), settings=settings)
+OVERLOCK_XT = Request(kind=COST, model="overlock_xt", form="deploy", resolution=(64, 64), settings=Settings())
 
 
-def test_what_no_counter_counts_is_told() -> None:
-    job = Job(
-        kind=COST, model="overlock_xt", form="deploy", resolution=(64, 64), metrics=("macs",), settings=Settings()
-    )
-    (figure,) = cost.figures(job, "macs")
+def test_what_no_counter_counts_is_said() -> None:
+    (figure,) = count(OVERLOCK_XT, "macs")
     assert figure.counter == "defined"
     assert any("neither counter counts" in note and "gelu" in note for note in figure.notes)
 
 
 def test_parameters_with_and_without_the_auxiliary_head() -> None:
-    job = Job(
-        kind=COST, model="overlock_xt", form="deploy", resolution=(64, 64), metrics=("params",), settings=Settings()
-    )
-    found = {figure.metric: figure.value for figure in cost.figures(job, "params")}
+    found = {figure.metric: figure.value for figure in count(OVERLOCK_XT, "params")}
     assert found.keys() == {"params", "params_with_aux"}
     assert found["params"] == 16_453_712
     assert found["params_with_aux"] > found["params"]

@@ -19,7 +19,7 @@ from bench.cli import BadInput
 from bench.dense import measured
 from bench.dense.build import build_dense
 from bench.dense.cost import dense_cost
-from bench.engine.job import COST, Job, Settings
+from bench.engine.request import Request, Settings
 from bench.loading import resolve
 from bench.published import beside, shown
 from bench.tasks import HEADS, head_of, task_of
@@ -78,11 +78,9 @@ def test_bad_input(args: tuple[str, ...], told: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def job(model: str, task: str, head: str = "", form: str = "deploy", weights: dict[str, str] | None = None) -> Job:
+def request(model: str, task: str, head: str = "", weights: dict[str, str] | None = None) -> Request:
     settings = Settings(weights=weights or {})
-    return Job(
-        kind=COST, model=model, form=form, resolution=(64, 64), metrics=(), settings=settings, task=task, head=head
-    )
+    return Request(model=model, form="deploy", resolution=(64, 64), settings=settings, task=task, head=head)
 
 
 @pytest.mark.parametrize("head", HEADS["detection"])
@@ -91,7 +89,7 @@ def test_a_detector_runs_its_fixed_path(head: str, monkeypatch: pytest.MonkeyPat
     """One tensor that depends on the image: boxes, scores, masks of as many boxes as are said, in every head."""
     monkeypatch.setattr(measured, "BOXES", 12)
     monkeypatch.setattr(measured, "MASKS", 3)
-    model = measured.load(resolve("moganet_xt"), job("moganet_xt", "detection", head))
+    model = measured.load(resolve("moganet_xt"), request("moganet_xt", "detection", head))
     generator = torch.Generator().manual_seed(0)
     first, second = (model(torch.randn(1, 3, 64, 64, generator=generator)) for _ in range(2))
     boxes = 4 if head == "cascade_2fc" else 320
@@ -104,7 +102,7 @@ def test_a_detector_runs_its_fixed_path(head: str, monkeypatch: pytest.MonkeyPat
 def test_weights_of_a_whole_checkpoint_are_used(tmp_path: Path) -> None:
     whole: Any = build_dense("moganet_xt", "upernet", "train")
     torch.save({"meta": {}, "state_dict": whole.state_dict()}, tmp_path / "w.pth")
-    given = job("moganet_xt", "segmentation", weights={"moganet_xt": str(tmp_path / "w.pth")})
+    given = request("moganet_xt", "segmentation", weights={"moganet_xt": str(tmp_path / "w.pth")})
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         got = measured.load(resolve("moganet_xt"), given)(x)
@@ -112,7 +110,7 @@ def test_weights_of_a_whole_checkpoint_are_used(tmp_path: Path) -> None:
     assert ((got - want).abs().max() / want.abs().max()).item() < 1e-4
     with pytest.raises(BadInput, match="no checkpoint of this model and head"):
         measured.load(
-            resolve("moganet_t"), job("moganet_t", "segmentation", weights={"moganet_t": str(tmp_path / "w.pth")})
+            resolve("moganet_t"), request("moganet_t", "segmentation", weights={"moganet_t": str(tmp_path / "w.pth")})
         )
 
 

@@ -12,8 +12,9 @@ import pytest
 from bench.cli import BadInput
 from bench.engine import figures
 from bench.engine.interleaved import Outcome, Replicate, further_rounds, measure
-from bench.engine.job import Settings
-from bench.engine.side import LATENCY, TRAINING, Plan, Side
+from bench.engine.plan import Plan
+from bench.engine.request import Request, Settings
+from bench.metrics import LATENCY, TRAINING, of_kind
 from overlock.contmix import BACKENDS
 from tests.bench.processes import all_end, workers_of
 
@@ -23,8 +24,8 @@ PLAN = Plan(rounds=2, turns=2, block=0.02, warmup=0.1, canary_limit=math.inf)
 SETTINGS = Settings(device="cpu", batch=2, threads=1, imports=("planted_models",))
 
 
-def side(model: str, **env: str) -> Side:
-    return Side(
+def side(model: str, **env: str) -> Request:
+    return Request(
         model=model, form="deploy", resolution=(32, 32), settings=SETTINGS, env={"PYTHONPATH": str(HERE), **env}
     )
 
@@ -34,8 +35,8 @@ def test_a_killed_process_costs_its_side_one_round(tmp_path: Path) -> None:
     *_, outcome = measure(sides, plan=PLAN)
     assert [[r is not None for r in rounds] for rounds in outcome.replicates] == [[True, True], [False, True]]
     assert "SIGKILL" in outcome.failures[1][0]
-    assert not workers_of(module="bench.engine.replicate")
-    undefined, killed = figures.records_of(outcome, "throughput", ["throughput"], [None] * 2)
+    assert not workers_of()
+    undefined, killed = figures.records_of(outcome, ["throughput"], [None] * 2)
     assert killed.valid
     assert killed.n == len(killed.samples) == 1
     assert killed.layout in ("channels_first", "channels_last")
@@ -51,16 +52,16 @@ def test_out_of_memory_is_tried_again_alone_and_is_a_result() -> None:
     assert outcome.replicates[0][0] is not None
     assert outcome.gone == [False, True], "what lacks memory is not tried in further rounds"
     assert any("one after another" in note for note in outcome.notes), "it had all memory to itself"
-    _, starved = figures.records_of(outcome, "throughput", ["throughput"], [None] * 2)
+    _, starved = figures.records_of(outcome, ["throughput"], [None] * 2)
     assert starved.value is None
     assert starved.out_of_memory
 
 
 def test_blocks_are_taken_back_and_forth() -> None:
-    told: list[str] = []
+    begun: list[str] = []
     plan = replace(PLAN, rounds=2, turns=3)
-    *_, outcome = measure([replace(side("tiny"), label=name) for name in "AB"], plan=plan, told=told.append)
-    blocks = [what.split(":")[0] for what in told if "block" in what]
+    *_, outcome = measure([replace(side("tiny"), label=name) for name in "AB"], plan=plan, begun=begun.append)
+    blocks = [what.split(":")[0] for what in begun if "block" in what]
     assert "".join(blocks) == "ABBAAB" + "BAABBA"
     ratio = outcome.ratio(0, 1)
     assert ratio is not None
@@ -78,18 +79,18 @@ def test_blocks_are_taken_back_and_forth() -> None:
 
 def test_latency_and_training_of_a_real_network() -> None:
     settings = replace(SETTINGS, imports=(), layout="channels_last")
-    network = Side(model="overlock_xt", form="train", resolution=(32, 32), settings=settings)
+    network = Request(kind=LATENCY, model="overlock_xt", form="train", resolution=(32, 32), settings=settings)
     plan = replace(PLAN, rounds=1, turns=1, block=0.2)
-    *_, latency = measure([network], LATENCY, plan)
-    found = {r.metric: r for r in figures.records_of(latency, LATENCY, figures.OF_KIND[LATENCY], [None])}
+    *_, latency = measure([network], plan)
+    found = {r.metric: r for r in figures.records_of(latency, of_kind(LATENCY), [None])}
     values = [found[name].value for name in ("latency", "latency_p90", "latency_p99")]
     assert all(v is not None for v in values)
     assert 0 < values[0] <= values[1] <= values[2]  # type: ignore[operator]
     assert {r.batch for r in found.values()} == {1}
     assert found["latency"].backend in BACKENDS
-    network = replace(network, settings=replace(settings, layout="auto"))  # two steps in each come first
-    *_, training = measure([network], TRAINING, plan)
-    (record,) = figures.records_of(training, TRAINING, ["training"], [None])
+    network = replace(network, kind=TRAINING, settings=replace(settings, layout="auto"))  # two steps in each come first
+    *_, training = measure([network], plan)
+    (record,) = figures.records_of(training, ["training"], [None])
     assert record.valid, record.reasons
     assert record.layout in ("channels_first", "channels_last")
     assert record.batch == 2
@@ -107,7 +108,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_a_side_can_be_another_checkout(checkout: Path) -> None:
     settings = replace(SETTINGS, imports=())
-    here = Side(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings)
+    here = Request(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings)
     there = replace(here, root=str(checkout), label="other")
     broken = checkout / "baselines" / "convnext.py"
     broken.write_text(broken.read_text() + "\nraise RuntimeError('this is the other checkout')\n")
@@ -121,7 +122,7 @@ def test_a_root_without_the_networks_is_bad_input(checkout: Path, tmp_path_facto
     """Python would quietly import those that are installed."""
     settings = replace(SETTINGS, imports=())
     empty = str(tmp_path_factory.mktemp("empty"))
-    there = Side(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings, root=empty)
+    there = Request(model="convnext_t", form="deploy", resolution=(32, 32), settings=settings, root=empty)
     with pytest.raises(BadInput, match=r"imported from .*install it there"):
         list(measure([replace(there, env={"PYTHONPATH": str(checkout)})], plan=replace(PLAN, rounds=1)))
 
@@ -129,10 +130,10 @@ def test_a_root_without_the_networks_is_bad_input(checkout: Path, tmp_path_facto
 def test_stopping_early_leaves_no_process() -> None:
     running = measure([side("tiny"), side("tiny")], plan=replace(PLAN, rounds=50))
     next(running)
-    left = workers_of(module="bench.engine.replicate")
+    left = workers_of()
     running.close()  # type: ignore[attr-defined]
     assert all_end(left)
-    assert not workers_of(module="bench.engine.replicate")
+    assert not workers_of()
 
 
 def test_an_interrupted_round_does_not_count() -> None:
@@ -142,19 +143,19 @@ def test_an_interrupted_round_does_not_count() -> None:
         if "round 2, block" in what:
             raise KeyboardInterrupt
 
-    running = measure([side("tiny")], plan=replace(PLAN, canary_limit=-1.0), told=interrupt)
+    running = measure([side("tiny")], plan=replace(PLAN, canary_limit=-1.0), begun=interrupt)
     outcome = next(running)
     with pytest.raises(KeyboardInterrupt):
         next(running)
     assert outcome.rounds == 1
     assert outcome.of(0)
-    assert not workers_of(module="bench.engine.replicate")
+    assert not workers_of()
 
 
 def test_a_side_that_does_not_answer_is_given_up() -> None:
-    told: list[str] = []
+    begun: list[str] = []
     plan = replace(PLAN, rounds=1, timeout=1.0)  # less than any process takes to start
-    *_, outcome = measure([side("tiny")], plan=plan, told=told.append)
+    *_, outcome = measure([side("tiny")], plan=plan, begun=begun.append)
     assert outcome.replicates == [[None]]
     assert "no answer within 1 s" in outcome.failures[0][0]
 
@@ -177,7 +178,7 @@ def test_rounds_that_a_canary_disturbed_are_set_aside_and_told() -> None:
     outcome = outcome_of([[0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
     assert outcome.counted() == [0, 1, 3]
     assert outcome.invalid() == ()
-    record, _ = figures.records_of(outcome, "throughput", ["throughput"], [None, None])
+    record, _ = figures.records_of(outcome, ["throughput"], [None, None])
     assert record.valid
     assert record.n == 3
     assert any("1 of 4 rounds set aside: the canary moved over 2.0%" in note for note in record.notes)
@@ -185,7 +186,7 @@ def test_rounds_that_a_canary_disturbed_are_set_aside_and_told() -> None:
 
 def test_most_rounds_disturbed_make_the_row_invalid() -> None:
     outcome = outcome_of([[0.03, 0.0, 0.5, 0.0], [0.0, 0.04, 0.0, 0.0]])
-    records = list(figures.records_of(outcome, "throughput", ["throughput", "throughput_ratio"], [None, 0]))
+    records = list(figures.records_of(outcome, ["throughput", "throughput_ratio"], [None, 0]))
     assert [r.metric for r in records] == ["throughput", "throughput", "throughput_ratio"]
     for record in records:
         assert not record.valid
@@ -200,7 +201,7 @@ def test_a_side_whose_only_round_was_disturbed_is_shown_and_marked() -> None:
     outcome = outcome_of([[0.0, 0.5], [0.0, 0.5]])
     outcome.replicates[0][0] = None
     outcome.failures[0].append("killed by SIGKILL")
-    lost, other, ratio = figures.records_of(outcome, "throughput", ["throughput", "throughput_ratio"], [None, 0])
+    lost, other, ratio = figures.records_of(outcome, ["throughput", "throughput_ratio"], [None, 0])
     assert lost.value == pytest.approx(2 / 2.02)
     assert not lost.valid
     disturbed = "round 2: the canary's copy moved 50.0% beside tiny deploy"
@@ -219,7 +220,7 @@ def test_a_round_with_one_odd_process_is_set_aside_and_told() -> None:
     assert odd is not None
     odd.blocks = [3 * seconds for seconds in odd.blocks]
     assert outcome.counted() == [0, 2, 3, 4]
-    record, _ = figures.records_of(outcome, "throughput", ["throughput"], [None, None])
+    record, _ = figures.records_of(outcome, ["throughput"], [None, None])
     assert record.valid
     assert record.n == 4
     assert any("round 2 set aside" in note for note in record.notes)
@@ -233,7 +234,7 @@ def test_rounds_go_on_while_time_lasts() -> None:
 
 
 def test_energy_is_not_claimed_where_nothing_tells_it() -> None:
-    (record, _) = figures.records_of(outcome_of([[0.0], [0.0]]), "throughput", ["energy"], [None, None])
+    (record, _) = figures.records_of(outcome_of([[0.0], [0.0]]), ["energy"], [None, None])
     assert record.value is None
     assert not record.valid
     assert "no energy counter" in record.reasons[0]

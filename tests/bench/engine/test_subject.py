@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import mmap
 import re
 import sys
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.engine import fit, memory, speed
-from bench.engine.job import COST, MEMORY, Job, Settings, automatic_batch
-from bench.engine.side import Side
+from bench.engine.request import Request, Settings, automatic_batch
 from bench.engine.subject import Subject, check_outputs, place, prepare
 from bench.loading import create, load, randomise, resolve, weights_label
 from bench.machine import environment, nvml
 from bench.machine.canary import Canary, Reading
+from bench.metrics import COST, LARGEST_BATCH, LATENCY, MEMORY, TRAINING, of_kind
 
 SMALL = ["overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t"]
 
@@ -123,8 +124,7 @@ def test_warm_up_that_never_settles_says_so() -> None:
 def test_a_training_step_trains() -> None:
     """Every parameter moves, the auxiliary head's too; a loss that is not finite is told."""
     settings = Settings(device="cpu", threads=1, batch=2)
-    side = Side(model="overlock_xt", form="train", resolution=(32, 32), settings=settings)
-    ready = prepare(side, 2, training=True)
+    ready = prepare(Request(kind=TRAINING, model="overlock_xt", form="train", resolution=(32, 32), settings=settings))
     before = {name: p.detach().clone() for name, p in ready.model.named_parameters()}
     work = speed.Training(ready)
     work.optimiser.param_groups[0]["lr"] = 1e-2
@@ -300,12 +300,14 @@ def test_automatic_batch() -> None:
     assert [automatic_batch("cuda", (s, s)) for s in (224, 448)] == [128, 32]
 
 
-def test_job_survives_the_way_to_a_worker() -> None:
-    settings = Settings(batch=2, weights={"a": "b"})
-    for kind, metrics in ((COST, ("params", "macs")), (MEMORY, ("memory",))):
-        job = Job(kind=kind, model="m", form="train", resolution=(32, 64), metrics=metrics, settings=settings)
-        assert Job.from_dict(job.to_dict()) == job
-        assert [record.resolution for record in job.records()] == ["32x64"] * len(metrics)
+@pytest.mark.parametrize(("kind", "batch", "dtype"), [(COST, None, ""), (MEMORY, 2, "float32"), (LATENCY, 1, "float32"),
+                                                      (LARGEST_BATCH, None, "float32")])  # fmt: skip
+def test_a_request_survives_the_way_to_a_worker_and_knows_its_conditions(kind: str, batch: int, dtype: str) -> None:
+    settings = Settings(batch=2, weights={"a": "b"}, imports=("c",))
+    request = Request(kind=kind, model="m", form="train", resolution=(32, 64), settings=settings, env={"d": "e"})
+    assert Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    record = request.record(of_kind(kind)[0])
+    assert (record.resolution, record.batch, record.dtype) == ("32x64", batch, dtype)
 
 
 def test_weights_are_named_by_their_file(tmp_path: Path) -> None:

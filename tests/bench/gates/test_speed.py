@@ -12,8 +12,8 @@ import pytest
 
 from bench.cli import BadInput
 from bench.engine.interleaved import Outcome, Replicate
-from bench.engine.job import Settings
-from bench.engine.side import Plan, Side
+from bench.engine.plan import Plan
+from bench.engine.request import Request, Settings
 from bench.gates import speed, worktrees
 from bench.gates.speed import Rules
 from bench.machine.environment import collect
@@ -24,7 +24,7 @@ from bench.validation import gate_trials as trials
 from tests.bench.gates.faults import copy_with, gate
 
 SETTINGS = Settings(device="cpu", batch=2, threads=1, layout="channels_last")
-SIDE = Side(model="moganet_xt", form="deploy", resolution=(64, 64), settings=SETTINGS)
+SIDE = Request(model="moganet_xt", form="deploy", resolution=(64, 64), settings=SETTINGS)
 ANCHOR = replace(SIDE, model="convnext_t")
 
 
@@ -88,9 +88,7 @@ def outcomes(speeds: Sequence[Sequence[float]], monkeypatch: pytest.MonkeyPatch)
     plans: list[Plan] = []
     queue = list(speeds)
 
-    def measure(
-        sides: Sequence[Side], kind: str, plan: Plan, told: Any, outcome: Outcome | None = None
-    ) -> Iterator[Outcome]:
+    def measure(sides: Sequence[Request], plan: Plan, begun: Any, outcome: Outcome | None = None) -> Iterator[Outcome]:
         plans.append(plan)
         replicates: list[list[Replicate | None]] = [[], []] if outcome is None else outcome.replicates
         for tip in queue.pop(0):

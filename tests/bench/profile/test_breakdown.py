@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from bench.cost.count import count_macs
 from bench.engine.subject import Subject, place
 from bench.loading import load, resolve
 from bench.profile import operators as ops
-from bench.profile.breakdown import BYTES, records, render
+from bench.profile.breakdown import BYTES, figures, render
 from bench.profile.operators import Operator, operators
 from bench.records.record import Record, from_json
 
@@ -85,7 +86,7 @@ def test_bytes_are_inputs_and_outputs(found: list[Operator]) -> None:
 
 
 def test_records_are_per_image_and_their_parts_sum_to_the_whole(found: list[Operator]) -> None:
-    made = list(records(found, 2, TEMPLATE))
+    made = [replace(TEMPLATE, **figure) for figure in figures(found, 2)]
     sums: Counter[str] = Counter()
     for record in made:
         if record.metric != BYTES:
@@ -159,7 +160,7 @@ def _unused(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("style", ["table", "markdown", "latex"])
 def test_tables_show_parts_and_the_whole(found: list[Operator], style: str) -> None:
-    text = render(list(records(found, 2, TEMPLATE)), style)
+    text = render([replace(TEMPLATE, **figure) for figure in figures(found, 2)], style)
     for part in (*BY_HAND, "stages.0", "all", "100.0"):
         assert part in text
 

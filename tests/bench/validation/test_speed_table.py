@@ -11,15 +11,16 @@ import torch
 from bench.engine import interleaved, speed, subject
 from bench.engine.check import import_modules
 from bench.engine.interleaved import Outcome, Replicate
-from bench.engine.job import Settings
-from bench.engine.side import DEFAULT, TRAINING, Side
+from bench.engine.plan import DEFAULT
+from bench.engine.request import Request, Settings
+from bench.metrics import TRAINING
 from bench.validation import speed_table
 from bench.validation.speed_table import GROUPS, Group
 
 SMALL = {"overlock": "overlock_xt", "convnext": "convnext_atto"}
 
 
-def small(side: Side) -> Side:
+def small(side: Request) -> Request:
     """The same kind of side, of a model and images that take no time."""
     family = side.model.split("_")[0]
     if family == "aggregation":
@@ -32,11 +33,10 @@ CASES = {f"{group.kind} {small(side)}": (small(side), group.kind) for group in G
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: f"{case[1]} {case[0].name} {case[0].settings.dtype}")
-def test_every_kind_of_side_runs(case: tuple[Side, str]) -> None:
+def test_every_kind_of_side_runs(case: tuple[Request, str]) -> None:
     side, kind = case
     import_modules(side.settings.imports)
-    assert isinstance(side.settings.batch, int)
-    ready = subject.prepare(side, side.settings.batch, training=kind == TRAINING)
+    ready = subject.prepare(replace(side, kind=kind))
     work = speed.Training(ready) if kind == TRAINING else speed.Inference(ready)
     first, second = torch.as_tensor(work.call(0)).clone(), torch.as_tensor(work.call(1))
     assert first.isfinite().all()
@@ -54,7 +54,8 @@ def outcome_of(seconds: dict[str, list[float]]) -> Outcome:
         return Replicate(warm, blocks=[value], last={"canary": {"moved": 0.0, "work": "copy"}})
 
     settings = Settings(batch=8, layout="channels_first")
-    sides = [Side(model=name, form="deploy", resolution=(224, 224), settings=settings, label=name) for name in seconds]
+    one = Request(model="", form="deploy", resolution=(224, 224), settings=settings)
+    sides = [replace(one, model=name, label=name) for name in seconds]
     replicates: list[list[Replicate | None]] = [[replicate(value) for value in values] for values in seconds.values()]
     return Outcome(sides, DEFAULT, replicates, [[] for _ in sides], [False] * len(sides))
 
