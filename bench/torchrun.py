@@ -1,4 +1,4 @@
-"""The processes that torchrun started: who this one is, its share of the work, and what the others found."""
+"""The processes that torchrun started: who this one is, its share of the work, and what the others have."""
 
 from __future__ import annotations
 

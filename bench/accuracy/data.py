@@ -65,23 +65,24 @@ def open_images(path: Path, dataset: str = "imagenet", labels: Path | None = Non
             "--allow-missing N, or give --dataset custom for another set"
         )
     if labels is not None:
-        found = lab.of_file(labels, source.names)
+        classes = lab.of_file(labels, source.names)
     elif source.labels is not None:
-        found = list(source.labels)
+        classes = list(source.labels)
     else:
         folders = [PurePosixPath(name).parent.name for name in source.names]
         if not all(folders):
             raise BadInput(
                 f"--data {path}: images without a class folder ({source.names[folders.index('')]}): give --labels"
             )
-        found = lab.of_folders(folders, dataset)
-    if min(found) < 0:
-        raise BadInput(f"--data {path}: {source.names[found.index(min(found))]} has no label (the test split has none)")
+        classes = lab.of_folders(folders, dataset)
+    if min(classes) < 0:
+        name = source.names[classes.index(min(classes))]
+        raise BadInput(f"--data {path}: {name} has no label (the test split has none)")
     subset = lab.subset(dataset)
-    outside = [label for label in set(found) if subset is not None and label not in subset]
+    outside = [label for label in set(classes) if subset is not None and label not in subset]
     if outside:
         raise BadInput(f"--data {path}: class {outside[0]} is not of {dataset}")
     repeated = [name for name, times in Counter(source.names).items() if times > 1]
     if repeated:
         raise BadInput(f"--data {path}: two images are named {repeated[0]}")
-    return ImageSet(dataset, source, found, subset)
+    return ImageSet(dataset, source, classes, subset)

@@ -15,8 +15,6 @@ from pathlib import Path, PurePosixPath
 
 from bench.cli import BadInput
 
-SYNSET = re.compile(r"n\d{8}")
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -158,10 +156,10 @@ def real_labels(names: Sequence[str], path: Path | None = None) -> list[tuple[in
     except OSError as error:
         raise BadInput(f"--real {path}: {error.strerror}") from error
     table = json.loads(text)
-    found = []
+    labels = []
     for name in names:
         number = re.search(r"ILSVRC2012_val_(\d{8})", name)
         if number is None or not 0 < int(number[1]) <= len(table):
             raise BadInput(f"--real: {name} is no image of ImageNet's validation set (ILSVRC2012_val_00000001.JPEG)")
-        found.append(tuple(table[int(number[1]) - 1]))
-    return found
+        labels.append(tuple(table[int(number[1]) - 1]))
+    return labels

@@ -76,8 +76,8 @@ def _from_timm(entry: Entry) -> tuple[nn.Module, str]:
     try:
         model: nn.Module = timm.create_model(entry.timm_name, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds, by what failed
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"{entry.name}: timm gives no weights ({told[0]}): give --weights {entry.name}=PATH") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"{entry.name}: timm gives no weights ({lines[0]}): give --weights {entry.name}=PATH") from error
     return model.eval(), state_digest(model)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -13,8 +12,10 @@ import numpy as np
 from bench.accuracy import predictions as pred
 from bench.accuracy.paired import Comparison, compare, wilson
 from bench.accuracy.predictions import Predictions
+from bench.evaluation import report as printed
+from bench.evaluation.report import Cell, last_columns
 from bench.published import beside, shown
-from bench.records.record import Record, to_json
+from bench.records.record import Record
 
 NAMED = 3  # unreadable images named in a reason
 
@@ -128,43 +129,23 @@ def comparisons(finished: Sequence[Predictions], baseline: str) -> list[Comparis
     return pairs
 
 
-def rows(made: Sequence[Record]) -> list[dict[str, Any]]:
+def rows(made: Sequence[Record]) -> list[dict[str, Cell]]:
     """A row for each model, form and resolution."""
-    table: dict[tuple[str, str, str], dict[str, Any]] = {}
+    table: dict[tuple[str, str, str], dict[str, Cell]] = {}
     for r in made:
         recipe = r.method.partition(";")[0].partition(" ")[2]
         row = table.setdefault((r.model, r.form, r.resolution), {"model": r.model, "form": r.form})
         row |= {"size": r.resolution, "recipe": recipe, f"{r.metric} %": r.value}
         if r.metric == "top1":
-            row |= {
-                "95 %": "" if r.lo is None else f"{r.lo:.2f}-{r.hi:.2f}",
-                "published": shown(beside("top1", r.model, r.resolution)),
-                "images": r.n,
-                "valid": "yes" if r.valid else "no",
-                "weights": r.weights[:12],
-            }
-    last = ("images", "valid", "weights")
-    return [{k: v for k, v in row.items() if k not in last} | {k: row[k] for k in last} for row in table.values()]
+            row["95 %"] = "" if r.lo is None else f"{r.lo:.2f}-{r.hi:.2f}"
+            row["published"] = shown(beside("top1", r.model, r.resolution))
+    of_top1 = [r for r in made if r.metric == "top1"]
+    return [row | last_columns(r) for row, r in zip(table.values(), of_top1, strict=True)]
 
 
 def render(made: Sequence[Record], compared: Sequence[Comparison], environment: dict[str, Any], style: str) -> str:
     """The table in a style, and below it what makes rows invalid, the comparisons, and the machine."""
-    import pandas as pd
-    from tabulate import tabulate
-
-    from bench.machine.environment import describe
-
-    if style == "json":
-        content = json.loads(to_json(environment, made))
-        return json.dumps(content | {"comparisons": [asdict(c) for c in compared]}, indent=1)
-    frame = pd.DataFrame(rows(made))
-    if style == "csv":
-        return frame.to_csv(index=False).rstrip()
-    kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
-    table = str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=kind, floatfmt=".3f", showindex=False))
     invalid = [f"{r.model} {r.form} {r.resolution} is not valid: {why}" for r in made for why in r.reasons]
     noted = [f"{r.model} {r.form} {r.resolution}: {note}" for r in made for note in r.notes]
-    lines = [*dict.fromkeys([*invalid, *noted]), *map(str, compared), f"{made[0].dataset}; {describe(environment)}"]
-    if style == "latex":
-        return "\n".join([table, *(f"% {line}" for line in lines)])
-    return "\n".join([table, "", *("\n\n".join(lines) if style == "markdown" else "\n".join(lines)).split("\n")])
+    lines = [*dict.fromkeys([*invalid, *noted]), *map(str, compared), made[0].dataset]
+    return printed.render(made, rows(made), lines, [asdict(c) for c in compared], environment, style)

@@ -43,13 +43,13 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        found = []
+        images = []
         for folder, _, files in os.walk(root, followlinks=True):
             relative = Path(folder).relative_to(root)
-            found += [((relative / file).as_posix(), Path(folder, file)) for file in files if is_image(file)]
-        found.sort(key=lambda item: natural_key(item[0]))
-        self.names = [name for name, _ in found]
-        self.sizes = [path.stat().st_size if path.exists() else -1 for _, path in found]
+            images += [((relative / file).as_posix(), Path(folder, file)) for file in files if is_image(file)]
+        images.sort(key=lambda item: natural_key(item[0]))
+        self.names = [name for name, _ in images]
+        self.sizes = [path.stat().st_size if path.exists() else -1 for _, path in images]
 
     def read(self, i: int) -> bytes:
         return (self.root / self.names[i]).read_bytes()

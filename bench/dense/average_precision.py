@@ -22,10 +22,11 @@ STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 Floats = NDArray[np.float64]
 
 
-def to_rows(found: Detections, size: tuple[int, int], categories: Sequence[int]) -> list[dict[str, Any]]:
+def to_rows(detections: Detections, size: tuple[int, int], categories: Sequence[int]) -> list[dict[str, Any]]:
     """Detections of one image in COCO's result format, without its id; masks drawn at `size`, run-length coded."""
     rows = []
-    for box, score, label, mask in zip(found.boxes, found.scores, found.labels, found.masks, strict=True):
+    d = detections
+    for box, score, label, mask in zip(d.boxes, d.scores, d.labels, d.masks, strict=True):
         drawn = paste_mask(mask, box, size).cpu().numpy()
         code = rle.encode(np.asfortranarray(drawn.astype(np.uint8)))
         x1, y1, x2, y2 = box.tolist()

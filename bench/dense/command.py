@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import BadInput, Parser, add_device, add_output, check_writable, positive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.records.record import Record
 
 RANDOM, RELEASED = "random", "released"
 
@@ -91,7 +95,7 @@ def _check_packages(args: argparse.Namespace, packages: Iterable[str]) -> None:
         raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
 
 
-def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[Any, str]:
+def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[nn.Module, str]:
     """A dense model, ready to run, and the label of its weights (their SHA-256, or `random:0`)."""
     import torch
 
@@ -109,29 +113,15 @@ def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[
     return model.eval().to(on), weights_label(path, 0)
 
 
-def render(records: Sequence[Any], differences: Sequence[str], environment: dict[str, Any], style: str) -> str:
-    """One table, a row a model and a column a metric; below it what makes figures invalid, and the comparisons."""
-    import pandas as pd
-    from tabulate import tabulate
+def render(records: Sequence[Record], differences: Sequence[str], environment: dict[str, Any], style: str) -> str:
+    """A table with a row for each model; below it, what makes figures invalid, and the comparisons."""
+    from bench.evaluation import report
 
-    from bench.machine.environment import describe
-    from bench.records.record import to_json
-
-    if style == "json":
-        content = json.loads(to_json(environment, records))
-        return json.dumps(content | {"comparisons": list(differences)}, indent=1)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, report.Cell]] = {}
     for record in records:
         row = rows.setdefault(record.model, {"model": record.model, "form": record.form, "head": record.head})
         row |= {"test": record.variant or "single scale"} if record.task == "segmentation" else {}
         row[record.metric] = record.value
-        row |= {"images": record.n, "valid": "yes" if record.valid else "no", "weights": record.weights[:12]}
-    frame = pd.DataFrame(rows.values())
-    if style == "csv":
-        return frame.to_csv(index=False).rstrip()
-    kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
-    table = str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=kind, floatfmt=".2f", showindex=False))
-    if style == "latex":
-        return table
+    table = [row | report.last_columns(next(r for r in records if r.model == model)) for model, row in rows.items()]
     invalid = dict.fromkeys(f"{r.model} is not valid: {reason}" for r in records for reason in r.reasons)
-    return "\n".join([table, "", *invalid, *differences, describe(environment)])
+    return report.render(records, table, [*invalid, *differences], differences, environment, style)

@@ -94,12 +94,12 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
 
 def reasons(run: Run, expected: int, weights: str) -> tuple[str, ...]:
     """Why a figure is not this model's on the real set: images missing or unreadable, random weights."""
-    found = []
+    why = []
     if run.unreadable:
         first = list(run.unreadable.values())[:3]
-        found.append(f"{len(run.unreadable)} unreadable images: {'; '.join(first)}")
+        why.append(f"{len(run.unreadable)} unreadable images: {'; '.join(first)}")
     if len(run.rows) != expected:
-        found.append(f"{len(run.rows)} images where the real set has {expected}")
+        why.append(f"{len(run.rows)} images where the real set has {expected}")
     if weights.startswith("random"):
-        found.append("random weights: no figure of this model")
-    return tuple(found)
+        why.append("random weights: no figure of this model")
+    return tuple(why)

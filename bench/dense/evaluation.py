@@ -68,8 +68,8 @@ def detect(model: nn.Module, image: Image, place: Place, limits: tuple[float, fl
     x, resized = detection_input(image, limits)
     size = ImageSize(original=(image.shape[0], image.shape[1]), resized=resized)
     with place.inference():
-        (found,) = model(x[None].to(place.device), [size])
-    return Detections(*(t.cpu() for t in (found.boxes, found.scores, found.labels, found.masks)))
+        (detections,) = model(x[None].to(place.device), [size])
+    return Detections(*(t.cpu() for t in (detections.boxes, detections.scores, detections.labels, detections.masks)))
 
 
 @dataclass

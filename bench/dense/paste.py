@@ -44,9 +44,3 @@ def paste_mask(probabilities: Tensor, box: Tensor, size: tuple[int, int]) -> Ten
     )
     mask[top:bottom, left:right] = sampled[0, 0] >= THRESHOLD
     return mask
-
-
-def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (N, height, width), bool, of probabilities (N, S, S) and boxes (N, 4)."""
-    masks = [paste_mask(p, b, size) for p, b in zip(probabilities, boxes, strict=True)]
-    return torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool, device=boxes.device)

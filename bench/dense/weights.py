@@ -89,9 +89,9 @@ def _check(state: dict[str, Tensor], own: dict[str, Tensor], source: str, what: 
         "of another shape": [key for key in state if key in own and state[key].shape != own[key].shape],
     }
     if any(problems.values()):
-        told = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if keys[3:] else ''})"
+        differences = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if keys[3:] else ''})"
                          for kind, keys in problems.items() if keys)  # fmt: skip
-        raise BadInput(f"{source} is {what}: {told}")
+        raise BadInput(f"{source} is {what}: {differences}")
 
 
 def _convnext_name(key: str) -> str:

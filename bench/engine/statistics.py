@@ -94,13 +94,13 @@ def odd_round(sides: Sequence[Sequence[float | None]]) -> int | None:
     life for no reason that its canary sees; one such round would drown the other ones. Where it happens twice the
     machine, or a side, has two modes, and the interval must show them.
     """
-    found: set[int] = set()
+    odd: set[int] = set()
     for figures in sides:
         known = [x for x in figures if x is not None]
         if len(known) >= LEAST_FOR_ODD:
             middle = median(known)
-            found |= {r for r, x in enumerate(figures) if x is not None and abs(math.log(x / middle)) > math.log(ODD)}
-    return found.pop() if len(found) == 1 else None
+            odd |= {r for r, x in enumerate(figures) if x is not None and abs(math.log(x / middle)) > math.log(ODD)}
+    return odd.pop() if len(odd) == 1 else None
 
 
 def smallest_visible(deviation: float, rounds: int) -> float:

@@ -24,10 +24,10 @@ def collect(path: Path) -> dict[str, Predictions]:
         BadInput: if there are none.
     """
     files = sorted(path.rglob("predictions.npz"), key=lambda f: f.stat().st_mtime) if path.is_dir() else [path]
-    found = [read(file) for file in files]
-    if not found:
+    kept = [read(file) for file in files]
+    if not kept:
         raise BadInput(f"{path}: no predictions there; python -m bench.top1 keeps some under its --results")
-    return {label(predictions): predictions for predictions in found}
+    return {label(predictions): predictions for predictions in kept}
 
 
 def judge(ours: Mapping[str, Predictions], theirs: Mapping[str, Predictions]) -> list[Judgement]:
@@ -40,24 +40,24 @@ def _judge(name: str, ours: Predictions, theirs: Predictions | None) -> Judgemen
         return Judgement(name, "top1", INVALID, {}, "nothing recorded to compare with")
     differ = [k for k in CONDITIONS if ours.header.get(k) != theirs.header.get(k)]
     if differ:
-        told = "; ".join(f"{key} {ours.header.get(key)} against {theirs.header.get(key)}" for key in differ)
-        return Judgement(name, "top1", INVALID, {}, told)
-    found = compare(ours, theirs)
-    verdict = OK if found.lo >= -MARGIN else REGRESSION if found.hi < -MARGIN else UNDECIDED
-    return Judgement(name, "top1", verdict, _cells(found), _told(verdict, found))
+        differences = "; ".join(f"{key} {ours.header.get(key)} against {theirs.header.get(key)}" for key in differ)
+        return Judgement(name, "top1", INVALID, {}, differences)
+    comparison = compare(ours, theirs)
+    verdict = OK if comparison.lo >= -MARGIN else REGRESSION if comparison.hi < -MARGIN else UNDECIDED
+    return Judgement(name, "top1", verdict, _cells(comparison), _reason(verdict, comparison))
 
 
-def _cells(found: Comparison) -> dict[str, str]:
+def _cells(comparison: Comparison) -> dict[str, str]:
     return {
-        "points": f"{found.delta:+.3f}",
-        "95 % interval": f"{found.lo:+.3f} to {found.hi:+.3f}",
+        "points": f"{comparison.delta:+.3f}",
+        "95 % interval": f"{comparison.lo:+.3f} to {comparison.hi:+.3f}",
         "margin": f"{MARGIN:g}",
-        "p (McNemar)": f"{found.p:.2g}",
-        "changed": f"{1 - found.agree:.3%} of {found.n}",
+        "p (McNemar)": f"{comparison.p:.2g}",
+        "changed": f"{1 - comparison.agree:.3%} of {comparison.n}",
     }
 
 
-def _told(verdict: str, found: Comparison) -> str:
+def _reason(verdict: str, comparison: Comparison) -> str:
     if verdict == UNDECIDED:
-        return f"{found.n} images tell differences of {(found.hi - found.lo) / 2:.2f} points and more"
-    return "better" if found.lo > 0 else ""
+        return f"{comparison.n} images tell differences of {(comparison.hi - comparison.lo) / 2:.2f} points and more"
+    return "better" if comparison.lo > 0 else ""

@@ -37,7 +37,7 @@ LOG_LEVEL = {"KINETO_LOG_LEVEL": "99"}
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     """The figures, the CPU's capability by torch's name, and why there are none of the C kernels (empty: there are)."""
 
     figures: list[Figure]
@@ -50,7 +50,7 @@ class Found:
         return NATIVE_METRICS if self.no_native else ()
 
 
-def measure(names: Sequence[str], done: Callable[[], None]) -> Found:
+def measure(names: Sequence[str], done: Callable[[], None]) -> Measured:
     """The figures of registered models, in the order of the names; `done` is called `steps(names)` times.
 
     All figures are of PyTorch's kernels, which any machine has; logits and memory in float32 also of OverLoCK's C
@@ -59,9 +59,9 @@ def measure(names: Sequence[str], done: Callable[[], None]) -> Found:
     Raises:
         BadInput: if a process dies, as it does when memory runs out.
     """
-    found, capability, _ = _in_processes(figures, names, False, done)
+    plain, capability, _ = _in_processes(figures, names, False, done)
     native, _, reason = _in_processes(native_figures, _with_native(names), True, done)
-    return Found([f for name in names for f in (*found[name], *native.get(name, ()))], capability, reason)
+    return Measured([f for name in names for f in (*plain[name], *native.get(name, ()))], capability, reason)
 
 
 def steps(names: Sequence[str]) -> int:
@@ -79,9 +79,9 @@ def _in_processes(
 ) -> tuple[dict[str, list[Figure]], str, str]:
     """The figures by model, the CPU's capability, and why there are no native kernels."""
     os.environ.update(LOG_LEVEL)  # the profiler's own messages are not for the reader of a gate
-    found: dict[str, list[Figure]] = {}
+    measured: dict[str, list[Figure]] = {}
     if not names:
-        return found, "", ""
+        return measured, "", ""
     context = multiprocessing.get_context("spawn")
     workers = min(PROCESSES, physical_cores(), len(names))
     with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(native,)) as pool:
@@ -89,9 +89,9 @@ def _in_processes(
         futures = {pool.submit(work, name): name for name in sorted(names, key=_work, reverse=True)}
         try:
             for future in concurrent.futures.as_completed(futures):
-                found[futures[future]] = future.result()
+                measured[futures[future]] = future.result()
                 done()
-            return found, *place.result()
+            return measured, *place.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise BadInput("a measuring process died, as it does when memory runs out: give fewer --models") from error
         finally:
@@ -124,7 +124,7 @@ def _place() -> tuple[str, str]:
 
 
 def figures(name: str) -> list[Figure]:
-    """All figures of one registered model; if it fails, what was found before and the failure as a figure."""
+    """All figures of one registered model; if it fails, what was measured before and the failure as a figure."""
 
     def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
         for form in entry.family.forms:
@@ -153,18 +153,18 @@ def native_figures(name: str) -> list[Figure]:
 
 
 def _guarded(name: str, work: Callable[[Entry, Path], Iterator[Figure]]) -> list[Figure]:
-    """The figures of `work`, by form; if it fails, what was found before and the failure as a figure."""
+    """The figures of `work`, by form; if it fails, what was measured before and the failure as a figure."""
     entry = MODELS[name]
-    found: list[Figure] = []
+    measured: list[Figure] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
             for figure in work(entry, Path(folder) / "weights.pth"):
-                found.append(figure)
+                measured.append(figure)
     except Exception as error:  # a model that fails is a result of its own, not the end of the gate
         traceback.print_exc()
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        found.append(Figure(name, entry.family.forms[0], FAILED, "", "", told[:300]))
-    return sorted(found, key=lambda figure: entry.family.forms.index(figure.form))
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        measured.append(Figure(name, entry.family.forms[0], FAILED, "", "", why[:300]))
+    return sorted(measured, key=lambda figure: entry.family.forms.index(figure.form))
 
 
 def _counted(entry: Entry, form: str) -> Iterator[Figure]:
@@ -194,9 +194,9 @@ def _arrived(entry: Entry, model: Any, state: dict[str, Any]) -> Figure:
     from bench.gates import fixed
 
     wrong = fixed.same(model.state_dict(), state)
-    told = f"; not {', '.join(wrong[:3])}" if wrong else ""
+    why = f"; not {', '.join(wrong[:3])}" if wrong else ""
     form = entry.family.forms[0]
-    return Figure(entry.name, form, "loaded", "", "", f"{len(state) - len(wrong)} of {len(state)} tensors{told}")
+    return Figure(entry.name, form, "loaded", "", "", f"{len(state) - len(wrong)} of {len(state)} tensors{why}")
 
 
 def _write_weights(entry: Entry, path: Path) -> dict[str, Any]:

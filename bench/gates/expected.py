@@ -75,12 +75,12 @@ def read(path: Path) -> dict[Key, Figure]:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise BadInput(f"{path}: its columns are {reader.fieldnames}, not {', '.join(COLUMNS)}")
-            found = [Figure(**row) for row in reader]
+            figures = [Figure(**row) for row in reader]
     except FileNotFoundError as error:
         raise BadInput(f"there is no file {path}: python -m bench.gate --exact --update writes one") from error
     except (OSError, UnicodeDecodeError, TypeError) as error:
         raise BadInput(f"cannot read {path}: {error}") from error
-    return {figure.key: figure for figure in found}
+    return {figure.key: figure for figure in figures}
 
 
 def write(path: Path, figures: Iterable[Figure]) -> None:
@@ -149,9 +149,9 @@ def judge(
         change = difference(known, figure, capability) if known else "not in the file: --update adds it"
         cells = {"expected": known.shown if known else "", "measured": figure.shown, "change": change}
         judgements.append(Judgement(figure.subject, figure.metric, DIFFERS if change else OK, cells))
-    found, wanted = {figure.key for figure in measured}, set(models)
+    seen, wanted = {figure.key for figure in measured}, set(models)
     for key, figure in expected.items():
-        if key not in found and figure.model in wanted - failed and figure.metric not in skipped:
+        if key not in seen and figure.model in wanted - failed and figure.metric not in skipped:
             cells = {"expected": figure.shown, "measured": "", "change": "nothing measures it any more"}
             judgements.append(Judgement(figure.subject, figure.metric, DIFFERS, cells))
     return judgements

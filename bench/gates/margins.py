@@ -1,4 +1,4 @@
-"""When a ratio of speeds is a regression, and when it cannot be told. Imports no torch.
+"""When a ratio of speeds is a regression, and when that cannot be decided. Imports no torch.
 
 Speeds are compared as new over old: below 1 is slower. With a margin m, a ratio is a REGRESSION if its whole 95 %
 interval lies below 1 / (1 + m), OK if all of it lies above, and UNDECIDED if that border lies within.
@@ -66,23 +66,23 @@ def of_machine(machine: str, results: Path) -> float:
         BadInput: if this machine was never calibrated.
     """
     folder = results / machine
-    found = [r for r in store.read(folder) if r.metric == SPREAD and r.value is not None] if folder.is_dir() else []
-    if not found:
+    spreads = [r for r in store.read(folder) if r.metric == SPREAD and r.value is not None] if folder.is_dir() else []
+    if not spreads:
         others = ", ".join(path.name for path in store.machines(results)) or "none"
         raise BadInput(
             f"{folder} has no calibration of this machine (machines recorded: {others}): "
             "run python -m bench.calibrate, or give --margin"
         )
-    latest = max(found, key=lambda record: record.time)
+    latest = max(spreads, key=lambda record: record.time)
     assert latest.value is not None
     return max(LEAST, SPREADS * latest.value)
 
 
 def judgement(subject: str, metric: str, ratio: Ratio, margin: float, reason: str = "") -> Judgement:
     """A ratio with its verdict and what it rests on."""
-    found = verdict(ratio, margin)
+    judged = verdict(ratio, margin)
     return Judgement(
-        subject, metric, found, cells(ratio, margin), "; ".join(filter(None, (_told(found, ratio), reason)))
+        subject, metric, judged, cells(ratio, margin), "; ".join(filter(None, (_reason(judged, ratio), reason)))
     )
 
 
@@ -96,9 +96,9 @@ def cells(ratio: Ratio, margin: float) -> dict[str, str]:
     }
 
 
-def _told(found: str, ratio: Ratio) -> str:
-    if found == UNDECIDED:
+def _reason(judged: str, ratio: Ratio) -> str:
+    if judged == UNDECIDED:
         return f"differences below {ratio.smallest_visible:.1%} could not be seen"
-    if found == REGRESSION:
+    if judged == REGRESSION:
         return f"{1 / ratio.value - 1:.1%} more time"
     return "faster" if ratio.lo > 1 else ""

@@ -50,9 +50,9 @@ def against_base(base: Request, tip: Request, rules: Rules) -> Judgement:
     first, outcome = _decided(base, tip, rules)
     if first is None:
         return _invalid(subject, outcome)
-    found = judgement(subject, THROUGHPUT, first, rules.margin)
-    if found.verdict != REGRESSION:
-        return found
+    judged = judgement(subject, THROUGHPUT, first, rules.margin)
+    if judged.verdict != REGRESSION:
+        return judged
     rules.say(f"{subject}: slower, once; measured again to confirm")
     second, outcome = _decided(base, tip, rules)
     if second is None:
@@ -110,7 +110,7 @@ def beside_anchor(
     ratio = _ratio(outcome, 0, 1)
     if ratio is None:
         return _invalid(subject, outcome), planned
-    backend = next((str(found.warm.get("backend", "")) for found in outcome.of(0)), "")
+    backend = next((str(replicate.warm.get("backend", "")) for replicate in outcome.of(0)), "")
     record = replace(
         planned, value=ratio.value, lo=ratio.lo, hi=ratio.hi, n=ratio.n, samples=ratio.samples, backend=backend
     )
@@ -122,9 +122,9 @@ def beside_anchor(
     ((_, before),) = paired.pairs
     assert before.value is not None
     change = change_of(ratio.samples, before.samples or (before.value,))
-    found = judgement(subject, RATIO, change, rules.margin, "; ".join(comparability.differences(record, before)))
+    judged = judgement(subject, RATIO, change, rules.margin, "; ".join(comparability.differences(record, before)))
     shown = {"ratio": f"{ratio.value:.3f}", "recorded": f"{before.value:.3f}", **cells(change, rules.margin)}
-    return replace(found, cells=shown), record
+    return replace(judged, cells=shown), record
 
 
 def planned(side: Request, anchor: Request) -> Record:
@@ -136,7 +136,7 @@ def _refused(planned: Record, recorded: Sequence[Record]) -> str:
     """Why no recorded ratio can be compared with what is planned, whichever backend will run; empty if one can."""
     backends = dict.fromkeys(record.backend for record in recorded if record.model == planned.model) or {"": None}
     pairings = [comparability.pair([replace(planned, value=1.0, backend=b)], recorded) for b in backends]
-    return "" if any(found.pairs for found in pairings) else pairings[-1].refused[0].reason
+    return "" if any(pairing.pairs for pairing in pairings) else pairings[-1].refused[0].reason
 
 
 def _size(side: Request) -> str:

@@ -43,10 +43,10 @@ def exit_code(judgements: Sequence[Judgement]) -> int:
 def summary(title: str, judgements: Sequence[Judgement]) -> str:
     """One line: `Exact gate: 1 DIFFERS, 610 OK`."""
     counts = Counter(judgement.verdict for judgement in judgements)
-    told = [
+    parts = [
         f"{counts[verdict]} {verdict}" for verdict in (DIFFERS, REGRESSION, INVALID, UNDECIDED, OK) if counts[verdict]
     ]
-    return f"{title}: {', '.join(told) or 'nothing was judged'}"
+    return f"{title}: {', '.join(parts) or 'nothing was judged'}"
 
 
 def render(title: str, judgements: Sequence[Judgement], style: str, all_rows: bool) -> str:

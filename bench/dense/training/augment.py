@@ -68,8 +68,8 @@ def _place(labels: Tensor, crop: tuple[int, int]) -> tuple[int, int]:
     top = left = 0
     for _ in range(10):
         top, left = (int(uniform(0, max(full - part, 0) + 1)) for full, part in zip(labels.shape, crop, strict=True))
-        found = labels[top : top + crop[0], left : left + crop[1]]
-        counts = found[found != IGNORED].bincount()
+        cut = labels[top : top + crop[0], left : left + crop[1]]
+        counts = cut[cut != IGNORED].bincount()
         if len(counts.nonzero()) > 1 and counts.max() < LARGEST_SHARE * counts.sum():
             break
     return top, left
@@ -83,18 +83,18 @@ class DetectionScale:
     shorts: tuple[int, ...] = (800,)
 
 
-def detection_sample(image: Image, found: Objects, scale: DetectionScale) -> tuple[Tensor, Objects]:
+def detection_sample(image: Image, objects: Objects, scale: DetectionScale) -> tuple[Tensor, Objects]:
     """An image and its objects (in the image's pixels), scaled and perhaps mirrored: (3, H, W) float32, and objects."""
     old = (image.shape[0], image.shape[1])
     size = fitted_size(old, (scale.long, scale.shorts[int(uniform(0, len(scale.shorts)))]))
     x = normalise(resize_pixels(image, size))
     y_factor, x_factor = size[0] / old[0], size[1] / old[1]
-    boxes = found.boxes * found.boxes.new_tensor([x_factor, y_factor, x_factor, y_factor])
-    masks = F.interpolate(found.masks[None].float(), size=size, mode="nearest")[0].to(torch.uint8)
+    boxes = objects.boxes * objects.boxes.new_tensor([x_factor, y_factor, x_factor, y_factor])
+    masks = F.interpolate(objects.masks[None].float(), size=size, mode="nearest")[0].to(torch.uint8)
     if uniform() < 0.5:
         x, masks = x.flip(-1), masks.flip(-1)
         boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], dim=1)
-    return x, Objects(boxes, found.labels, masks)
+    return x, Objects(boxes, objects.labels, masks)
 
 
 def batch_detection(samples: list[tuple[Tensor, Objects]]) -> tuple[Tensor, list[tuple[int, int]], list[Objects]]:
@@ -102,7 +102,7 @@ def batch_detection(samples: list[tuple[Tensor, Objects]]) -> tuple[Tensor, list
     sizes = [(x.shape[1], x.shape[2]) for x, _ in samples]
     height, width = multiple_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
     images = torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x, _ in samples])
-    return images, sizes, [found for _, found in samples]
+    return images, sizes, [objects for _, objects in samples]
 
 
 def nearest(label: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:

@@ -87,7 +87,7 @@ def train(
     Args:
         losses: a module that returns a dictionary of losses of a batch.
         batches: iteration to start from -> batches without end, on the CPU.
-        report: is told an iteration's losses.
+        report: is called with an iteration's number and its losses.
 
     Raises:
         BadInput: where `state` is of another run, or a loss is not finite.
@@ -105,16 +105,16 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * schedule.factor(iteration)
         with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            found: dict[str, Tensor] = model(*_moved(next(source), place.device))
-        total = torch.stack(list(found.values())).sum()
+            values: dict[str, Tensor] = model(*_moved(next(source), place.device))
+        total = torch.stack(list(values.values())).sum()
         if not total.isfinite():
-            raise BadInput(f"the loss is not finite at iteration {iteration}: {_values(found)}: give a lower --lr")
+            raise BadInput(f"the loss is not finite at iteration {iteration}: {_values(values)}: give a lower --lr")
         optimiser.zero_grad()
         total.backward()
         if schedule.clip is not None:
             nn.utils.clip_grad_norm_(losses.parameters(), schedule.clip)
         optimiser.step()
-        report(iteration, _values(found))
+        report(iteration, _values(values))
         if workers.rank == 0 and ((iteration + 1) % every == 0 or iteration + 1 == schedule.iterations):
             _save(state, losses, optimiser, schedule, iteration + 1)
 

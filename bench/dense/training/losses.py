@@ -55,7 +55,7 @@ class DetectionLosses(nn.Module):
         """(B, 3, H, W), padded; each image's (height, width) without padding, and its objects."""
         pyramid = self.model.neck(self.model.backbone(images))
         outputs = self.model.rpn_head(pyramid)
-        losses = rpn_losses(outputs, [found.boxes for found in objects])
+        losses = rpn_losses(outputs, [of_image.boxes for of_image in objects])
         with torch.no_grad():
             proposals = [self.model.rpn_head.propose(outputs, i, size)[0] for i, size in enumerate(sizes)]
         return losses | roi_losses(self.model.roi_head, pyramid, proposals, objects, sizes, self.number)

@@ -69,12 +69,12 @@ def roi_losses(
     for stage, box_head, mask_head in zip(stages_of(roi_head), roi_head.box_heads, roi_head.mask_heads, strict=True):
         sums: dict[str, Tensor] = {}
         sampled = masked = 0
-        for i, found in enumerate(objects):
+        for i, of_image in enumerate(objects):
             maps = [level[i : i + 1] for level in pyramid]
-            chosen, matched = _choose(boxes[i], found, stage.iou, number)
-            losses, boxes[i] = _boxes(box_head, maps, chosen, matched, found, stage, sizes[i])
+            chosen, matched = _choose(boxes[i], of_image, stage.iou, number)
+            losses, boxes[i] = _boxes(box_head, maps, chosen, matched, of_image, stage, sizes[i])
             positive = matched >= 0
-            losses["mask"] = _masks(mask_head, maps, chosen[positive], matched[positive], found)
+            losses["mask"] = _masks(mask_head, maps, chosen[positive], matched[positive], of_image)
             sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
             sampled, masked = sampled + len(chosen), masked + int(positive.sum())
         means = {name: loss / max(masked if name == "mask" else sampled, 1) for name, loss in sums.items()}
@@ -82,10 +82,10 @@ def roi_losses(
     return total
 
 
-def _choose(proposals: Tensor, found: Objects, iou: float, number: int) -> tuple[Tensor, Tensor]:
+def _choose(proposals: Tensor, objects: Objects, iou: float, number: int) -> tuple[Tensor, Tensor]:
     """Random boxes (R, 4) of the proposals and the objects' own, positives first, and the object of each or -1."""
-    candidates = torch.cat([found.boxes, proposals.to(found.boxes)])
-    matched = match_boxes(candidates, found.boxes, iou, iou)
+    candidates = torch.cat([objects.boxes, proposals.to(objects.boxes)])
+    matched = match_boxes(candidates, objects.boxes, iou, iou)
     rows = torch.cat(sample(matched, number, POSITIVE_SHARE))
     return candidates[rows], matched[rows]
 
@@ -95,7 +95,7 @@ def _boxes(
     maps: Sequence[Tensor],
     boxes: Tensor,
     matched: Tensor,
-    found: Objects,
+    objects: Objects,
     stage: Stage,
     size: tuple[int, int],
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -103,10 +103,10 @@ def _boxes(
     logits, deltas = (at_least_float32(x) for x in head(roi_features(maps, boxes, BOX_SIZE)))
     positive = matched >= 0
     labels = logits.new_full((len(boxes),), logits.shape[1] - 1, dtype=torch.long)
-    labels[positive] = found.labels[matched[positive]]
+    labels[positive] = objects.labels[matched[positive]]
     losses = {"class": F.cross_entropy(logits, labels, reduction="sum")}
     own = delta_of_class(deltas[positive], labels[positive])
-    target = found.boxes[matched[positive]]
+    target = objects.boxes[matched[positive]]
     if stage.box_loss == "giou":
         decoded = decode_boxes(boxes[positive], own, stage.stds, None)
         losses["box"] = 10 * generalized_box_iou_loss(decoded, target, reduction="sum")
@@ -121,11 +121,11 @@ def _boxes(
     return losses, refined[~exact]
 
 
-def _masks(head: nn.Module, maps: Sequence[Tensor], boxes: Tensor, matched: Tensor, found: Objects) -> Tensor:
+def _masks(head: nn.Module, maps: Sequence[Tensor], boxes: Tensor, matched: Tensor, objects: Objects) -> Tensor:
     """Each box's mean binary cross entropy over the 28x28 mask of its object's class, summed."""
     logits = at_least_float32(head(roi_features(maps, boxes, MASK_SIZE)))
-    logits = logits[torch.arange(len(boxes), device=boxes.device), found.labels[matched]]
+    logits = logits[torch.arange(len(boxes), device=boxes.device), objects.labels[matched]]
     rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
-    masks = roi_align(found.masks[:, None].to(boxes), rois, logits.shape[-2:], sampling_ratio=0, aligned=True)
+    masks = roi_align(objects.masks[:, None].to(boxes), rois, logits.shape[-2:], sampling_ratio=0, aligned=True)
     wanted = (masks[:, 0] >= 0.5).to(logits)
     return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(1, 2)).sum()

@@ -30,13 +30,13 @@ def rpn_losses(outputs: Sequence[tuple[Tensor, Tensor]], objects: Sequence[Tenso
     logits = torch.cat([cls.permute(0, 2, 3, 1).flatten(1) for cls, _ in maps], dim=1)
     deltas = torch.cat([reg.permute(0, 2, 3, 1).reshape(len(reg), -1, 4) for _, reg in maps], dim=1)
     scores, boxes, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
-    for i, found in enumerate(objects):
-        matched = match_boxes(anchors, found, POSITIVE_IOU, NEGATIVE_IOU, each_object=True)
+    for i, of_image in enumerate(objects):
+        matched = match_boxes(anchors, of_image, POSITIVE_IOU, NEGATIVE_IOU, each_object=True)
         positive, negative = sample(matched, NUMBER, POSITIVE_SHARE)
         rows = torch.cat([positive, negative])
         wanted = (matched[rows] >= 0).to(logits)
         scores = scores + F.binary_cross_entropy_with_logits(logits[i, rows], wanted, reduction="sum")
-        target = encode_boxes(anchors[positive], found[matched[positive]], RPN_STDS)
+        target = encode_boxes(anchors[positive], of_image[matched[positive]], RPN_STDS)
         boxes = boxes + F.l1_loss(deltas[i, positive], target, reduction="sum")
         sampled += len(rows)
     return {"rpn_score": scores / max(sampled, 1), "rpn_box": boxes / max(sampled, 1)}

@@ -81,17 +81,17 @@ def detection(args: argparse.Namespace) -> int:
 
 def _annotations(data: COCO, name: str) -> list[Any]:
     """An image's objects, crowds and boxes without area left out."""
-    found = data.index.imgToAnns.get(data.ids[name], [])
-    return [a for a in found if not a.get("iscrowd") and min(a["bbox"][2:]) >= 1]
+    annotations = data.index.imgToAnns.get(data.ids[name], [])
+    return [a for a in annotations if not a.get("iscrowd") and min(a["bbox"][2:]) >= 1]
 
 
 def objects_of(data: COCO, name: str) -> Objects:
     """An image's objects in its own pixels."""
-    found = _annotations(data, name)
-    boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32)
+    annotations = _annotations(data, name)
+    boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32)
     boxes[:, 2:] += boxes[:, :2]
-    labels = torch.tensor([data.categories.index(a["category_id"]) for a in found])
-    return Objects(boxes, labels, torch.from_numpy(np.stack([data.index.annToMask(a) for a in found])))
+    labels = torch.tensor([data.categories.index(a["category_id"]) for a in annotations])
+    return Objects(boxes, labels, torch.from_numpy(np.stack([data.index.annToMask(a) for a in annotations])))
 
 
 class _Samples(Dataset[Any]):
@@ -136,8 +136,8 @@ def _run(
 
         def report(iteration: int, values: dict[str, float]) -> None:
             if workers.rank == 0 and (iteration % args.print_every == 0 or iteration + 1 == schedule.iterations):
-                told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-                log.info("iteration %d of %d: %s", iteration, schedule.iterations, told)
+                listed = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+                log.info("iteration %d of %d: %s", iteration, schedule.iterations, listed)
 
         train(losses(model), batches, schedule, place, workers, args.output, args.every, report)
     return OK

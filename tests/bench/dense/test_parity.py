@@ -20,7 +20,7 @@ from bench.dense.boxes import select_detections
 from bench.dense.cascade import CascadeHead
 from bench.dense.detection import DetectionModel
 from bench.dense.mask_rcnn import MaskRCNNHead
-from bench.dense.paste import paste_masks
+from bench.dense.paste import paste_mask
 from bench.dense.roi import roi_features
 from bench.dense.segmentation import SegmentationModel
 from tests.bench.dense.heads import PADDED, ROIS, SIZE, Maps, reference_model
@@ -71,7 +71,8 @@ def runs(models: dict[str, nn.Module]) -> dict[str, Run]:
         for hook in hooks:
             hook.remove()
         table = torch.cat([found.boxes, found.scores[:, None], found.labels[:, None].double()], dim=1)
-        pixels = paste_masks(found.masks, found.boxes, SIZE.original).sum(dim=(1, 2))
+        drawn = zip(found.masks, found.boxes, strict=True)
+        pixels = torch.stack([paste_mask(mask, box, SIZE.original).sum() for mask, box in drawn])
         out[name] = Run(table, pixels, logits, boxes[0])
     return out
 
