@@ -94,17 +94,6 @@ def count_activations(model: nn.Module, resolution: tuple[int, int], channels: i
         return int(analysis.total())
 
 
-def scaling_gap(model: nn.Module, resolution: tuple[int, int]) -> float:
-    """How far the convolutions' MACs are from growing with the area when both sides double, relative.
-
-    Zero for a network whose convolutions see the map alone; above it where squeeze-and-excitation and heads, whose
-    cost stays, are convolutions too. A counter that misses convolutions at a size, or a size that is padded, shows.
-    """
-    small = count_macs(model, resolution).by_operator.get("conv", 0)
-    large = count_macs(model, (2 * resolution[0], 2 * resolution[1])).by_operator.get("conv", 0)
-    return abs(large / (4 * small) - 1) if small else 0.0
-
-
 CONTMIX = "overlock::contmix"
 
 

@@ -46,10 +46,6 @@ class Ratio:
     samples: tuple[float, ...]
     smallest_visible: float
 
-    @property
-    def excludes_one(self) -> bool:
-        return not self.lo <= 1.0 <= self.hi
-
 
 def summarise(samples: Sequence[float]) -> Summary:
     """Median of at least one sample, with the 20th and 80th percentile."""
@@ -109,11 +105,6 @@ def smallest_visible(deviation: float, rounds: int) -> float:
         return math.inf
     quantiles = t_quantile(rounds - 1, (1 + CONFIDENCE) / 2) + t_quantile(rounds - 1, POWER)
     return _exp(quantiles * deviation / math.sqrt(rounds)) - 1
-
-
-def rounds_needed(deviation: float, effect: float, most: int = 1000) -> int:
-    """Rounds that tell a relative `effect` from none nine times in ten, when a round's log-ratio deviates so much."""
-    return next((n for n in range(2, most) if smallest_visible(deviation, n) <= effect), most)
 
 
 def t_quantile(degrees: int, p: float) -> float:

@@ -21,15 +21,6 @@ class Rates:
     source: str = ""
 
 
-H200_SPECIFIED = Rates(
-    bandwidth=4.8e12,
-    macs={"bfloat16": 494.7e12, "float16": 494.7e12, "tf32": 247.4e12, "float32": 33.5e12},
-    exponentials=132 * 16 * 1.83e9,
-    source="vendor's data sheet (H200 SXM, dense; 16 special-function results a clock and multiprocessor, 1.83 GHz)",
-)
-"""Specified, not measured."""
-
-
 @dataclass(frozen=True)
 class Work:
     """What an operator must do at least."""

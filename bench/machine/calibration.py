@@ -5,8 +5,6 @@ Importing this imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from bench.records.record import Record
 
 SPREAD, VISIBLE, CANARY = "aa_spread", "smallest_visible", "canary_spread"
@@ -40,8 +38,3 @@ def canary_limit(calibration: dict[str, Record], least: float) -> float:
     """How far the canary may move: `least`, or as far as it moved undisturbed in the calibration if that is more."""
     record = calibration.get(CANARY)
     return max(least, record.value) if record is not None and record.value is not None else least
-
-
-def samples_of(records: Sequence[Record]) -> list[float]:
-    """All samples of several records."""
-    return [value for record in records for value in record.samples]

@@ -13,7 +13,6 @@ from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, judge_all
 from bench.evidence.statements import STATEMENTS
 from bench.machine.environment import describe
-from bench.paths import REPOSITORY
 from bench.records.store import environments
 from bench.reporting.rows import Row, rows
 
@@ -73,8 +72,3 @@ def histories(report: Report) -> dict[tuple[str, ...], list[Found]]:
 def in_words(machine: str, report: Report) -> str:
     """A machine's description."""
     return report.machines.get(machine, machine)
-
-
-def default_results() -> Path:
-    """The repository's `results/`."""
-    return REPOSITORY / "results"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench import gpu_run
-from bench.gpu.floors import H200_SPECIFIED, contmix_work, depthwise_work
+from bench.gpu.floors import Rates, contmix_work, depthwise_work
 from bench.gpu.parts import DEPTHWISE, PARTS, WINNERS, Part
 from bench.gpu.summary import NOT_MEASURED, faster_from, figures, summary
 from bench.paths import REPOSITORY
@@ -32,7 +32,9 @@ def test_floor_of_overlock_ts_third_stage() -> None:
     assert work.macs == tokens * 2 * 16 * 194 + 8 * 16 * 49 * 194  # logits and aggregation, 194 taps; projected keys
     assert work.bytes == 2 * (5 * tokens * 16 + 8 * 16 * 49)  # query, value and output are 1 + 2 + 2 maps
     assert work.exponentials == tokens * 194
-    assert work.floor(H200_SPECIFIED, "bfloat16") == work.bytes / 4.8e12  # moving is more than multiplying
+    assert (
+        work.floor(Rates(bandwidth=4.8e12, macs={"bfloat16": 494.7e12}), "bfloat16") == work.bytes / 4.8e12
+    )  # moving is more than multiplying
     assert depthwise_work(2, 3, 4, 5, "float32").macs == 2 * 3 * 16 * 25
 
 

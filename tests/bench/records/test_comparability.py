@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records.comparability import differences, pair, refusal
+from bench.records.comparability import covers, differences, pair, refusal
 from bench.records.record import Record, from_dict
 
 SPEED = Record(
@@ -85,6 +85,20 @@ def test_dense_figures_with_another_head_are_refused() -> None:
     assert refusal(replace(a, machine="there"), a) == ""
     assert refusal(replace(a, head="cascade"), a) == "head cascade against maskrcnn"
     assert refusal(replace(a, variant="of another kind"), a) == "variant of another kind against none"
+
+
+@pytest.mark.parametrize("field", ["layout", "backend"])
+def test_what_a_plan_leaves_open_may_be_anything(field: str) -> None:
+    assert covers(SPEED, replace(SPEED, value=None, **{field: "auto"}))
+    assert covers(SPEED, replace(SPEED, value=None, **{field: ""}))
+    assert not covers(SPEED, replace(SPEED, value=None, **{field: "another"}))
+
+
+def test_a_plan_is_covered_by_its_own_conditions_and_a_value_alone() -> None:
+    planned = replace(SPEED, value=None, layout="auto")
+    assert not any(covers(replace(SPEED, **{f: "other"}), planned) for f in ("model", "metric", "dtype", "machine"))
+    assert not covers(SPEED.failed("killed"), planned)
+    assert covers(replace(SPEED, commit="b"), planned), "the code is the caller's to compare"
 
 
 def test_an_equal_card_under_another_number_is_the_same_device() -> None:
