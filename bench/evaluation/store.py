@@ -75,6 +75,11 @@ class Store(Generic[T]):
         except BadInput:
             self.close()
             raise
+        except ValueError as error:
+            self.close()
+            raise BadInput(
+                f"{folder} holds damaged results ({error}): remove it, or give --results another folder"
+            ) from error
 
     @property
     def _header_file(self) -> Path:

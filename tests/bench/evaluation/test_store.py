@@ -95,6 +95,14 @@ def test_results_of_an_earlier_version_are_refused(form: Format[Any], tmp_path: 
     assert (tmp_path / f"part-0.{form.suffix}").read_bytes() == old
 
 
+def test_a_damaged_header_is_refused(form: Format[Any], tmp_path: Path) -> None:
+    fill(tmp_path, form, [0])
+    (tmp_path / "header.json").write_text("")
+    for _ in range(2):  # the refusal leaves no lock
+        with pytest.raises(BadInput, match="damaged results"):
+            Store(tmp_path, HEADER, form)
+
+
 def test_two_runs_do_not_share_a_folder_at_once(form: Format[Any], tmp_path: Path) -> None:
     with opened(tmp_path, form):
         with pytest.raises(BadInput, match="another run is writing"):
