@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from bench.dense.average_precision import KINDS, average_precision, evaluated, paired_difference
 from bench.dense.data import COCO
 from bench.dense.evaluate_command import evaluate
-from bench.dense.evaluation import Pass, Place, Run, evaluate_coco
+from bench.dense.evaluation import Pass, Place, Row, Run, evaluate_coco
 from bench.models import Entry
 
 NAMES = {"bbox": "box", "segm": "mask"}
@@ -23,7 +24,7 @@ class COCOEvaluation:
 
     def __init__(self, data: COCO) -> None:
         self.data = data
-        self._detections: dict[str, dict[str, Any]] = {}
+        self._detections: dict[str, dict[str, list[Row]]] = {}
 
     def header(self, entry: Entry) -> dict[str, Any]:
         return {}
@@ -39,7 +40,7 @@ class COCOEvaluation:
             figures |= {f"{NAMES[kind]} {metric}": value for metric, value in values.items()}
         return figures
 
-    def _evaluation(self, name: str, images: list[str], kind: str) -> Any:
+    def _evaluation(self, name: str, images: list[str], kind: str) -> COCOeval:
         rows = [{"image_id": self.data.ids[image], **row} for image in images for row in self._detections[name][image]]
         return evaluated(self.data.index, rows, kind, [self.data.ids[image] for image in images])
 

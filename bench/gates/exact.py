@@ -16,12 +16,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bench.cli import BadInput, resolution_name
 from bench.gates.expected import FAILED, Figure
 from bench.machine.environment import physical_cores
 from bench.models import MODELS, OVERLOCK, Entry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 RESOLUTIONS = ((224, 224), (256, 320), (384, 384), (512, 512), (800, 1280))
 LOGITS_AT = {"float32": (2, (224, 224)), "float64": (1, (96, 96)), "bfloat16": (1, (96, 96))}
@@ -189,7 +192,7 @@ def _counted(entry: Entry, form: str) -> Iterator[Figure]:
         yield Figure(entry.name, form, "macs", resolution_name(size), "", macs)
 
 
-def _arrived(entry: Entry, model: Any, state: dict[str, Any]) -> Figure:
+def _arrived(entry: Entry, model: nn.Module, state: dict[str, Tensor]) -> Figure:
     """How many tensors of a file are in the model that was loaded from it."""
     from bench.gates import fixed
 
@@ -199,7 +202,7 @@ def _arrived(entry: Entry, model: Any, state: dict[str, Any]) -> Figure:
     return Figure(entry.name, form, "loaded", "", "", f"{len(state) - len(wrong)} of {len(state)} tensors{why}")
 
 
-def _write_weights(entry: Entry, path: Path) -> dict[str, Any]:
+def _write_weights(entry: Entry, path: Path) -> dict[str, Tensor]:
     """Fixed weights, in a file as a release has them; returns them."""
     import torch
 
@@ -210,7 +213,7 @@ def _write_weights(entry: Entry, path: Path) -> dict[str, Any]:
     return state
 
 
-def _computed(entry: Entry, model: Any, dtypes: Sequence[str] = tuple(LOGITS_AT)) -> Iterator[Figure]:
+def _computed(entry: Entry, model: nn.Module, dtypes: Sequence[str] = tuple(LOGITS_AT)) -> Iterator[Figure]:
     """Logits in each form and dtype, and the memory of a call in float32, of the training form that is given.
 
     The model is folded in float32 and in float64; in bfloat16 the one folded in float32 runs, as users do it.
@@ -234,7 +237,7 @@ def _computed(entry: Entry, model: Any, dtypes: Sequence[str] = tuple(LOGITS_AT)
             del deployed
 
 
-def _forward(entry: Entry, form: str, model: Any, dtype: str) -> Iterator[Figure]:
+def _forward(entry: Entry, form: str, model: nn.Module, dtype: str) -> Iterator[Figure]:
     import torch
 
     from bench.gates import fingerprint, fixed
@@ -250,14 +253,14 @@ def _forward(entry: Entry, form: str, model: Any, dtype: str) -> Iterator[Figure
         yield Figure(*where, "memory", resolution_name(size), dtype, str(memory))
 
 
-def _blank(entry: Entry) -> Any:
+def _blank(entry: Entry) -> nn.Module:
     """The training form on the meta device: what a release's weights are of."""
     from bench.loading import create_on_meta
 
     return create_on_meta(entry, **entry.family.structure.get("train", {}))
 
 
-def _loaded(entry: Entry, path: Path) -> Any:
+def _loaded(entry: Entry, path: Path) -> nn.Module:
     """The training form with the file's weights.
 
     Before loading every number is NaN: what loading leaves out cannot pass for a value.
