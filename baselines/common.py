@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
-from baselines.released import baseline_release
+from overlock.checkpoints import released
+from overlock.checkpoints.download import Release
 from overlock.checkpoints.loading import SOURCES, weights_overlay
-from overlock.checkpoints.released import released_state
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def init_weights(module: nn.Module) -> None:
@@ -42,37 +41,62 @@ def default_cfg(crop_pct: float, first_conv: str) -> dict[str, Any]:
         "crop_pct": crop_pct,
         "crop_mode": "center",
         "interpolation": "bicubic",
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
         "num_classes": 1000,
         "first_conv": first_conv,
         "classifier": "head",
     }
 
 
-def released_state_dict(name: str) -> dict[str, Tensor]:
-    """Released state dict, training form, of the registered model `name`: what `pretrained=True` loads.
+def release(name: str, fits: Callable[[released.Row], bool]) -> Release:
+    """The released file of the registered model `name`: the first in `weights.csv` whose row fits.
+
+    Raises:
+        ValueError: if the table has none.
+    """
+    for row in released.rows():
+        if row["kind"] == "checkpoint_url" and fits(row):
+            return released.release(name, row)
+    raise ValueError(f"weights.csv has no file of {name}")
+
+
+def released_state_dict(file: Release) -> dict[str, Tensor]:
+    """The state dict of a released file, in the training form of its model: what `pretrained=True` loads.
 
     Raises:
         overlock.checkpoints.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
         ValueError: if the file holds other weights.
     """
     with torch.device("meta"):
-        model = timm.create_model(name)
-    return released_state(model, baseline_release(name))
+        model = timm.create_model(file.name)
+    return released.released_state(model, file)
 
 
-def build(cls: type[nn.Module], name: str, pretrained: bool, feature_cfg: dict[str, Any], **kwargs: Any) -> nn.Module:
-    """Build `cls` under timm's conventions; `kwargs` are the class's and timm's (`features_only`, `out_indices`, ...).
+def build(
+    cls: type[nn.Module],
+    name: str,
+    file: Callable[[str], Release],
+    pretrained: bool,
+    feature_cfg: dict[str, Any],
+    **kwargs: Any,
+) -> nn.Module:
+    """Build `cls` under timm's conventions.
+
+    Args:
+        file: gives the released file of `name`.
+        kwargs: the class's and timm's (`features_only`, `out_indices`, ...).
 
     Raises:
         RuntimeError: if `pretrained` and there are no weights to load: never random weights instead.
-    """
+    """  # fmt: skip
     named = kwargs.get("pretrained_cfg_overlay") or {}
     if pretrained and kwargs.get("deploy") and not any(named.get(source) for source in SOURCES):
-        trained: Any = build(cls, name, True, feature_cfg, **{**kwargs, "deploy": False})  # the form that is released
+        kwargs["deploy"] = False  # the form that is released
+        trained: Any = build(cls, name, file, True, feature_cfg, **kwargs)
         return trained.to_deploy()
-    overlay = weights_overlay(kwargs.pop("pretrained_cfg_overlay", None), pretrained, lambda: released_state_dict(name))
+    given = kwargs.pop("pretrained_cfg_overlay", None)
+    overlay = weights_overlay(given, pretrained, lambda: released_state_dict(file(name)))
     model = build_model_with_cfg(
         cls, name, pretrained, pretrained_cfg_overlay=overlay, feature_cfg=feature_cfg, **kwargs
     )

@@ -15,7 +15,9 @@ from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from baselines import common
 from baselines.common import build, default_cfg, drop_path_rates, init_weights
+from overlock.checkpoints.download import Release
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "moganet_xt": {"widths": (32, 64, 96, 192), "depths": (3, 3, 10, 2)},
@@ -230,9 +232,15 @@ class MogaNet(nn.Module):
 default_cfgs = generate_default_cfgs({name: default_cfg(0.9, "patch_embed1.projection.0") for name in VARIANTS})
 
 
+def release(name: str) -> Release:
+    """The file that was trained at 224."""
+    label = f"MogaNet-{name.rpartition('_')[2].upper()}"
+    return common.release(name, lambda row: (row["model"], row["resolution"]) == (label, "224"))
+
+
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return build(MogaNet, name, pretrained, {"out_indices": (0, 1, 2, 3)}, **(VARIANTS[name] | kwargs))
+        return build(MogaNet, name, release, pretrained, {"out_indices": (0, 1, 2, 3)}, **(VARIANTS[name] | kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     return entrypoint

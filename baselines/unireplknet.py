@@ -7,6 +7,7 @@ channels_last. State dicts have the released names and shapes in both forms.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -17,7 +18,9 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import FeatureInfo, feature_take_indices
 from torch import Tensor, nn
 
+from baselines import common
 from baselines.common import build, default_cfg, drop_path_rates, init_weights
+from overlock.checkpoints.download import Release
 from overlock.layers import Branch, DilatedReparam, LayerNorm2d, fuse_conv_bn, global_response
 
 BRANCHES: dict[int, tuple[Branch, ...]] = {
@@ -298,6 +301,9 @@ class UniRepLKNetPyramid(UniRepLKNetStages):
     of `out_indices`, strides s = 4, 8, 16, 32, finest first. Stages after the last one asked for are dropped.
     """
 
+    added = tuple(f"norm{i}." for i in range(4))
+    """What it has beyond the classifier."""
+
     def __init__(self, model: UniRepLKNet, out_indices: int | Sequence[int]) -> None:
         super().__init__()
         taken, last = feature_take_indices(
@@ -325,10 +331,16 @@ class UniRepLKNetPyramid(UniRepLKNetStages):
 default_cfgs = generate_default_cfgs({name: default_cfg(0.875, "downsample_layers.0.0") for name in VARIANTS})
 
 
+def release(name: str) -> Release:
+    """The file of ImageNet-1K at 224; of B, L and XL, at 384 after ImageNet-22K, since no other is released."""
+    pattern = re.compile(rf"/{name}_(in1k_224|in22k_to_in1k_384)_acc")
+    return common.release(name, lambda row: pattern.search(row["value"]) is not None)
+
+
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         features = {"out_indices": (0, 1, 2, 3), "feature_cls": UniRepLKNetPyramid}
-        return build(UniRepLKNet, name, pretrained, features, **(VARIANTS[name] | kwargs))
+        return build(UniRepLKNet, name, release, pretrained, features, **(VARIANTS[name] | kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     return entrypoint

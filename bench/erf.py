@@ -53,8 +53,6 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from bench.reporting.charts.draw import check_installed
-
     args = parser().parse_args(argv)
     if args.output.suffix not in SUFFIXES:
         raise BadInput(f"--output {args.output}: give a file that ends in {', '.join(SUFFIXES)}")
@@ -63,14 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = sorted(_images(args.images)) if args.images else []
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cli.check_writable(args.output)
-    check_installed()
 
     import torch
     from tabulate import tabulate
 
     from bench.loading import load, resolve
     from bench.machine.device import choose_device
+    from bench.reporting.charts.draw import check_installed
 
+    check_installed()
     torch.set_num_threads(args.threads or physical_cores())
     device = choose_device(args.device)
     entries = [resolve(name) for name in args.models]
@@ -111,8 +110,7 @@ def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> I
     import numpy as np
     import torch
     from PIL import Image
-
-    from bench.models import IMAGENET_MEAN, IMAGENET_STD
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     generator = torch.Generator().manual_seed(seed)
     for i in range(min(count, len(files)) if files else count):
@@ -121,7 +119,8 @@ def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> I
             continue
         with Image.open(files[i]) as image:
             pixels = np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
-        pixels = (pixels - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
+        mean, std = (np.asarray(values, np.float32) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        pixels = (pixels - mean) / std
         yield torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
 
 

@@ -39,7 +39,7 @@ def create(entry: Entry, **kwargs: Any) -> nn.Module:
     """Build a model by timm, with the package imported that registers it."""
     import timm
 
-    importlib.import_module(entry.family.package)
+    importlib.import_module(entry.family.network)
     model: nn.Module = timm.create_model(entry.timm_name, pretrained=False, **kwargs)
     return model.eval()
 
@@ -85,7 +85,7 @@ def load(entry: Entry, form: str, weights: Path | None, seed: int, backend: str 
     import overlock
 
     overlock.set_backend(model, backend)
-    if form == "deploy" and "train" in entry.family.structure:
+    if form == "deploy" and entry.family.folds:
         model = overlock.deploy(model)
     return model.eval().requires_grad_(False)
 

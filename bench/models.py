@@ -1,68 +1,37 @@
 """The models that the suite knows by a short name, as data. Importing this imports no torch.
 
-A model is one entry of `MODELS`; any other timm model name works as itself (`entry_for_timm`).
+A model is a size of a family (`bench/families.py`); any other timm model name works as itself (`entry_for_timm`).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from bench.cli import BadInput
+from bench.families import FAMILIES, TIMM, Family
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FORMS = ("train", "deploy")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How released weights are evaluated on ImageNet."""
-
-    resolution: int = 224
-    crop_pct: float = 0.875
-    crop_mode: str = "center"
-    interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the sizes of one architecture share.
-
-    `package` is imported before `timm.create_model`. `structure` has, for each form, the builder's keywords that give
-    the released structure of that form: the one whose parameters and MACs are counted. A family without
-    re-parameterisation has the one form that inference runs, `deploy`.
-    """
-
-    name: str
-    package: str
-    colour: str  # in charts
-    marker: str  # in charts: a shape that Vega-Lite has
-    structure: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: MappingProxyType({"deploy": {}}), hash=False
-    )
-    squash_from: int | None = None  # from this resolution on, the image is squashed instead of cropped
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        return tuple(self.structure)
-
-
-@dataclass(frozen=True)
 class Entry:
-    """One model: its short name, timm's name for it, its evaluation recipe, and where its published figures are."""
+    """One model: its short name, timm's name for it, and where its published figures are."""
 
     name: str
     family: Family
     timm_name: str
-    recipe: Recipe | None = None  # None: timm's own configuration
+    resolution: int | None = None  # that its released weights are evaluated at; None: timm's own configuration says
     aliases: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()  # names in published.csv; the first one's weights are `recipe`'s
+    published: tuple[str, ...] = ()  # names in published.csv; the first one's weights are those of `resolution`
+
+    @property
+    def label(self) -> str:
+        """The name that its paper gives it, `OverLoCK-T`; timm's name of any other model."""
+        return f"{self.family.name}-{self.name.rpartition('_')[2].upper()}" if self.family.sizes else self.name
 
     def forms(self, asked: str) -> tuple[str, ...]:
         """The forms to measure for `asked` (deploy, train or both): the model's only form if it has but one."""
@@ -70,56 +39,15 @@ class Entry:
             return self.family.forms
         return (asked,)
 
-    def recipe_at(self, resolution: int | None = None) -> Recipe | None:
-        """The recipe at a resolution, by default its own: the whole image is squashed where the family does so."""
-        if self.recipe is None:
-            return None
-        resolution = resolution or self.recipe.resolution
-        values = {**vars(self.recipe), "resolution": resolution}
-        if self.family.squash_from is not None and resolution >= self.family.squash_from:
-            values |= {"crop_pct": 1.0, "crop_mode": "squash"}
-        return Recipe(**values)
+
+def _entry(family: Family, size: str) -> Entry:
+    name = family.model(size)
+    return Entry(name, family, name, family.resolution(size), family.aliases(size), family.published(size))
 
 
-_REPARAMETERISED = MappingProxyType({"train": {"deploy": False}, "deploy": {"deploy": True}})
-OVERLOCK = Family(
-    "OverLoCK",
-    "overlock",
-    "#d55e00",
-    "circle",
-    MappingProxyType({"train": {"deploy": False, "aux_head": True}, "deploy": {"deploy": True, "aux_head": False}}),
+MODELS: Mapping[str, Entry] = MappingProxyType(
+    {family.model(size): _entry(family, size) for family in FAMILIES.values() for size in family.sizes}
 )
-UNIREPLKNET = Family("UniRepLKNet", "baselines", "#009e73", "triangle-up", _REPARAMETERISED, squash_from=384)
-MOGANET = Family("MogaNet", "baselines", "#b07aa1", "diamond")
-CONVNEXT = Family("ConvNeXt", "baselines", "#0072b2", "square", squash_from=384)
-TIMM = Family("timm", "timm", "#888888", "cross")
-FAMILIES = MappingProxyType({family.name: family for family in (OVERLOCK, CONVNEXT, UNIREPLKNET, MOGANET, TIMM)})
-"""Name -> family, in the order in which they are shown."""
-
-SIZE_NAMES = {"xt": "xtiny", "t": "tiny", "s": "small", "b": "base", "l": "large", "xl": "xlarge"}
-
-
-def _entries() -> Iterable[Entry]:
-    for size, crop in {"xt": 0.925, "t": 0.95, "s": 0.95, "b": 0.975}.items():
-        name = f"overlock_{size}"
-        yield Entry(name, OVERLOCK, name, Recipe(crop_pct=crop), (f"overlock_{SIZE_NAMES[size]}",), (name,))
-    for size in ("t", "s", "b", "l"):
-        name = f"convnext_{size}"
-        yield Entry(name, CONVNEXT, name, Recipe(), (), (name, f"{name}.in22k_ft_in1k"))
-    for size in ("a", "f", "p", "n", "t", "s", "b", "l", "xl"):
-        name, alias = f"unireplknet_{size}", SIZE_NAMES.get(size)
-        pretrained_22k = f"{name}.in22k_ft_in1k"
-        if size in ("b", "l", "xl"):  # released for 384 only, after ImageNet-22K
-            recipe, published = Recipe(384), (pretrained_22k, name)
-        else:
-            recipe, published = Recipe(), (name, pretrained_22k)
-        yield Entry(name, UNIREPLKNET, name, recipe, (f"unireplknet_{alias}",) if alias else (), published)
-    for size in ("xt", "t", "s", "b", "l", "xl"):
-        name = f"moganet_{size}"
-        yield Entry(name, MOGANET, name, Recipe(crop_pct=0.9), (f"moganet_{SIZE_NAMES[size]}",), (name,))
-
-
-MODELS: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _entries()})
 """Short name -> entry, by family and size."""
 
 _ALIASES = {alias: entry.name for entry in MODELS.values() for alias in entry.aliases}
@@ -129,6 +57,11 @@ def find(name: str) -> Entry | None:
     """The entry of a short name or alias (`OverLoCK-T`, `moganet_small`); None if the suite has none of that name."""
     key = name.lower().replace("-", "_")
     return MODELS.get(_ALIASES.get(key, key))
+
+
+def family_of(model: str) -> Family:
+    """The family of a model by its short name, also of a size that goes by timm's name; timm for any other."""
+    return next((family for family in FAMILIES.values() if model.startswith(f"{family.name.lower()}_")), TIMM)
 
 
 def entry_for_timm(name: str) -> Entry:

@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from bench.families import SIZE_NAMES
 from bench.metrics import METRICS
-from bench.models import MODELS, SIZE_NAMES
+from bench.models import MODELS
 from bench.paths import data_file
 from bench.tasks import COUNTED_AT, MULTI_SCALE, TESTED_AT
 

@@ -55,6 +55,8 @@ class OverLoCKPyramid(nn.Module):
         self.form = form
 
     frozen = False
+    added = ("extra_norm.", "h_proj.")
+    """What it has beyond the classifier."""
 
     def train(self, mode: bool = True) -> OverLoCKPyramid:
         """Raises ValueError for the folded form."""

@@ -10,10 +10,9 @@ from torch import nn
 
 from bench import loading
 from bench.cli import BadInput, Resolution
-from bench.models import CONVNEXT, OVERLOCK, TIMM, Entry
+from bench.models import Entry
 from overlock.checkpoints.download import Unavailable, fetch
 from overlock.checkpoints.loading import fitted, load_state, read_checkpoint
-from overlock.checkpoints.released import overlock_release
 
 RELEASED, RANDOM, FINE_TUNED = "released", "random", "fine-tuned:"
 SEED = 0
@@ -22,11 +21,8 @@ SEED = 0
 def source(entry: Entry, weights: str, size: Resolution) -> str:
     """What `load` takes for a model at a size (height, width): RELEASED becomes the file fine-tuned at that size, as
     `fine-tuned:<side>`, where the model's authors released one; the rest stays."""
-    if weights == RELEASED and size[0] == size[1] and entry.family is CONVNEXT:
-        from baselines.released import fine_tuned_release
-
-        if fine_tuned_release(entry.name, size[0]):
-            return f"{FINE_TUNED}{size[0]}"
+    if weights == RELEASED and size[0] == size[1] and entry.family.fine_tuned(entry.name, size[0]):
+        return f"{FINE_TUNED}{size[0]}"
     return weights
 
 
@@ -34,7 +30,7 @@ def trained_at(entry: Entry, weights: str) -> int | None:
     """The side of the images that released weights were last trained on; None where it is not known."""
     if weights.startswith(FINE_TUNED):
         return int(weights.removeprefix(FINE_TUNED))
-    return entry.recipe.resolution if weights == RELEASED and entry.recipe else None
+    return entry.resolution if weights == RELEASED else None
 
 
 def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[nn.Module, str]:
@@ -48,7 +44,7 @@ def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[
     """
     if weights == RANDOM:
         return loading.load(entry, form, None, SEED, backend), loading.weights_label(None, SEED)
-    if weights == RELEASED and entry.family is TIMM:
+    if weights == RELEASED and entry.family.release(entry.name) is None:
         return _from_timm(entry)
     released = weights == RELEASED or weights.startswith(FINE_TUNED)
     path = released_file(entry, weights) if released else Path(weights)
@@ -58,14 +54,13 @@ def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[
 
 def released_file(entry: Entry, weights: str = RELEASED) -> Path:
     """The released file of one of the suite's models, fetched to the cache if it is not there."""
-    from baselines.released import baseline_release, fine_tuned_release
-
+    if weights.startswith(FINE_TUNED):
+        release = entry.family.fine_tuned(entry.name, int(weights.removeprefix(FINE_TUNED)))
+    else:
+        release = entry.family.release(entry.name)
+    assert release is not None, f"{entry.name} has no such file"
     try:
-        if weights.startswith(FINE_TUNED):
-            release = fine_tuned_release(entry.name, int(weights.removeprefix(FINE_TUNED)))
-            assert release is not None, f"{entry.name} has no such file"
-            return fetch(release)
-        return fetch(overlock_release(entry.name) if entry.family is OVERLOCK else baseline_release(entry.name))
+        return fetch(release)
     except Unavailable as error:
         raise BadInput(f"{error}; or give --weights {entry.name}=PATH") from error
 

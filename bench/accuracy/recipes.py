@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from bench.cli import Resolution, resolution_name
-from bench.models import IMAGENET_MEAN, IMAGENET_STD, TIMM, Entry
+from bench.models import Entry
 
 COMMON = ("center", 0.875, "bicubic")
 """`--recipe common`: crop mode, crop_pct and interpolation for all models alike; mean and deviation are the model's."""
@@ -37,7 +38,7 @@ class Geometry:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
             interpolation=self.interpolation,
-            mean=self.border or IMAGENET_MEAN,
+            mean=self.border or IMAGENET_DEFAULT_MEAN,
         )
         return made
 
@@ -52,7 +53,8 @@ class Recipe:
 
     def __str__(self) -> str:
         g = self.geometry
-        norm = "" if (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD) else f" mean {self.mean} std {self.std}"
+        usual = (self.mean, self.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        norm = "" if usual else f" mean {self.mean} std {self.std}"
         return f"{resolution_name(g.size)} {g.crop_mode} crop_pct {g.crop_pct:g} {g.interpolation}{norm}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,34 +71,20 @@ def recipe_for(
     ConvNeXt's weights, and timm's own, have a test size in timm's configuration: there its test crop holds (288 at
     1.0). `common` is `COMMON` for every model; `crop_pct` replaces the recipe's.
     """
-    cfg = _timm_configuration(entry)
-    if entry.recipe is not None:
-        own = entry.recipe_at(min(size) if size else None)
-        assert own is not None
-        size = size or (own.resolution, own.resolution)
-        recipe = Recipe(Geometry(size, own.crop_pct, own.crop_mode, own.interpolation), own.mean, own.std)
-    else:
-        size = size or tuple((cfg.test_input_size or cfg.input_size)[1:])
-        crop = cfg.crop_pct or COMMON[1]
-        mode = cfg.crop_mode or "center"
-        border = cfg.mean if mode == "border" else None
-        recipe = Recipe(Geometry(size, crop, mode, cfg.interpolation, border), cfg.mean, cfg.std)
-    if cfg is not None and cfg.test_input_size and tuple(cfg.test_input_size[1:]) == size and cfg.test_crop_pct:
-        recipe = replace(recipe, geometry=replace(recipe.geometry, crop_pct=cfg.test_crop_pct))
+    cfg: Any = entry.family.configuration(entry.timm_name)
+    tested = cfg.test_input_size
+    if size is None:
+        size = (entry.resolution, entry.resolution) if entry.resolution else tuple((tested or cfg.input_size)[1:])
+    crop, mode = cfg.crop_pct or COMMON[1], cfg.crop_mode or "center"
+    if entry.family.squash_from is not None and min(size) >= entry.family.squash_from:
+        crop, mode = 1.0, "squash"
+    if tested and tuple(tested[1:]) == size and cfg.test_crop_pct:
+        crop = cfg.test_crop_pct
+    border = cfg.mean if mode == "border" else None
+    recipe = Recipe(Geometry(size, crop, mode, cfg.interpolation, border), cfg.mean, cfg.std)
     if common:
         mode, pct, interpolation = COMMON
         recipe = replace(recipe, geometry=Geometry(size, pct, mode, interpolation))
     if crop_pct is not None:
         recipe = replace(recipe, geometry=replace(recipe.geometry, crop_pct=crop_pct))
     return recipe
-
-
-def _timm_configuration(entry: Entry) -> Any:
-    """timm's configuration for the weights of a network of timm's; None for the others."""
-    import timm
-
-    if entry.family is TIMM:
-        return timm.models.get_pretrained_cfg(entry.timm_name)
-    from baselines.convnext import VARIANTS
-
-    return timm.models.get_pretrained_cfg(VARIANTS[entry.name]) if entry.name in VARIANTS else None

@@ -13,7 +13,7 @@ from bench.dense.data import ADE20K
 from bench.dense.evaluate_command import evaluate
 from bench.dense.evaluation import Pass, Place, Run, evaluate_ade20k
 from bench.dense.miou import Counts, from_row, paired_difference, score
-from bench.dense.transforms import MULTI_SCALES, SECOND_RESIZE, SegmentationTest
+from bench.dense.transforms import MULTI_SCALES, SegmentationTest
 from bench.models import Entry
 from bench.tasks import MULTI_SCALE
 
@@ -32,8 +32,8 @@ class ADE20KEvaluation:
         return {"test": asdict(self._test(entry))}
 
     def _test(self, entry: Entry) -> SegmentationTest:
-        second = SECOND_RESIZE.get(entry.family.name, "bilinear")
-        return SegmentationTest(second, MULTI_SCALES if self.multi_scale else (1.0,), self.multi_scale)
+        scales = MULTI_SCALES if self.multi_scale else (1.0,)
+        return SegmentationTest(entry.family.second_resize, scales, self.multi_scale)
 
     def run(self, entry: Entry, model: nn.Module, place: Place, how: Pass) -> Run:
         return evaluate_ade20k(model, self.data, self._test(entry), place, how)

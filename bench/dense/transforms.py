@@ -30,9 +30,6 @@ SEGMENTATION_LIMITS = (2048, 512)
 MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Factors of `SEGMENTATION_LIMITS` in multi-scale testing, each with the mirrored image too."""
 
-SECOND_RESIZE = {"OverLoCK": "bicubic"}
-"""Interpolation of segmentation's resize to multiples of 32, by family; all others "bilinear"."""
-
 
 def fitted_size(size: Size, limits: tuple[float, float]) -> Size:
     """`size` scaled, its ratio kept, so that it just fits the (long, short) limits; rounded half up."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from bench.cli import BadInput, resolution_name
 from bench.gates.expected import FAILED, Figure
 from bench.machine.environment import physical_cores
-from bench.models import MODELS, OVERLOCK, Entry
+from bench.models import MODELS, Entry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +74,7 @@ def steps(names: Sequence[str]) -> int:
 
 def _with_native(names: Sequence[str]) -> list[str]:
     """The models whose inference the C kernels serve."""
-    return [name for name in names if MODELS[name].family is OVERLOCK]
+    return [name for name in names if MODELS[name].family.contmix]
 
 
 def _in_processes(
@@ -102,8 +102,8 @@ def _in_processes(
 
 
 def _work(name: str) -> tuple[bool, int]:
-    """Order of size: OverLoCK takes longest to count; later entries of a family are larger."""
-    return name.startswith("overlock"), list(MODELS).index(name)
+    """Order of size: networks with ContMix take longest to count; later entries of a family are larger."""
+    return MODELS[name].family.contmix, list(MODELS).index(name)
 
 
 def _begin(native: bool) -> None:
@@ -222,7 +222,7 @@ def _computed(entry: Entry, model: nn.Module, dtypes: Sequence[str] = tuple(LOGI
 
     import overlock
 
-    folds = "train" in entry.family.structure
+    folds = entry.family.folds
     parameters = sum(p.numel() for p in model.parameters())
     for dtype in dtypes:  # in LOGITS_AT's order each holds the first one's numbers, until the last rounds them
         if dtype == "float64" and parameters > LARGE:

@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for c in [c for c in configurations if c.depthwise == "winners" and not (part.folder / WINNERS).exists()]:
         part.drop(f"{c.name}: they were not measured")
         configurations = tuple(other for other in configurations if other != c)
-    ours, theirs = configurations[0], next(c for c in configurations if c.model.startswith("convnext"))
+    ours, theirs = configurations[0], next(c for c in configurations if c.model != configurations[0].model)
     if args.training:
         compare(part, TRAINING, configurations, [("OverLoCK-XT / ConvNeXt-T, training step", ours, theirs)])
         return 0

@@ -22,6 +22,7 @@ from typing import Any
 from bench.cli import resolution_name
 from bench.engine.plan import ENERGY_BLOCK
 from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
+from bench.models import family_of
 from bench.records.record import OUT_OF_MEMORY, Record
 
 MODELS = (
@@ -77,7 +78,7 @@ def rows(tiny: bool) -> list[Row]:
 def depthwise(part: Sink, model: str) -> str:
     """The implementation of a model's large depthwise convolutions: the winners that this run measured, if there are
     any."""
-    return "winners" if (part.folder / WINNERS).exists() and model.startswith(("overlock", "unireplknet")) else "torch"
+    return "winners" if (part.folder / WINNERS).exists() and family_of(model).large_depthwise else "torch"
 
 
 def measure(part: Sink, model: Any, template: Record, row: Row) -> list[Record]:
@@ -134,7 +135,7 @@ def one_model(part: Sink, name: str, form: str, backend: str) -> int:
 
     entry = loading.resolve(name)
     models = {False: loading.load(entry, form, None, 0, backend)}
-    training_form = "train" if "train" in entry.family.structure else form
+    training_form = "train" if entry.family.folds else form
     for row in rows(part.tiny):
         what = f"{name} {row.kind} {row.size} {row.dtype} {row.compile}"
         if not part.room(COMPILE_SECONDS if row.compile == "default" else ROW_SECONDS, what):

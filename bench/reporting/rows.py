@@ -9,7 +9,7 @@ from typing import Any
 from bench import metrics
 from bench.evidence.evidence import Found, main_counter
 from bench.metrics import METRICS
-from bench.models import MODELS, TIMM
+from bench.models import MODELS, family_of
 from bench.published import Printed, beside, distinct
 from bench.records.record import Record
 
@@ -58,10 +58,7 @@ class Row:
     @property
     def family(self) -> str:
         """The family's name, also of a size that goes by timm's name; timm for other models."""
-        if self.model in MODELS:
-            return MODELS[self.model].family.name
-        names = {entry.name.partition("_")[0]: entry.family.name for entry in MODELS.values()}
-        return names.get(self.model.partition("_")[0], TIMM.name)
+        return family_of(self.model).name
 
     @property
     def pixels(self) -> int:

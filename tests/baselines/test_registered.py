@@ -39,20 +39,6 @@ def meta_image(height: int, width: int, channels: int = 3) -> Tensor:
     return torch.empty(2, channels, height, width, device="meta")
 
 
-def cheap(name: str) -> nn.Module:
-    """The model with quickly drawn weights that keep the signal's size: big variants take seconds to initialise."""
-    model = on_meta(name).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for key, value in model.state_dict().items():
-            if value.dim() > 1 and value[0].numel() > 1:
-                bound = (3.0 / value[0].numel()) ** 0.5
-                value.uniform_(-bound, bound, generator=generator)
-            else:
-                value.fill_(0.0 if key.endswith(("bias", "mean", "tracked")) else 1.0)
-    return model
-
-
 @pytest.mark.parametrize("name", baselines.MODELS)
 def test_registration(name: str) -> None:
     assert timm.is_model(name)
@@ -76,17 +62,6 @@ def test_recipe(name: str) -> None:
     assert model.get_submodule(cfg["first_conv"]).in_channels == 3
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
     assert cfg["pool_size"] == model.forward_features(meta_image(224, 224)).shape[2:]
-
-
-@pytest.mark.parametrize("name", baselines.MODELS)
-def test_forward(name: str) -> None:
-    model = cheap(name)
-    for size in ((32, 32), (72, 72), (160, 192)):
-        with torch.inference_mode():
-            logits = model(image(0, (1, 3, *size), torch.float32))
-        assert logits.shape == (1, 1000)
-        assert logits.isfinite().all()
-        assert logits.std() > 0
 
 
 @pytest.mark.parametrize("name", baselines.MODELS)
@@ -183,7 +158,9 @@ def test_pretrained_never_gives_random_weights(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["unireplknet_a", "moganet_xt"])
 def test_pretrained_loads_what_the_hook_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = fill(timm.create_model(name)).state_dict()
-    monkeypatch.setattr("baselines.common.released_state_dict", lambda asked: dict(released) if asked == name else {})
+    monkeypatch.setattr(
+        "baselines.common.released_state_dict", lambda file: dict(released) if file.name == name else {}
+    )
     model = timm.create_model(name, pretrained=True)
     assert model.state_dict().keys() == released.keys()
     assert all(torch.equal(value, released[key]) for key, value in model.state_dict().items())

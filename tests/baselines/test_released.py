@@ -10,7 +10,8 @@ import timm
 import torch
 
 import baselines
-from baselines.released import baseline_release
+from baselines import convnext, moganet, unireplknet
+from overlock.checkpoints.download import Release
 from tests.golden.golden_state import tensor_for
 
 PARTS = {
@@ -22,16 +23,23 @@ PARTS = {
 }
 
 
+MODULES = {"convnext": convnext, "moganet": moganet, "unireplknet": unireplknet}
+
+
+def release(name: str) -> Release:
+    return MODULES[name.partition("_")[0]].release(name)
+
+
 @pytest.mark.parametrize("name", baselines.MODELS)
 def test_every_baseline_has_a_file(name: str) -> None:
-    found = baseline_release(name)
+    found = release(name)
     assert found.url.startswith("https://")
     assert found.url.endswith(PARTS.get(name, ""))
     assert found.file == found.url.rpartition("/")[2] or name.startswith("convnext")
 
 
 def test_no_two_baselines_share_a_place_in_the_cache() -> None:
-    assert len({baseline_release(name).file for name in baselines.MODELS}) == len(baselines.MODELS)
+    assert len({release(name).file for name in baselines.MODELS}) == len(baselines.MODELS)
 
 
 def place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
@@ -44,11 +52,11 @@ def place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     path = tmp_path / "made.pth"
     torch.save({"state_dict": state, "epoch": 300}, path)
     unknown = {"sha256": None, "size": None}
-    found = baseline_release(name)
+    found = release(name)
     made = type(found)(**{**vars(found), **unknown})
     made.path.parent.mkdir(parents=True)
     path.rename(made.path)
-    monkeypatch.setattr("baselines.common.baseline_release", lambda asked: made)
+    monkeypatch.setattr(MODULES[name.partition("_")[0]], "release", lambda asked: made)
     return state
 
 

@@ -10,25 +10,14 @@ import pytest
 import baselines
 import overlock
 from bench.cli import BadInput
-from bench.loading import counted_structure, create, resolve
-from bench.models import MODELS, Recipe, entry_for_timm, find, unknown
+from bench.loading import create, resolve
+from bench.models import MODELS, entry_for_timm, find, unknown
 from bench.published import beside, distinct
 from tests.bench.exact_params import exact_params
 
 
 def test_registry_has_what_is_registered_with_timm() -> None:
     assert set(MODELS) == {*overlock.VARIANTS, *baselines.MODELS}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_recipe_is_that_of_the_model(name: str) -> None:
-    entry = MODELS[name]
-    cfg = counted_structure(entry, "deploy").pretrained_cfg
-    recipe = entry.recipe_at(cfg["input_size"][-1])
-    assert recipe is not None
-    assert (recipe.crop_pct, recipe.crop_mode, recipe.interpolation, recipe.mean, recipe.std) == tuple(
-        cfg[key] for key in ("crop_pct", "crop_mode", "interpolation", "mean", "std")
-    )
 
 
 @pytest.mark.parametrize(
@@ -64,12 +53,6 @@ def test_a_name_near_to_nothing_lists_the_models() -> None:
     assert "moganet_xl" in str(unknown("qqqqqqqq"))
 
 
-def test_released_at_384_means_squashed() -> None:
-    large, small = MODELS["unireplknet_l"], MODELS["unireplknet_t"]
-    assert large.recipe_at() == small.recipe_at(384) == Recipe(384, 1.0, "squash")
-    assert small.recipe_at() == large.recipe_at(224) == Recipe(224, 0.875, "center")
-
-
 def test_forms() -> None:
     assert MODELS["overlock_t"].forms("both") == ("train", "deploy")
     assert MODELS["unireplknet_b"].forms("train") == ("train",)
@@ -85,9 +68,8 @@ def test_a_timm_model_builds_by_its_tag() -> None:
 def test_published_figures_are_found(name: str) -> None:
     """Each has published parameters, and published cost and top-1 at the resolution of its recipe."""
     entry = MODELS[name]
-    assert entry.recipe is not None
     for metric in ("params", "macs", "top1"):
-        assert beside(metric, name, str(entry.recipe.resolution)), metric
+        assert beside(metric, name, str(entry.resolution)), metric
 
 
 @pytest.mark.parametrize(

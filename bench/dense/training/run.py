@@ -35,7 +35,6 @@ from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
 from bench.loading import resolve
 from bench.machine.device import choose_device
-from bench.models import TIMM
 from bench.torchrun import Workers
 
 log = logging.getLogger("bench.train")
@@ -146,7 +145,7 @@ def _run(
 def _model(args: argparse.Namespace, place: Place) -> nn.Module:
     """The model in its training form, its backbone started from a classifier's weights."""
     entry = resolve(args.model)
-    if args.weights == RELEASED and entry.family is TIMM:
+    if args.weights == RELEASED and entry.family.release(entry.name) is None:
         raise BadInput(f"--weights {RELEASED}: {entry.name} is none of the suite's models: give a file, or {RANDOM}")
     drop_path = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
     model: Any = build_dense(entry.name, args.head, "train", **drop_path)

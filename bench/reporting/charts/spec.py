@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.families import FAMILIES
 from bench.metrics import METRICS
-from bench.models import FAMILIES, MODELS
+from bench.models import MODELS
 from bench.reporting.rows import Row
 
 Spec = dict[str, Any]

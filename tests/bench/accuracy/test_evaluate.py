@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN as MEAN
+from timm.data import IMAGENET_DEFAULT_STD as STD
 from torch import Tensor, nn
 
 from bench.accuracy import predictions as pred
@@ -21,7 +23,6 @@ from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, heade
 from bench.accuracy.predictions import Predictions, open_store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.cli import BadInput
-from bench.models import IMAGENET_MEAN, IMAGENET_STD
 from bench.torchrun import Workers
 
 
@@ -38,7 +39,7 @@ class Projection(nn.Module):
 
 
 def recipe(size: int = 32, crop_pct: float = 0.875) -> Recipe:
-    return Recipe(Geometry((size, size), crop_pct, "center", "bicubic"), IMAGENET_MEAN, IMAGENET_STD)
+    return Recipe(Geometry((size, size), crop_pct, "center", "bicubic"), MEAN, STD)
 
 
 def run_of(
@@ -106,7 +107,7 @@ def test_ranks_and_predictions(tree: Path, tmp_path: Path) -> None:
     got = evaluated(images, run_of(images, tmp_path, conditions, model), conditions)
     from timm.data import create_transform
 
-    transform = create_transform(32, crop_pct=0.875, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    transform = create_transform(32, crop_pct=0.875, interpolation="bicubic", mean=MEAN, std=STD)
     from PIL import Image
 
     for i, name in enumerate(images.source.names):

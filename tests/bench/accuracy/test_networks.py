@@ -9,8 +9,6 @@ import pytest
 import timm
 import torch
 
-import baselines.released
-from baselines.released import fine_tuned_release
 from bench.accuracy.networks import FINE_TUNED, RANDOM, RELEASED, load, source, trained_at
 from bench.models import MODELS
 from tests.golden.golden_state import tensor_for
@@ -28,11 +26,11 @@ def test_only_convnext_b_and_l_at_384_have_weights_of_their_own(name: str, size:
     assert source(entry, "file.pth", size) == "file.pth"
     assert source(entry, RANDOM, size) == RANDOM
     if own:
-        release = fine_tuned_release(name, 384)
+        release = entry.family.fine_tuned(name, 384)
         assert release is not None
         assert release.file == AT_384[name]
         assert trained_at(entry, f"{FINE_TUNED}384") == 384
-    assert trained_at(entry, RELEASED) == entry.recipe.resolution
+    assert trained_at(entry, RELEASED) == entry.resolution
     assert trained_at(entry, "file.pth") is None
 
 
@@ -55,13 +53,13 @@ def test_the_fine_tuned_file_is_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     """A file of ConvNeXt-T's shapes under its authors' names stands for the one of ConvNeXt-B, which is 350 MB."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("OVERLOCK_OFFLINE", "1")
-    release = fine_tuned_release("convnext_b", 384)
+    release = MODELS["convnext_b"].family.fine_tuned("convnext_b", 384)
     assert release is not None
     own = timm.create_model("convnext_tiny").state_dict()
     state = {key: torch.from_numpy(tensor_for(key, tuple(value.shape))) for key, value in own.items()}
     release.path.parent.mkdir(parents=True)
     torch.save({"model": {facebooks(key): value for key, value in state.items()}}, release.path)
-    monkeypatch.setattr(baselines.released, "fine_tuned_release", lambda name, resolution: release)
+    monkeypatch.setattr("baselines.convnext.fine_tuned", lambda name, resolution: release)
     model, label = load(MODELS["convnext_t"], "deploy", f"{FINE_TUNED}384")
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert len(label) == 64

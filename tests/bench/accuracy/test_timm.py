@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN as MEAN
+from timm.data import IMAGENET_DEFAULT_STD as STD
 from timm.data import create_dataset, create_loader
 from torch import nn
 
@@ -17,15 +19,14 @@ from bench.accuracy.evaluate import Classifier, Conditions, Run, evaluate, heade
 from bench.accuracy.predictions import Predictions, open_store
 from bench.accuracy.recipes import Geometry, Recipe
 from bench.loading import randomise
-from bench.models import IMAGENET_MEAN, IMAGENET_STD
 from bench.torchrun import Workers
 
 INCEPTION = (0.5, 0.5, 0.5)
 RECIPES = {
-    "64 center 0.875": Recipe(Geometry((64, 64), 0.875, "center", "bicubic"), IMAGENET_MEAN, IMAGENET_STD),
-    "96 center 0.95": Recipe(Geometry((96, 96), 0.95, "center", "bicubic"), IMAGENET_MEAN, IMAGENET_STD),
-    "72 center 1.0": Recipe(Geometry((72, 72), 1.0, "center", "bilinear"), IMAGENET_MEAN, IMAGENET_STD),
-    "96 squash 1.0": Recipe(Geometry((96, 96), 1.0, "squash", "bicubic"), IMAGENET_MEAN, IMAGENET_STD),
+    "64 center 0.875": Recipe(Geometry((64, 64), 0.875, "center", "bicubic"), MEAN, STD),
+    "96 center 0.95": Recipe(Geometry((96, 96), 0.95, "center", "bicubic"), MEAN, STD),
+    "72 center 1.0": Recipe(Geometry((72, 72), 1.0, "center", "bilinear"), MEAN, STD),
+    "96 squash 1.0": Recipe(Geometry((96, 96), 1.0, "squash", "bicubic"), MEAN, STD),
     "64x96 center 0.9": Recipe(Geometry((64, 96), 0.9, "center", "bicubic"), INCEPTION, INCEPTION),
 }
 

@@ -14,7 +14,7 @@ from bench.cost.count import count_parameters
 from bench.gates import exact, expected, fingerprint, fixed, verdict
 from bench.gates.expected import FAILED, Figure, difference, judge, updated
 from bench.loading import counted_structure
-from bench.models import MODELS, OVERLOCK
+from bench.models import MODELS
 from bench.records.store import results_folder
 
 FILE = results_folder() / "expected.csv"
@@ -37,7 +37,7 @@ def test_the_file_has_every_registered_model_and_form(name: str, form: str, know
     assert known[name, form, "state_dict", "", ""].value == fingerprint.state_dict(model.state_dict())
     assert metrics.count("macs") == len(exact.RESOLUTIONS) == 5
     assert metrics.count("memory") == 1
-    native = list(exact.NATIVE_METRICS) if MODELS[name].family is OVERLOCK else []
+    native = list(exact.NATIVE_METRICS) if MODELS[name].family.contmix else []
     assert [metric for metric in metrics if "native" in metric] == native
     dtypes = {figure.dtype for figure in figures if figure.metric == "logits"}
     assert dtypes >= {"float32", "bfloat16"}
