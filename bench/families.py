@@ -41,6 +41,7 @@ class Family:
     large_depthwise = False  # whether `overlock.depthwise` runs its large convolutions
     squash_from: int | None = None  # from this resolution on, evaluation squashes the image instead of cropping it
     second_resize = "bilinear"  # interpolation of segmentation's resize to multiples of 32
+    unreleased_heads: tuple[str, ...] = ()  # dense heads whose weights were published with figures but not released
     colour: str  # in charts
     marker: str  # in charts: a shape that Vega-Lite has
 
@@ -57,6 +58,10 @@ class Family:
         """The short name of a size, registered with timm."""
         return f"{self.name.lower()}_{size}"
 
+    def label(self, model: str) -> str:
+        """The name that its paper gives a model, `OverLoCK-T`."""
+        return f"{self.name}-{model.rpartition('_')[2].upper()}"
+
     def aliases(self, size: str) -> tuple[str, ...]:
         """Other names of a size, as its authors have them."""
         return (f"{self.name.lower()}_{SIZE_NAMES[size]}",) if size in SIZE_NAMES else ()
@@ -68,6 +73,11 @@ class Family:
     def resolution(self, size: str) -> int:
         """The side of the images that its released weights are evaluated at."""
         return 224
+
+    def weights_of(self, size: str, pretraining: str, resolution: str) -> tuple[str, str]:
+        """Which model and weights a row of published.csv is of: a name that `bench.top1` takes, and the weights if they
+        are not its own: a file, or words."""
+        return self.model(size), ""
 
     def configuration(self, model: str) -> PretrainedCfg:
         """timm's configuration: how the weights of a model are evaluated."""
@@ -109,6 +119,7 @@ class OverLoCK(Family):
     contmix = True
     large_depthwise = True
     second_resize = "bicubic"
+    unreleased_heads = ("cascade",)
     colour = "#d55e00"
     marker = "circle"
 
@@ -134,6 +145,12 @@ class ConvNeXt(Family):
 
     def published(self, size: str) -> tuple[str, ...]:
         return self.model(size), f"{self.model(size)}.{IN_22K}"
+
+    def weights_of(self, size: str, pretraining: str, resolution: str) -> tuple[str, str]:
+        timms = f"convnext_{SIZE_NAMES[size]}"
+        if pretraining in ("", "fb_in1k"):
+            return self.model(size), f"{timms}_1k_384.pth" if resolution == "384" and not pretraining else ""
+        return f"{timms}.fb_in22k_ft_in1k" + ("_384" if resolution == "384" else ""), ""
 
     def configuration(self, model: str) -> PretrainedCfg:
         """The one that is pinned here, with the test size that timm gives the same weights (288, uncropped)."""
@@ -172,6 +189,10 @@ class UniRepLKNet(Family):
     def resolution(self, size: str) -> int:
         return 384 if size in ("b", "l", "xl") else 224  # released for 384 only, after ImageNet-22K
 
+    def weights_of(self, size: str, pretraining: str, resolution: str) -> tuple[str, str]:
+        file = "unireplknet_s_in22k_to_in1k_384_acc86.44.pth" if size == "s" and pretraining else ""
+        return self.model(size), file
+
 
 class MogaNet(Family):
     name = "MogaNet"
@@ -179,6 +200,14 @@ class MogaNet(Family):
     sizes = ("xt", "t", "s", "b", "l", "xl")
     colour = "#b07aa1"
     marker = "diamond"
+
+    def weights_of(self, size: str, pretraining: str, resolution: str) -> tuple[str, str]:
+        weights = ""
+        if pretraining:
+            weights = "moga_tiny_deit3_sz256_lr2e_3_8xb128_fp16_ep300.pth" if size == "t" else "refined recipe"
+        elif resolution == "256":
+            weights = f"moganet_{SIZE_NAMES[size]}_sz256_8xbs128_ep300.pth.tar"
+        return self.model(size), weights
 
 
 class Timm(Family):

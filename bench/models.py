@@ -28,11 +28,6 @@ class Entry:
     aliases: tuple[str, ...] = ()
     published: tuple[str, ...] = ()  # names in published.csv; the first one's weights are those of `resolution`
 
-    @property
-    def label(self) -> str:
-        """The name that its paper gives it, `OverLoCK-T`; timm's name of any other model."""
-        return f"{self.family.name}-{self.name.rpartition('_')[2].upper()}" if self.family.sizes else self.name
-
     def forms(self, asked: str) -> tuple[str, ...]:
         """The forms to measure for `asked` (deploy, train or both): the model's only form if it has but one."""
         if asked == "both" or len(self.family.forms) == 1:

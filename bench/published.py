@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from bench.families import SIZE_NAMES
 from bench.metrics import METRICS
-from bench.models import MODELS
+from bench.models import MODELS, family_of
 from bench.paths import data_file
 from bench.tasks import COUNTED_AT, MULTI_SCALE, TESTED_AT
 
@@ -33,7 +33,6 @@ COUNTING = 0.01
 REPEATED_ACCURACY = 0.03
 """Points by which a repeated evaluation of the same weights may differ: other kernels, another JPEG decoder."""
 
-FAMILIES = tuple({name.partition("_")[0]: None for name in MODELS})
 LEFT_OUT = ("third party",)
 """Retrainings by others: figures of neither the authors nor timm."""
 
@@ -178,7 +177,7 @@ def _wanted(row: Mapping[str, str]) -> bool:
     if row["metric"] not in OURS or row["unit"] == "count" or row["confidence"] in LEFT_OUT:
         return False
     of_imagenet = row["task"] == "classification" and row["dataset"].startswith("ImageNet-1K")
-    return row["model"].startswith(FAMILIES) and (of_imagenet or row["task"] in COUNTED_AT)
+    return bool(family_of(row["model"]).sizes) and (of_imagenet or row["task"] in COUNTED_AT)
 
 
 def _printed(row: Mapping[str, str]) -> Printed:
@@ -231,23 +230,9 @@ def _timm(name: str) -> str:
 def _weights(row: Mapping[str, str]) -> tuple[str, str]:
     """Which model and weights an ImageNet top-1 is of: a name that `bench.top1` takes, and a file if not its own."""
     name, _, pretraining = row["model"].partition(".")
-    size = name.partition("_")[2]
     if row["resolution"].endswith("train"):
         return name, f"weights trained at {row['resolution'].partition(' ')[0]} by {row['protocol']}"
-    if name.startswith("convnext"):
-        if pretraining in ("", "fb_in1k"):
-            full = f"convnext_{SIZE_NAMES[size]}_1k_384.pth"
-            return name, full if row["resolution"] == "384" and not pretraining else ""
-        tag = "fb_in22k_ft_in1k" + ("_384" if row["resolution"] == "384" else "")
-        return f"{_timm(name)}.{tag}", ""
-    if name.startswith("unireplknet") and pretraining and name in ("unireplknet_s",):
-        return name, f"{name}_in22k_to_in1k_384_acc86.44.pth"
-    if name.startswith("moganet"):
-        if pretraining:
-            return name, "moga_tiny_deit3_sz256_lr2e_3_8xb128_fp16_ep300.pth" if size == "t" else "refined recipe"
-        if row["resolution"] == "256":
-            return name, f"moganet_{SIZE_NAMES[size]}_sz256_8xbs128_ep300.pth.tar"
-    return name, ""
+    return family_of(name).weights_of(name.partition("_")[2], pretraining, row["resolution"])
 
 
 def _trained(row: Mapping[str, str]) -> str:

@@ -11,10 +11,8 @@ from functools import cache
 
 from bench.evidence.statement import Statement
 from bench.metrics import METRICS
-from bench.models import MODELS
+from bench.models import family_of
 from bench.published import COUNTING, REPEATED_ACCURACY, Printed, Subject, distinct, published
-
-FAMILY_NAMES = {family.name.lower(): family.name for family in (entry.family for entry in MODELS.values())}
 
 
 @cache
@@ -26,8 +24,7 @@ def figure_statements() -> tuple[Statement, ...]:
 def _about(subject: Subject, network: str) -> str:
     """What the statement calls the network and its training."""
     name, _, pretraining = network.partition(".")
-    family, _, size = name.partition("_")
-    label = f"{FAMILY_NAMES[family]}-{size.upper()}"
+    label = family_of(name).label(name)
     tag = {"fb_in1k": "", "in22k_ft_in1k": "22K", "fb_in22k_ft_in1k": "22K", "fb_in22k_ft_in1k_384": "22K"}
     extra = "" if subject.cost else tag.get(pretraining, pretraining)
     return f"{label} ({extra})" if extra else label
@@ -83,7 +80,7 @@ def _needs(subject: Subject) -> str:
 
 
 def _not_measurable(subject: Subject) -> str:
-    of_overlock = subject.model.startswith("overlock") and subject.accuracy
-    if subject.head == "cascade" and of_overlock:
-        return "no weights of OverLoCK with Cascade Mask R-CNN are released"
+    family = family_of(subject.model)
+    if subject.accuracy and subject.head in family.unreleased_heads:
+        return f"no weights of {family.name} with {_HEAD_NAMES[subject.head]} are released"
     return ""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 
 from bench.evidence.statement import Statement
+from bench.models import family_of
 from bench.published import Printed, Subject
 from bench.tasks import TESTED_AT
 
@@ -240,9 +241,7 @@ def _moganet() -> Iterable[Statement]:
 
 
 def _name(model: str) -> str:
-    family, _, size = model.partition("_")
-    words = {"overlock": "OverLoCK", "convnext": "ConvNeXt", "unireplknet": "UniRepLKNet", "moganet": "MogaNet"}
-    return f"{words[family]}-{size.upper()}"
+    return family_of(model).label(model)
 
 
 STATEMENTS: tuple[Statement, ...] = (
