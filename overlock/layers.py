@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
-from overlock.tracing import is_plain, own_backward, under_autocast
+from overlock.tracing import eager_autograd, is_captured, under_autocast
 
 DOT_BYTES = 4 << 20  # of products made at a time for a sum: what fits the caches
 
@@ -32,15 +32,19 @@ BRANCHES: dict[int, tuple[Branch, ...]] = {
 """OverLoCK's own branch table, by large-kernel size (UniRepLKNet's differs)."""
 
 
-def fuse_conv_bn(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals convolution then `bn` in evaluation mode."""
+def bn_affine(bn: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) of each channel that equal `bn` in evaluation mode, computed in `dtype`."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    scale = bn.weight / (bn.running_var + bn.eps).sqrt()
-    shift = bn.bias - bn.running_mean * scale
-    if bias is not None:
-        shift = shift + bias * scale
-    return weight * scale.view(-1, 1, 1, 1), shift
+    weight, bias, mean, variance = (x.to(dtype) for x in (bn.weight, bn.bias, bn.running_mean, bn.running_var))
+    scale = weight / (variance + bn.eps).sqrt()
+    return scale, bias - mean * scale
+
+
+def fuse_conv_bn(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals a convolution and then `bn` in evaluation mode."""
+    scale, shift = bn_affine(bn, weight.dtype)
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + bias * scale
 
 
 class ResDWConv(nn.Conv2d):
@@ -178,7 +182,7 @@ def global_response(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 def _channel_norm(x: Tensor) -> Tensor:
     """(B, C, 1, 1); the root of a sum of squares: `vector_norm` takes ten times as long on a channels_last map."""
-    if own_backward():
+    if eager_autograd():
         return _ChannelNorm.apply(x)
     squares = channel_dot(x, x)
     if not torch.is_grad_enabled():
@@ -189,7 +193,7 @@ def _channel_norm(x: Tensor) -> Tensor:
 
 def channel_dot(x: Tensor, y: Tensor) -> Tensor:
     """sum over H and W of x * y: (B, C, H, W) twice -> (B, C, 1, 1). On a CPU a few images at a time."""
-    if x.device.type != "cpu" or is_plain() or torch.compiler.is_compiling():  # traced: for any batch
+    if x.device.type != "cpu" or is_captured():
         return (x * y).sum((2, 3), keepdim=True)
     images = max(1, DOT_BYTES // max(1, x[:1].numel() * x.element_size()))
     if images >= x.shape[0]:
@@ -222,7 +226,7 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if own_backward():
+        if eager_autograd():
             return _GRN.apply(x, self.gamma, self.beta)
         return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from overlock.blocks import DynamicConvBlock, RepConvBlock
-from overlock.inference.blocks import FoldedContMix
+from overlock.contmix import BACKENDS
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -273,11 +273,9 @@ def set_backend(model: nn.Module, backend: str) -> nn.Module:
     Raises:
         ValueError: for an unknown name.
     """
-    from overlock.contmix import BACKENDS
-
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"unknown ContMix backend {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
     for module in model.modules():
-        if isinstance(module, DynamicConvBlock | FoldedContMix):
-            module.backend = backend
+        if hasattr(module, "backend"):
+            module.backend = backend  # type: ignore[assignment]
     return model

@@ -1,6 +1,6 @@
 """Export to ONNX: `export_onnx(model, path)`, any batch, one image size.
 
-Everything is spelled out in PyTorch's public operators (`overlock.tracing`), ContMix by its definition, so that the
+Everything is written in PyTorch's public operators (`overlock.tracing`), ContMix by its definition, so that the
 file runs wherever ONNX does. It is a form for exchange, not for speed: ContMix's windows are materialised in it.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from overlock.tracing import plain_operators
+from overlock.tracing import exporting
 
 PACKAGES = ("onnx", "onnxscript")
 SMALLEST = 32  # pixels a side
@@ -49,7 +49,7 @@ def export_onnx(
     like = next(tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
     outputs = [f"feature{i}" for i in getattr(model, "out_indices", ())] or ["logits"]
     batch = torch.export.Dim("batch")
-    with plain_operators(), torch.inference_mode(False), torch.no_grad():
+    with exporting(), torch.inference_mode(False), torch.no_grad():
         example = torch.zeros(2, in_chans, *size, device=like.device, dtype=like.dtype)  # of 1 would fix the batch
         program = torch.onnx.export(
             model,

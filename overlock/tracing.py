@@ -7,22 +7,28 @@ from collections.abc import Iterator
 
 import torch
 
-_plain = False
+_exporting = False
 
 
 @contextlib.contextmanager
-def plain_operators() -> Iterator[None]:
-    """Within it, neither custom operators nor the CPU library's fused convolutions are called."""
-    global _plain
-    before, _plain = _plain, True
+def exporting() -> Iterator[None]:
+    """Within it, only PyTorch's public operators are called: no custom ones, and no fused ones of the CPU's library."""
+    global _exporting
+    before, _exporting = _exporting, True
     try:
         yield
     finally:
-        _plain = before
+        _exporting = before
 
 
-def is_plain() -> bool:
-    return _plain
+def is_exporting() -> bool:
+    """Whether the code runs within `exporting`."""
+    return _exporting
+
+
+def is_captured() -> bool:
+    """Whether operators are captured in a graph, for an exporter or by a compiler: it must serve any batch."""
+    return _exporting or torch.compiler.is_compiling()
 
 
 def is_watched() -> bool:
@@ -35,6 +41,6 @@ def under_autocast(device_type: str) -> bool:
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
-def own_backward() -> bool:
-    """Whether to bring our own backward: gradients are recorded, by eager autograd and not by a tracer or compiler."""
-    return torch.is_grad_enabled() and not (_plain or torch.compiler.is_compiling() or torch.jit.is_tracing())
+def eager_autograd() -> bool:
+    """Whether gradients are recorded by eager autograd, not by a tracer or compiler: our own backwards serve there."""
+    return torch.is_grad_enabled() and not (is_captured() or torch.jit.is_tracing())

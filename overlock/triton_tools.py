@@ -1,4 +1,4 @@
-"""What every launcher of Triton kernels needs. Importing this imports no Triton."""
+"""What every launcher of Triton kernels needs. Importing this imports no Triton. The kernels are experimental."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @lru_cache(maxsize=1)
 def installed() -> bool:
-    """Whether there is Triton."""
+    """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -29,13 +29,13 @@ def on(x: Tensor) -> Any:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
-def power(n: int, least: int = 1) -> int:
-    """The next power of two that is `least` or more."""
+def next_power_of_2(n: int, least: int = 1) -> int:
+    """The least power of two that is neither below n nor below `least`, itself one. (Triton's would import Triton.)"""
     return max(least, 1 << (n - 1).bit_length())
 
 
 def precision(x: Tensor, tf32: bool) -> str:
-    """How products round: `widen` is for the interpreter, which cannot multiply bfloat16."""
+    """How `triton_product.product` rounds: `widen` is for the interpreter, which cannot multiply bfloat16."""
     if x.is_cuda:
         return "tf32" if tf32 else "ieee"
     return "widen" if x.dtype == torch.bfloat16 else "ieee"

@@ -123,7 +123,7 @@ def _place() -> tuple[str, str]:
 
     from overlock import native
 
-    return str(torch.backends.cpu.get_cpu_capability()), native.unavailable() or ""
+    return str(torch.backends.cpu.get_cpu_capability()), native.why_not() or ""
 
 
 def figures(name: str) -> list[Figure]:
@@ -147,7 +147,7 @@ def native_figures(name: str) -> list[Figure]:
     def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
         from overlock import native
 
-        if native.unavailable() is None:
+        if native.why_not() is None:
             _write_weights(entry, path)
             for figure in _computed(entry, _loaded(entry, path), ("float32",)):
                 yield replace(figure, metric=f"{figure.metric} native")

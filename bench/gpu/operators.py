@@ -12,6 +12,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,12 +24,10 @@ from bench.gpu.parts import WINNERS, Sink, arguments, sink
 from bench.machine.clock import time_calls
 from bench.machine.environment import CUDNN_BENCHMARK, now
 from bench.records.record import Record
+from overlock.contmix.inputs import Backend, Inputs
+from overlock.shapes import ContMixShape, DepthwiseShape, contmix_shapes, depthwise_shapes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
-STAGES = {"stage 3": (14, 13, 8), "stage 4": (7, 7, 16), "stage 3 at 288": (18, 13, 8), "stage 3 at 384": (24, 13, 8)}
-"""ContMix of OverLoCK-T: side of the map, K, heads of 16 channels."""
-LARGE = {"stage 1": (64, 56, 17), "stage 2": (128, 28, 15), "stage 3": (256, 14, 13), "stage 4": (512, 7, 7)}
-"""Large depthwise convolutions of OverLoCK-T: channels, side of the map, K."""
 SETS = 3  # sets of inputs, taken in turn, so that a call's own are not in the cache
 LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
 
@@ -127,33 +126,17 @@ def peaks(part: Sink, timer: Timer) -> Rates:
     return Rates(bandwidth, macs, source="measured")
 
 
-def contmix_inputs(part: Sink, batch: int, side: int, kernel: int, heads: int, dtype: str) -> list[list[Tensor]]:
-    """Sets of ContMix's seven inputs, maps channels_last."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        x = torch.randn(shape, generator=generator).to(part.device, DTYPES[dtype])
-        return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
-
-    taps, width = 25 + kernel**2, 4 if part.tiny else 16
-    shapes = (
-        (batch, heads * width, side, side),
-        (batch, heads * width, 7, 7),
-        (batch, 2 * heads * width, side, side),
-        (taps, 49),
-        (taps,),
-        (heads, 9, 9),
-        (heads, 2 * kernel - 1, 2 * kernel - 1),
-    )
-    return [[draw(*shape) for shape in shapes] for _ in range(1 if part.tiny else SETS)]
+def contmix_stages() -> dict[str, ContMixShape]:
+    """ContMix of OverLoCK-T at 224x224, and its third stage on larger images."""
+    larger = {f"stage 3 at {side}": contmix_shapes("overlock_t", side, side)["stage 3"] for side in (288, 384)}
+    return contmix_shapes("overlock_t", 224, 224) | larger
 
 
 def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
     """Time every backend at the sizes of OverLoCK-T's stages, and `fused` in its other launches too."""
-    from overlock.contmix import BACKENDS
-    from overlock.contmix.triton import launch as fused
+    from overlock.contmix import BACKENDS, fused
 
-    stages = {"tiny": (7, 7, 1)} if part.tiny else STAGES
+    stages = {"tiny": ContMixShape(1, 1, 7, 7, 4, 8, 7)} if part.tiny else contmix_stages()
     dtypes = ["float32"] if part.tiny else list(DTYPES)
     names = [name for name in ("fused", "tiled", "reference") if not (part.tiny and name == "fused")]
     batches = [1] if part.tiny else [256, 16, 1]
@@ -161,19 +144,18 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
     for stage, dtype, batch in cases:
         if not part.room(2.0, f"ContMix {stage} {dtype} batch {batch}"):
             continue
-        side, kernel, heads = stages[stage]
-        sets = contmix_inputs(part, batch, side, kernel, heads, dtype)
+        shape = replace(stages[stage], batch=batch)
+        side, kernel = shape.height, shape.kernel
+        sets = [shape.inputs(DTYPES[dtype], part.device, seed) for seed in range(1 if part.tiny else SETS)]
         conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": "channels_last"}
         for name in names:
             if name == "reference" and (batch > 16 and dtype != "bfloat16"):
                 continue
-            module = BACKENDS[name]
             for backward in (False, True):
                 if backward and name == "reference":
-                    continue  # it has no backward of its own: autograd follows its steps
-
-                call = _call(module, backward, sets)
-                work = contmix_work(batch, side, kernel, heads, 16, dtype, backward)
+                    continue  # autograd of the definition, which runs the forward too
+                call = _call(BACKENDS[name], backward, sets)
+                work = contmix_work(batch, side, kernel, shape.heads, 16, dtype, backward)
                 form = "backward" if backward else "forward"
                 row = attempt(part, f"contmix {stage}", form, timer, call, backend=name, **conditions)
                 part.keep(list(over_floor(row, work, rates, dtype)))
@@ -190,8 +172,8 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
 
 
 def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
-    """The launches to try: those of the large kernel's forward and, at stage 3, those of the 5x5 half's backward."""
-    from overlock.contmix.triton import launch as fused
+    """The launches to try: those of the large kernel's forward and, at stage 3, those of the 5x5 branch's backward."""
+    from overlock.contmix import fused
 
     if fused.shared_windows(side, side, kernel):
         short = {"short backward": fused.SHORT_BACKWARD_LAUNCHES} if kernel > fused.SHORT else {}
@@ -199,12 +181,12 @@ def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
     return {"sliding": fused.SLIDING_LAUNCHES} if kernel > fused.SHORT else {}
 
 
-def _call(module: Any, backward: bool, sets: list[list[Tensor]]) -> Callable[[int], Any]:
+def _call(backend: Backend, backward: bool, sets: list[Inputs]) -> Callable[[int], Any]:
     """A function that calls a backend's forward or backward on the sets of inputs in turn."""
 
     def call(i: int) -> Any:
-        inputs: Any = sets[i % len(sets)]
-        return module.backward(inputs[2], *inputs, 0.25) if backward else module.forward(*inputs, 0.25)
+        inputs = sets[i % len(sets)]
+        return backend.backward(inputs.value, inputs, 0.25) if backward else backend.forward(inputs, 0.25)
 
     return call
 
@@ -215,7 +197,7 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     from overlock.depthwise.dispatch import Case
     from overlock.depthwise.triton import depthwise as by_triton
 
-    shapes = {"tiny": (2, 7, 5)} if part.tiny else LARGE
+    shapes = {"tiny": DepthwiseShape(2, 7, 7, 5)} if part.tiny else depthwise_shapes("overlock_t", 224, 224)
     dtypes = ["float32"] if part.tiny else ["bfloat16", "float16", "tf32", "float32"]
     batch, winners = 1 if part.tiny else 256, []
 
@@ -237,10 +219,10 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     }
     if not part.tiny:
         paths |= {"cudnn": by_cudnn, "triton": by_triton}
-    for dtype, (stage, (channels, side, kernel)), layout in itertools.product(dtypes, shapes.items(), LAYOUTS):
+    for dtype, (stage, shape), layout in itertools.product(dtypes, shapes.items(), LAYOUTS):
         if not part.room(2.0, f"depthwise {stage} {dtype} {layout}"):
             continue
-        kind = DTYPES[dtype]
+        kind, channels, side, kernel = DTYPES[dtype], shape.channels, shape.height, shape.kernel
         x = (
             torch.randn(batch, channels, side, side, device=part.device)
             .to(kind)

@@ -15,19 +15,23 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
+from bench.gpu.operators import contmix_stages
+from overlock.shapes import ContMixShape, DepthwiseShape, depthwise_shapes
+
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STAGES = {"stage 3": (14, 13, 8, 16), "stage 4": (7, 7, 16, 16), "stage 3 at 288": (18, 13, 8, 16)}
-"""ContMix of OverLoCK-T: side of the map, K, heads, channels of a head."""
-DEPTHWISE = {"stage 1": (64, 56, 17), "stage 3": (256, 14, 13), "stage 4": (512, 7, 7)}
-"""Large depthwise convolutions: channels, side of the map, K."""
+STAGES = ("stage 3", "stage 4", "stage 3 at 288")
+"""Of `bench.gpu.operators.contmix_stages`."""
+DEPTHWISE = ("stage 1", "stage 3", "stage 4")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Resources:
 
     operator: str
     kernel: str
-    half: str
+    branch: str
     dtype: str
     warps: int
     registers: int
@@ -124,7 +128,7 @@ def measure(operator: str, dtype: str, launch: Callable[[], Any], capability: in
         yield Resources(
             operator=operator,
             kernel=kernel.__name__,
-            half={0: "5x5", 1: "KxK"}.get(values.get("HALF", -1), ""),
+            branch={0: "5x5", 1: "KxK"}.get(values.get("BRANCH", -1), ""),
             dtype=dtype,
             warps=options.get("num_warps", 4),
             registers=int(usage[1]),
@@ -136,62 +140,49 @@ def measure(operator: str, dtype: str, launch: Callable[[], Any], capability: in
         )
 
 
-def contmix_launches(side: int, k: int, heads: int, width: int, dtype: str, batch: int, backward: bool) -> None:
-    """Launch ContMix of these sizes on empty tensors."""
-    from overlock.contmix.triton import launch as fused
+def contmix_launches(shape: ContMixShape, dtype: str, backward: bool) -> None:
+    """Launch ContMix of this shape."""
+    from overlock.contmix import fused
 
-    def empty(*shape: int) -> torch.Tensor:
-        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-        return torch.empty(shape, dtype=DTYPES[dtype], memory_format=layout)
-
-    value = empty(batch, 2 * heads * width, side, side)
-    inputs = (
-        empty(batch, heads * width, side, side),
-        empty(batch, heads * width, 7, 7),
-        value,
-        empty(25 + k * k, 49),
-        empty(25 + k * k),
-        empty(heads, 9, 9),
-        empty(heads, 2 * k - 1, 2 * k - 1),
-    )
+    inputs = shape.inputs(DTYPES[dtype])
     with mock.patch.object(fused, "_precision", return_value="ieee"):
         if backward:
-            fused.backward(value, *inputs, 0.25)
+            fused.backward(inputs.value, inputs, shape.scale)
         else:
-            fused.forward(*inputs, 0.25)
+            fused.forward(inputs, shape.scale)
 
 
-def depthwise_launches(channels: int, side: int, k: int, dtype: str, batch: int, backward: bool) -> None:
-    """Launch a depthwise convolution of these sizes on empty tensors."""
+def depthwise_launches(shape: DepthwiseShape, dtype: str, batch: int, backward: bool) -> None:
+    """Launch a depthwise convolution of this shape on empty tensors."""
     from overlock.depthwise import triton as depthwise_triton
 
-    x = torch.empty(batch, channels, side, side, dtype=DTYPES[dtype]).contiguous(memory_format=torch.channels_last)
-    weight = torch.empty(channels, 1, k, k, dtype=DTYPES[dtype])
+    x = torch.empty(batch, shape.channels, shape.height, shape.width, dtype=DTYPES[dtype])
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.empty(shape.channels, 1, shape.kernel, shape.kernel, dtype=DTYPES[dtype])
     with mock.patch.object(depthwise_triton, "_precision", return_value="ieee"):
         if backward:
             depthwise_triton.depthwise_backward_op(x, x, weight)
         else:
-            tile = depthwise_triton.Tile.of(side, k)
-            depthwise_triton._convolve(tile.padded(x), tile, side, weight, None, False, torch.channels_last)
+            tile = depthwise_triton.Tile.of(shape.width, shape.kernel)
+            depthwise_triton._convolve(tile.padded(x), tile, shape.width, weight, None, False, torch.channels_last)
 
 
 def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int) -> Iterator[Resources]:
     """The resources of all launches, forward and backward: ContMix in these stages, and depthwise convolutions."""
+    contmix, depthwise = contmix_stages(), depthwise_shapes("overlock_t", 224, 224)
     for dtype in dtypes:
-        for stage in stages:
-            for backward in (False, True):
-                sizes = (*STAGES[stage], dtype, batch, backward)
-                yield from measure(f"contmix {stage}", dtype, lambda s=sizes: contmix_launches(*s), capability)  # type: ignore[misc]
-        for stage, shape in DEPTHWISE.items():
-            for backward in (False, True):
-                case = (*shape, dtype, batch, backward)
-                yield from measure(f"depthwise {stage}", dtype, lambda s=case: depthwise_launches(*s), capability)  # type: ignore[misc]
+        for stage, backward in product(stages, (False, True)):
+            launch = partial(contmix_launches, replace(contmix[stage], batch=batch), dtype, backward)
+            yield from measure(f"contmix {stage}", dtype, launch, capability)
+        for stage, backward in product(DEPTHWISE, (False, True)):
+            launch = partial(depthwise_launches, depthwise[stage], dtype, batch, backward)
+            yield from measure(f"depthwise {stage}", dtype, launch, capability)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="bench.gpu.resources", description=__doc__.splitlines()[0] if __doc__ else "")
     p.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["bfloat16"])
-    p.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    p.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     p.add_argument("--batch", type=int, default=256)
     p.add_argument("--capability", type=int, default=90, help="90 is Hopper (default)")
     p.add_argument("--format", choices=("markdown", "json"), default="markdown")

@@ -36,17 +36,17 @@ def by_tiles(weights: Tensor) -> Callable[[Tensor], Tensor]:
     kernel = int(taps**0.5)
     query = weights.new_zeros(batch, height, width, heads, 1)
     projected = weights.new_zeros(batch * heads, taps, 1)
-    order = tiled._Half(query, projected, query, kernel)
+    order = tiled._Branch(query, projected, query, kernel)
     by_query = order.tiled(weights.permute(0, 2, 3, 1, 4)).flatten(1, 2)  # B*G, M*b, k*k
 
     def run(value: Tensor) -> Tensor:
-        half = tiled._Half(query, projected, value, kernel)
-        mixed = value.new_empty(batch * heads, half.plan.tiles, half.plan.tile_queries, value.shape[-1])
-        for rows in half.chunks:
-            regions = half.by_region(by_query[rows])
-            torch.bmm(regions, half.v[rows].flatten(0, 1), out=mixed[rows].flatten(0, 1))
+        branch = tiled._Branch(query, projected, value, kernel)
+        mixed = value.new_empty(batch * heads, branch.plan.tiles, branch.plan.tile_queries, value.shape[-1])
+        for rows in branch.chunks:
+            regions = branch.by_region(by_query[rows])
+            torch.bmm(regions, branch.v[rows].flatten(0, 1), out=mixed[rows].flatten(0, 1))
         out = value.new_empty(value.shape)
-        half.put(out, mixed)
+        branch.put(out, mixed)
         return out
 
     return run

@@ -1,4 +1,4 @@
-"""Multiply-adds of ContMix as it is defined, whichever implementation runs."""
+"""The multiply-adds of ContMix as it is defined, whichever implementation runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 def contmix_macs(
     query: Sequence[int], key: Sequence[int], value: Sequence[int], rpb1: Sequence[int], rpb2: Sequence[int]
 ) -> dict[str, int]:
-    """MACs of the defined operator by part, from its arguments' shapes: (B, Cq, H, W), (B, Cq, r, r), (B, Cv, H, W),
-    (G, 9, 9), (G, 2K-1, 2K-1).
+    """MACs of the defined operator by part, from the shapes of its arguments (those of `Inputs`).
 
     Returns:
         `affinity` (query times key), `projection` (affinities to taps) and `aggregation` (taps times values).

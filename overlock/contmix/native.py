@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from overlock import native
+from overlock.contmix.inputs import Inputs, window_size
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
-    """Why these inputs cannot run here; None: they can."""
+def why_not(value: Tensor) -> str | None:
+    """The reason why the kernel cannot run on values like these, or None where it can."""
     if value.device.type != "cpu":
         return f"it runs on a CPU, these are on {value.device.type}"
     if value.dtype not in DTYPES:
         return f"it computes in float32 for float32 and bfloat16, these are {value.dtype}"
-    return native.unavailable()
+    return native.why_not()
 
 
 class _Contmix(ctypes.Structure):
@@ -57,31 +58,20 @@ class _Gradients(ctypes.Structure):
 class _Call:
     """The kernel's view of ContMix's arguments, and the tensors that it points into."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        proj_weight: Tensor,
-        proj_bias: Tensor,
-        rpb: tuple[Tensor, Tensor],
-        scale: float,
-    ) -> None:
+    def __init__(self, inputs: Inputs, scale: float) -> None:
+        query, key, value = inputs[:3]
         batch, channels, height, width = value.shape
-        self.heads = rpb[0].shape[0]
-        self.sizes = [(table.shape[-1] + 1) // 2 for table in rpb]
+        self.heads = inputs.rpb1.shape[0]
+        self.sizes = [window_size(inputs.rpb1), window_size(inputs.rpb2)]
         self.keys = key.reshape(batch * query.shape[1], -1).float().mul(scale)  # B*Cq, R
         q, v = (x.contiguous(memory_format=torch.channels_last) for x in (query, value))
         with torch.autocast("cpu", enabled=False):
-            projected = self.keys @ proj_weight.float().t()  # B*Cq, T: (B*G, cq, T)
-        tables = [x.float().contiguous() for x in (proj_bias, *rpb)]
-        self.kept = (q, v, projected, *tables)
+            projected = self.keys @ inputs.proj_weight.float().t()  # B*Cq, T: (B*G, cq, T)
+        proj_bias, rpb1, rpb2 = (x.float().contiguous() for x in inputs[4:])
+        self.kept = (q, v, projected, proj_bias, rpb1, rpb2)
         self.struct = _Contmix(
-            native.pointer(q),
-            native.pointer(v),
-            native.pointer(projected),
-            native.pointer(tables[0]),
-            (ctypes.c_void_p * 2)(tables[1].data_ptr(), tables[2].data_ptr()),
+            *(native.pointer(x) for x in (q, v, projected, proj_bias)),
+            (ctypes.c_void_p * 2)(rpb1.data_ptr(), rpb2.data_ptr()),
             batch,
             self.heads,
             query.shape[1] // self.heads,
@@ -94,42 +84,24 @@ class _Call:
         )
 
 
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> Tensor:
-    """ContMix; shapes as in `overlock.contmix.contmix`. The result is channels_last."""
-    call = _Call(query, key, value, proj_weight, proj_bias, (rpb1, rpb2), scale)
-    out = torch.empty_like(value, memory_format=torch.channels_last)
+def forward(inputs: Inputs, scale: float) -> Tensor:
+    """ContMix: (B, C, H, W), channels_last."""
+    call = _Call(inputs, scale)
+    out = torch.empty_like(inputs.value, memory_format=torch.channels_last)
     native.call("contmix_forward", ctypes.byref(call.struct), native.pointer(out))
     return out
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the seven tensors, in their order."""
-    call = _Call(query, key, value, proj_weight, proj_bias, (rpb1, rpb2), scale)
+def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
+    """The gradients of the seven tensors."""
+    query, key, value, proj_weight, proj_bias, rpb1, rpb2 = inputs
+    call = _Call(inputs, scale)
     batch, heads, taps = value.shape[0], call.heads, proj_bias.shape[0]
     grad = grad.contiguous(memory_format=torch.channels_last)
     d_query, d_value = (torch.empty_like(x, memory_format=torch.channels_last) for x in (query, value))
     d_projected = torch.empty(batch * query.shape[1], taps, dtype=torch.float32)
     d_bias = torch.empty(batch * heads, taps, dtype=torch.float32)
-    d_rpb = [torch.empty(batch, heads, (2 * size - 1) ** 2, dtype=torch.float32) for size in call.sizes]
+    d_rpb = [torch.empty(batch, *x.shape, dtype=torch.float32) for x in (rpb1, rpb2)]
     gradients = _Gradients(
         *(native.pointer(x) for x in (grad, d_query, d_value, d_projected, d_bias)),
         (ctypes.c_void_p * 2)(*(x.data_ptr() for x in d_rpb)),
@@ -138,11 +110,8 @@ def backward(
     with torch.autocast("cpu", enabled=False):
         d_key = (d_projected @ proj_weight.float()).mul_(scale)
         d_weight = d_projected.t() @ call.keys
-    d_tables = (
-        table.sum(0).view(heads, 2 * size - 1, 2 * size - 1) for table, size in zip(d_rpb, call.sizes, strict=True)
-    )
-    d_rpb1, d_rpb2 = (x.to(rpb1.dtype) for x in d_tables)
-    return (
+    d_rpb1, d_rpb2 = (table.sum(0).to(rpb1.dtype) for table in d_rpb)
+    return Inputs(
         d_query,
         d_key.to(key.dtype).view(key.shape),
         d_value,

@@ -8,45 +8,38 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from overlock.contmix import native, reference, tiled
+from overlock.contmix import fused, native, reference, tiled
 from overlock.contmix.cost import contmix_macs
-from overlock.contmix.triton import launch as fused
+from overlock.contmix.inputs import Backend, Inputs
 
 log = logging.getLogger(__name__)
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "tiled": tiled, "native": native, "fused": fused}
-"""Name -> module with `forward`, `backward` and `supports(query, key, value) -> None or the reason why not`."""
+BACKENDS: dict[str, Backend] = {"reference": reference, "tiled": tiled, "native": native, "fused": fused}
 
 AUTO_ORDER = ("native", "tiled", "reference")
 _logged: set[tuple[str, str]] = set()
 
 
-def choose_backend(name: str, query: Tensor, key: Tensor, value: Tensor) -> str:
-    """The backend that runs these inputs.
+def choose_backend(name: str, value: Tensor) -> str:
+    """The backend that runs values like these (B, C, H, W).
 
     Raises:
-        ValueError: for an unknown name, or a backend asked for by name that cannot run these inputs (with the reason).
+        ValueError: for an unknown name, or a backend asked for by name that cannot run here (with the reason).
     """
     if name == "auto":
-        if fused.preferred(query, key, value):
-            _log_once("fused", str(value.device.type))
-            return "fused"
-        for candidate in AUTO_ORDER:
-            if BACKENDS[candidate].supports(query, key, value) is None:
-                _log_once(candidate, str(value.device.type))
-                return candidate
-        raise AssertionError("the reference backend supports everything")
+        order = ("fused", *AUTO_ORDER) if fused.preferred(value) else AUTO_ORDER
+        chosen = next(candidate for candidate in order if BACKENDS[candidate].why_not(value) is None)
+        _log_once(chosen, value.device.type)
+        return chosen
     if name not in BACKENDS:
         raise ValueError(f"unknown ContMix backend {name!r}: choose one of auto, {', '.join(BACKENDS)}")
-    reason = BACKENDS[name].supports(query, key, value)
+    reason = BACKENDS[name].why_not(value)
     if reason is not None:
         raise ValueError(f"ContMix backend {name!r} cannot run here: {reason}")
     return name
@@ -70,8 +63,8 @@ def contmix_op(
     scale: float,
     backend: str,
 ) -> Tensor:
-    module = BACKENDS[choose_backend(backend, query, key, value)]
-    return _channels_last(module.forward(query, key, value, proj_weight, proj_bias, rpb1, rpb2, scale))
+    inputs = Inputs(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
+    return _channels_last(BACKENDS[choose_backend(backend, value)].forward(inputs, scale))
 
 
 @torch.library.custom_op("overlock::contmix_backward", mutates_args=())
@@ -87,10 +80,10 @@ def contmix_backward_op(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = BACKENDS[choose_backend(backend, query, key, value)]
-    grads = module.backward(grad, query, key, value, proj_weight, proj_bias, rpb1, rpb2, scale)
-    d_query, d_key, d_value, *others = grads
-    return (_channels_last(d_query), d_key.contiguous(), _channels_last(d_value), *others)
+    inputs = Inputs(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
+    gradients = BACKENDS[choose_backend(backend, value)].backward(grad, inputs, scale)
+    d_query, d_key, d_value = gradients[:3]
+    return (_channels_last(d_query), d_key.contiguous(), _channels_last(d_value), *gradients[3:])
 
 
 @torch.library.custom_op("overlock::contmix_merged", mutates_args=())
@@ -136,47 +129,22 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 contmix_op.register_autograd(_backward, setup_context=_save_inputs)
 
 
+# The formulas take the operators' arguments, with shapes in place of tensors.
+
+
 @register_flop_formula(torch.ops.overlock.contmix, get_raw=False)
-def _contmix_flops(
-    query: Sequence[int],
-    key: Sequence[int],
-    value: Sequence[int],
-    proj_weight: Sequence[int],
-    proj_bias: Sequence[int],
-    rpb1: Sequence[int],
-    rpb2: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
+def _contmix_flops(*inputs: Any, **_kwargs: Any) -> int:
+    query, key, value, _weight, _bias, rpb1, rpb2, *_ = inputs
     return 2 * sum(contmix_macs(query, key, value, rpb1, rpb2).values())
 
 
 @register_flop_formula(torch.ops.overlock.contmix_merged, get_raw=False)
-def _contmix_merged_flops(
-    query: Sequence[int],
-    key: Sequence[int],
-    value: Sequence[int],
-    proj_weight: Sequence[int],
-    bias1: Sequence[int],
-    bias2: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
-    tables = [(shape[0], *[2 * math.isqrt(shape[-1]) - 1] * 2) for shape in (bias1, bias2)]
+def _contmix_merged_flops(*inputs: Any, **_kwargs: Any) -> int:
+    query, key, value, _weight, *biases, _scale = inputs
+    tables = [(shape[0], *[2 * math.isqrt(shape[-1]) - 1] * 2) for shape in biases]
     return 2 * sum(contmix_macs(query, key, value, *tables).values())
 
 
 @register_flop_formula(torch.ops.overlock.contmix_backward, get_raw=False)
-def _contmix_backward_flops(
-    grad: Sequence[int],
-    query: Sequence[int],
-    key: Sequence[int],
-    value: Sequence[int],
-    proj_weight: Sequence[int],
-    proj_bias: Sequence[int],
-    rpb1: Sequence[int],
-    rpb2: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
-    return 4 * sum(contmix_macs(query, key, value, rpb1, rpb2).values())
+def _contmix_backward_flops(grad: Any, *inputs: Any, **_kwargs: Any) -> int:
+    return 2 * _contmix_flops(*inputs)

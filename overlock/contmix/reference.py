@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from overlock.contmix.inputs import Inputs, window_size
+
 
 def window_starts(size: int, kernel_size: int, device: torch.device | None = None) -> Tensor:
     """First index of each position's window along one axis, (size,): shifted to stay inside, never truncated."""
@@ -36,7 +38,7 @@ def aggregate(logits: Tensor, value: Tensor, rpb: Tensor) -> Tensor:
         (B, G, c, H, W)
     """
     height, width = value.shape[-2:]
-    k = (rpb.shape[-1] + 1) // 2
+    k = window_size(rpb)
     rows, row_biases = window_indices(height, k, value.device)
     cols, col_biases = window_indices(width, k, value.device)
     bias = rpb[:, row_biases[:, None, :, None], col_biases[None, :, None, :]]  # G, H, W, k, k
@@ -45,17 +47,9 @@ def aggregate(logits: Tensor, value: Tensor, rpb: Tensor) -> Tensor:
     return torch.einsum("bghwt,bgchwt->bgchw", weights, windows.flatten(-2))
 
 
-def contmix(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> Tensor:
-    """ContMix as it is defined; shapes as in `overlock.contmix.contmix`."""
+def forward(inputs: Inputs, scale: float) -> Tensor:
+    """ContMix as it is defined: (B, C, H, W)."""
+    query, key, value, proj_weight, proj_bias, rpb1, rpb2 = inputs
     batch, channels, height, width = value.shape
     heads = rpb1.shape[0]
     q = query.reshape(batch, heads, -1, height * width) * scale
@@ -63,16 +57,19 @@ def contmix(
     affinities = torch.einsum("bgcn,bgcr->bgnr", q, k)
     logits = affinities @ proj_weight.t() + proj_bias
     logits = logits.reshape(batch, heads, height, width, -1)
-    small = (rpb1.shape[-1] + 1) ** 2 // 4
+    small = window_size(rpb1) ** 2
     small_value, large_value = value.reshape(batch, 2, heads, -1, height, width).unbind(1)
     small_out = aggregate(logits[..., :small], small_value, rpb1)
     large_out = aggregate(logits[..., small:], large_value, rpb2)
     return torch.stack([small_out, large_out], dim=1).reshape(batch, channels, height, width)
 
 
-def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
-    """Why these inputs cannot run here; None: all can."""
+def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
+    """The gradients of the seven tensors, by autograd of the definition."""
+    _, gradients = torch.func.vjp(lambda *x: forward(Inputs(*x), scale), *inputs)  # type: ignore[misc]
+    return Inputs(*gradients(grad))
+
+
+def why_not(value: Tensor) -> str | None:
+    """None: the definition runs on anything."""
     return None
-
-
-forward = contmix

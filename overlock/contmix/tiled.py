@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from overlock.contmix.inputs import Inputs, window_size
 from overlock.contmix.tiles import Grid, plan
 
 TILE = 8  # queries a side of a tile
@@ -27,8 +28,8 @@ CHUNK_BYTES = 2 << 20  # of weights by region at a time on a CPU: what its secon
 DEVICE_CHUNK_BYTES = 256 << 20  # elsewhere
 
 
-def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
-    """Why these inputs cannot run here; None: all can."""
+def why_not(value: Tensor) -> str | None:
+    """None: it runs on anything."""
     return None
 
 
@@ -62,8 +63,8 @@ def _gather(x: Tensor, index: Tensor, tiles: int) -> Tensor:
     return taken.transpose(1, 2).reshape(-1, tiles, index.numel() // tiles, x.shape[-1])
 
 
-class _Half:
-    """One of the two kernels: its plan, its tiled queries and its regions' values."""
+class _Branch:
+    """One of the two kernels: its plan, its tiled queries and the values of its regions."""
 
     def __init__(self, q: Tensor, projected: Tensor, v: Tensor, kernel_size: int) -> None:
         self.batch, height, width, self.heads, _ = v.shape
@@ -128,7 +129,7 @@ def tiled_queries(height: int, width: int, kernel_size: int) -> int:
 
 def merge_biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The one bias of each (query, tap), of both kernels: (G, M*b, t), queries in this backend's tile order."""
-    sizes = [(rpb.shape[-1] + 1) // 2 for rpb in (rpb1, rpb2)]
+    sizes = [window_size(rpb) for rpb in (rpb1, rpb2)]
     own = proj_bias.split([size**2 for size in sizes])
     small, large = (
         rpb.flatten(1)[:, plan(height, width, size, TILE, rpb.device).bias_index] + bias
@@ -137,101 +138,73 @@ def merge_biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor, height: int, wid
     return small, large
 
 
-def _halves(
-    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, heads: int, sizes: Sequence[int], scale: float
-) -> tuple[list[_Half], Tensor]:
+def _branches(
+    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, biases: Sequence[Tensor], scale: float
+) -> tuple[list[_Branch], Tensor]:
+    """Both branches, and the keys (B*G, R, c)."""
+    heads, sizes = biases[0].shape[0], [math.isqrt(bias.shape[-1]) for bias in biases]
     q = _tokens(query, heads, query.shape[1] // heads)
     k = key.reshape(key.shape[0] * heads, q.shape[-1], -1).transpose(1, 2)  # B*G, R, c
     projected = torch.matmul(proj_weight, k * scale)  # B*G, t + t', c
     v = _tokens(value, 2, heads, value.shape[1] // 2 // heads)
     parts = projected.split([size**2 for size in sizes], dim=1)
-    return [_Half(q, parts[i], v[:, :, :, i], sizes[i]) for i in (0, 1)], k
+    return [_Branch(q, parts[i], v[:, :, :, i], sizes[i]) for i in (0, 1)], k
 
 
 def forward_merged(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    bias1: Tensor,
-    bias2: Tensor,
-    scale: float,
+    query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, bias1: Tensor, bias2: Tensor, scale: float
 ) -> Tensor:
-    """ContMix with the biases that `merge_biases` made for this map's size. The result is channels_last."""
+    """ContMix with the biases that `merge_biases` made for this map's size: (B, C, H, W), channels_last."""
     batch, channels, height, width = value.shape
     heads = bias1.shape[0]
-    sizes = math.isqrt(bias1.shape[-1]), math.isqrt(bias2.shape[-1])
-    halves, _ = _halves(query, key, value, proj_weight, heads, sizes, scale)
+    branches, _ = _branches(query, key, value, proj_weight, (bias1, bias2), scale)
     out = value.new_empty(batch, height, width, 2, heads, channels // 2 // heads)
-    for i, (half, bias) in enumerate(zip(halves, (bias1, bias2), strict=True)):
-        mixed = value.new_empty(batch * heads, half.plan.tiles, half.plan.tile_queries, half.v.shape[-1])
-        for rows in half.chunks:
-            torch.bmm(
-                half.by_region(half.weights(rows, bias)),
-                half.v[rows].flatten(0, 1),
-                out=mixed[rows].flatten(0, 1),
-            )
-        half.put(out[:, :, :, i], mixed)
+    for i, (branch, bias) in enumerate(zip(branches, (bias1, bias2), strict=True)):
+        mixed = value.new_empty(batch * heads, branch.plan.tiles, branch.plan.tile_queries, branch.v.shape[-1])
+        for rows in branch.chunks:
+            weights = branch.by_region(branch.weights(rows, bias))
+            torch.bmm(weights, branch.v[rows].flatten(0, 1), out=mixed[rows].flatten(0, 1))
+        branch.put(out[:, :, :, i], mixed)
     return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> Tensor:
-    """ContMix; shapes as in `overlock.contmix.contmix`. The result is channels_last."""
-    biases = merge_biases(proj_bias, rpb1, rpb2, *value.shape[-2:])
-    return forward_merged(query, key, value, proj_weight, *biases, scale)
+def forward(inputs: Inputs, scale: float) -> Tensor:
+    """ContMix: (B, C, H, W), channels_last."""
+    biases = merge_biases(*inputs[4:], *inputs.value.shape[-2:])
+    return forward_merged(*inputs[:4], *biases, scale)
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the seven tensors, in their order. Softmax weights are made again, chunk by chunk."""
+def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
+    """The gradients of the seven tensors. Softmax weights are made again, chunk by chunk."""
+    query, key, value, proj_weight, proj_bias, rpb1, rpb2 = inputs
     batch, channels, height, width = value.shape
     heads = rpb1.shape[0]
     biases = merge_biases(proj_bias, rpb1, rpb2, height, width)
-    sizes = math.isqrt(biases[0].shape[-1]), math.isqrt(biases[1].shape[-1])
-    halves, k = _halves(query, key, value, proj_weight, heads, sizes, scale)
+    branches, k = _branches(query, key, value, proj_weight, biases, scale)
     wide = torch.promote_types(value.dtype, torch.float32)  # sums over the batch
     grad_tokens = _tokens(grad, 2, heads, channels // 2 // heads)
-    d_q = value.new_zeros(2, batch, height, width, heads, halves[0].q.shape[-1])
+    d_q = value.new_zeros(2, batch, height, width, heads, branches[0].q.shape[-1])
     d_v = value.new_zeros(batch, height * width, 2, heads, channels // 2 // heads)
     d_projected, d_proj_bias, d_rpb = [], [], []
-    for i, (half, bias, rpb) in enumerate(zip(halves, biases, (rpb1, rpb2), strict=True)):
-        p = half.plan
-        d_out = half.tiled(grad_tokens[:, :, :, i])  # B*G, M, b, c
+    for i, (branch, bias, rpb) in enumerate(zip(branches, biases, (rpb1, rpb2), strict=True)):
+        p = branch.plan
+        d_out = branch.tiled(grad_tokens[:, :, :, i])  # B*G, M, b, c
         if p.owned is not None:
             d_out = d_out * p.owned.to(d_out.dtype).view(p.tiles, p.tile_queries, 1)
         d_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device)
-        d_q_tiled, d_pk, d_v_region = (torch.empty_like(x) for x in (half.q, half.projected, half.v))
-        for rows in half.chunks:
-            weights = half.weights(rows, bias)
-            d_rows, v_rows = d_out[rows].flatten(0, 1), half.v[rows].flatten(0, 1)
-            d_v_region[rows] = torch.bmm(half.by_region(weights).transpose(1, 2), d_rows).view_as(half.v[rows])
-            d_weights = half.by_tap(torch.bmm(d_rows, v_rows.transpose(1, 2)))
+        d_q_tiled, d_pk, d_v_region = (torch.empty_like(x) for x in (branch.q, branch.projected, branch.v))
+        for rows in branch.chunks:
+            weights = branch.weights(rows, bias)
+            d_rows, v_rows = d_out[rows].flatten(0, 1), branch.v[rows].flatten(0, 1)
+            d_v_region[rows] = torch.bmm(branch.by_region(weights).transpose(1, 2), d_rows).view_as(branch.v[rows])
+            d_weights = branch.by_tap(torch.bmm(d_rows, v_rows.transpose(1, 2)))
             d_logits = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_q_tiled[rows] = torch.bmm(d_logits, half.projected[rows])
-            d_pk[rows] = torch.bmm(d_logits.transpose(1, 2), half.q[rows])
+            d_q_tiled[rows] = torch.bmm(d_logits, branch.projected[rows])
+            d_pk[rows] = torch.bmm(d_logits.transpose(1, 2), branch.q[rows])
             first = rows.start % heads
-            d_bias[first : first + len(d_logits)] += d_logits.unflatten(0, (-1, min(heads, len(d_logits)))).sum(
-                0, dtype=wide
-            )
-        half.put(d_q[i], d_q_tiled.unflatten(1, (p.tiles, -1)))
+            images = d_logits.unflatten(0, (-1, min(heads, len(d_logits))))
+            d_bias[first : first + len(d_logits)] += images.sum(0, dtype=wide)
+        branch.put(d_q[i], d_q_tiled.unflatten(1, (p.tiles, -1)))
         by_token = d_v_region.view(batch, heads, p.tiles * p.region_keys, -1).transpose(1, 2)
         d_v[:, :, i].index_add_(1, p.keys, by_token)
         d_projected.append(d_pk)
@@ -239,12 +212,11 @@ def backward(
         table = torch.zeros(heads, rpb[0].numel(), dtype=wide, device=rpb.device)
         d_rpb.append(table.index_add_(1, p.bias_index.flatten(), d_bias.flatten(1)).view_as(rpb).to(rpb.dtype))
     d_pk = torch.cat(d_projected, dim=1)  # B*G, T, c
-    return (
+    return Inputs(
         d_q.sum(0).flatten(3).permute(0, 3, 1, 2),
         (proj_weight.t() @ d_pk).mul_(scale).transpose(1, 2).reshape(key.shape),
         d_v.reshape(batch, height, width, channels).permute(0, 3, 1, 2),
         torch.einsum("ntc,nrc->tr", d_pk, k) * scale,
         torch.cat(d_proj_bias).to(proj_bias.dtype),
-        d_rpb[0],
-        d_rpb[1],
+        *d_rpb,
     )

@@ -1,8 +1,8 @@
-"""Large depthwise convolutions on a GPU: PyTorch's, or `depthwise_triton` where a measurement says that it wins.
+"""Large depthwise convolutions on a GPU: PyTorch's, or those of `triton` where a measurement says that they win.
 
-`use` says where the latter runs, and so does OVERLOCK_DEPTHWISE when this is imported: `torch` (nowhere), `triton`
-(wherever it can), or a file of measured winners, which `python -m bench.gpu_run` writes. None has been measured yet:
-without the variable PyTorch's convolution runs.
+The latter are experimental. `use` says where they run, and so does OVERLOCK_DEPTHWISE when this is imported: `torch`
+(nowhere), `triton` (wherever they can), or a file of measured winners, which `python -m bench.gpu_run` writes. None has
+been measured yet: without the variable PyTorch's convolution runs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from overlock.depthwise import triton as depthwise_triton
-from overlock.depthwise.triton import not_taken
-from overlock.tracing import is_plain, under_autocast
+from overlock.depthwise.triton import DTYPES, KERNEL_SIZES
+from overlock.tracing import is_exporting, under_autocast
 from overlock.triton_tools import installed
 
 log = logging.getLogger(__name__)
@@ -87,10 +87,10 @@ def use(what: str) -> None:
 
 
 def wins(x: Tensor, weight: Tensor) -> bool:
-    """Whether x (B, C, H, W) is to be convolved with weight (C, 1, K, K) by `depthwise_triton`."""
-    if not (everywhere or winners) or is_plain() or under_autocast(x.device.type):
+    """Whether x (B, C, H, W) is to be convolved with weight (C, 1, K, K) by `triton.depthwise`."""
+    if not (everywhere or winners) or is_exporting() or under_autocast(x.device.type):
         return False
-    if not (x.is_cuda or interpreting) or not_taken(x, weight) is not None:
+    if not (x.is_cuda or interpreting) or x.dtype not in DTYPES or weight.shape[-1] not in KERNEL_SIZES:
         return False
     gradients = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return everywhere or Case.of(x, weight.shape[-1], gradients) in winners

@@ -4,8 +4,8 @@ PyTorch's CPU gradient of a large depthwise kernel walks every tap over the whol
 where its forward takes 4. Both gradients are convolutions, so they need not be slow (docs/contmix.md):
 
 - the input's is the output's gradient convolved with the flipped kernel: the forward's fast path;
-- the weight's is the correlation of input and output gradient at the kernel's lags, taken by a C kernel with the taps'
-  sums in registers (`overlock/native`), or where it cannot be had, for all but the smallest kernels, by FFT.
+- the weight's is the correlation of input and output gradient at the kernel's lags, taken by a C kernel that keeps the
+  sums of the taps in registers (`overlock/native`), or without it, for all but the smallest kernels, by FFT.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from overlock import native
-from overlock.depthwise import dispatch as depthwise_device
+from overlock.depthwise import dispatch
 from overlock.depthwise import triton as depthwise_triton
-from overlock.tracing import own_backward, under_autocast
+from overlock.tracing import eager_autograd, under_autocast
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
 NATIVE_SIZES = (3, 5, 7, 9, 11, 13, 15, 17)  # native/depthwise.h
@@ -35,9 +36,9 @@ def fast_size(x: Tensor, kernel_size: int) -> int:
     On channels_last maps oneDNN has a kernel for 15x15 and more that does 115 to 145 GMAC/s on two AVX-512 cores where
     the one for 9x9 to 13x13 does 40 to 70 (docs/contmix.md): 13x13 runs in half the time as 15x15.
     """
-    lays = x.is_contiguous(memory_format=torch.channels_last) and x.dtype in (torch.float32, torch.bfloat16)
+    suits = x.is_contiguous(memory_format=torch.channels_last) and x.dtype in (torch.float32, torch.bfloat16)
     usable = x.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return 15 if 9 <= kernel_size < 15 and lays and usable else kernel_size
+    return 15 if 9 <= kernel_size < 15 and suits and usable else kernel_size
 
 
 def dilate_kernel(weight: Tensor, dilation: int, kernel_size: int) -> Tensor:
@@ -51,23 +52,11 @@ def dilate_kernel(weight: Tensor, dilation: int, kernel_size: int) -> Tensor:
     return out
 
 
-def _fast_length(size: int) -> int:
-    """The next length that has no prime factor above 5."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 1
-
-
 class Correlation:
     """Weight gradients of depthwise kernels over one input (B, C, H, W), for lags of up to `reach` positions."""
 
     def __init__(self, x: Tensor, reach: int) -> None:
-        self.size = [_fast_length(n + reach) for n in x.shape[-2:]]
+        self.size = [next_fast_len(n + reach, real=True) for n in x.shape[-2:]]
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.spectrum = self._transform(x)
 
@@ -94,8 +83,8 @@ class _Depthwise(ctypes.Structure):
     )
 
 
-def why_not_native(x: Tensor, kernel_size: int) -> str | None:
-    """Why the C kernel does not take the weight gradient of a k x k kernel over x (B, C, H, W); None where it does."""
+def why_not(x: Tensor, kernel_size: int) -> str | None:
+    """The reason why the C kernel does not take the gradient of a k x k kernel over x, or None where it does."""
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, not {x.dtype}"
     if kernel_size not in NATIVE_SIZES or x.shape[1] % NATIVE_LANES:
@@ -129,7 +118,7 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 
 class _ParallelConvs(torch.autograd.Function):
-    """Depthwise convolutions of stride 1 that keep the map's size, without bias: one output each."""
+    """Depthwise convolutions of stride 1 that keep the map's size, without bias: an output of each."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dilations: Sequence[int], *weights: Tensor) -> tuple[Tensor, ...]:
@@ -148,7 +137,7 @@ class _ParallelConvs(torch.autograd.Function):
                 part = _convolve(grad, weight.flip(2, 3), r)
                 grad_x = part if grad_x is None else grad_x.add_(part)
         by_fft = [
-            needed and weight.shape[-1] >= FFT_FROM and why_not_native(x, weight.shape[-1]) is not None
+            needed and weight.shape[-1] >= FFT_FROM and why_not(x, weight.shape[-1]) is not None
             for weight, _, _, needed in branches
         ]
         reach = max((_padding(b[0], b[1]) for b, fft in zip(branches, by_fft, strict=True) if fft), default=0)
@@ -158,7 +147,7 @@ class _ParallelConvs(torch.autograd.Function):
             k = weight.shape[-1]
             if not needed:
                 grad_weights.append(None)
-            elif why_not_native(x, k) is None:
+            elif why_not(x, k) is None:
                 grad_weights.append(native_weight_grad(x, grad, k, r))
             elif fft:
                 assert correlation is not None
@@ -169,7 +158,7 @@ class _ParallelConvs(torch.autograd.Function):
 
 
 def _by_winner(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    if conv.dilation[0] == 1 and depthwise_device.wins(x, conv.weight):
+    if conv.dilation[0] == 1 and dispatch.wins(x, conv.weight):
         return depthwise_triton.depthwise(x, conv.weight, conv.bias)
     out: Tensor = conv(x)
     return out
@@ -177,7 +166,7 @@ def _by_winner(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 def parallel_convs(x: Tensor, convs: Sequence[nn.Conv2d]) -> Sequence[Tensor]:
     """Each of `convs` on x (B, C, H, W): depthwise ones of stride 1, without bias, that keep the map's size."""
-    if x.device.type != "cpu" or under_autocast("cpu") or not own_backward():
+    if x.device.type != "cpu" or under_autocast("cpu") or not eager_autograd():
         return [_by_winner(x, conv) for conv in convs]
     outputs: tuple[Tensor, ...] = _ParallelConvs.apply(
         x, [conv.dilation[0] for conv in convs], *(conv.weight for conv in convs)

@@ -1,5 +1,7 @@
 """Depthwise convolution of stride 1 by `triton_kernels`: the operator `overlock::depthwise`, with its gradients.
 
+Experimental: the kernels have run in Triton's interpreter and been compiled for Hopper, but never run on a GPU.
+
 Maps are copied into rows padded with zeros, which the kernels read, and back; the same copies transpose channels_last
 maps. An infinite value makes NaN not only of the outputs that it reaches but of all that share a product with it.
 """
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from overlock.triton_tools import installed, interpreted, on, power, precision
+from overlock.triton_tools import installed, interpreted, next_power_of_2, on, precision
 
 KERNEL_SIZES = (5, 7, 9, 11, 13, 15, 17)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -38,23 +40,18 @@ def interpreting() -> bool:
 
 
 def why_not(x: Tensor, weight: Tensor) -> str | None:
-    """Why these cannot be convolved here; None: they can. Not to be traced: the operator asks it, not its callers."""
+    """The reason why x (B, C, H, W) and weight (C, 1, K, K) cannot be convolved here, or None where they can.
+
+    The operator asks it, not its callers: it is not to be traced.
+    """
     if not installed():
         return "Triton is not installed"
-    reason = not_taken(x, weight)
-    if reason is not None:
-        return reason
-    if not x.is_cuda and not (x.device.type == "cpu" and interpreting()):
-        return f"it needs a CUDA device, and the map is on {x.device.type}"
-    return None
-
-
-def not_taken(x: Tensor, weight: Tensor) -> str | None:
-    """Why the kernels are not for this dtype or kernel size; None: they are."""
     if x.dtype not in DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}"
     if weight.shape[-1] not in KERNEL_SIZES:
         return f"the kernels have sizes {', '.join(map(str, KERNEL_SIZES))}, not {weight.shape[-1]}"
+    if not x.is_cuda and not (x.device.type == "cpu" and interpreting()):
+        return f"it needs a CUDA device, and the map is on {x.device.type}"
     return None
 
 
@@ -118,7 +115,7 @@ def _layout(x: Tensor) -> torch.memory_format:
 def _placed(x: Tensor, out: Tensor, margin: int) -> Tensor:
     """`out` (B, C, H, P) filled with x (B, C, H, W) from column `margin` on, cut off at P, and zeros beside it."""
     batch, channels, height, pitch = out.shape
-    columns = min(64, max(16, power(pitch)))
+    columns = min(64, max(16, next_power_of_2(pitch)))
     grid = -(-pitch // columns) * -(-channels // CHANNELS) * batch * height
     with on(x):
         _kernels().place_kernel[(grid,)](
@@ -130,7 +127,7 @@ def _placed(x: Tensor, out: Tensor, margin: int) -> Tensor:
 
 def _rows(height: int) -> int:
     """Rows of a group."""
-    return max(2, min(GROUP_ROWS, power(height)))
+    return max(2, min(GROUP_ROWS, next_power_of_2(height)))
 
 
 def _convolve(
@@ -141,7 +138,7 @@ def _convolve(
     k, across = weight.shape[-1], tile.across(width)
     rows = _rows(height)
     groups = batch * -(-height // rows)
-    m = max(16, min(GROUPS, power(groups)))
+    m = max(16, min(GROUPS, next_power_of_2(groups)))
     out = wide.new_empty(batch, channels, height, -(-across * tile.columns // 16) * 16)
     bands = tile.bands(weight, rows, flip)
     with on(wide):
@@ -180,8 +177,8 @@ def depthwise_backward_op(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tens
     with on(x):
         _kernels().depthwise_weight_kernel[(blocks * parts,)](
             wide, wide_grad, *wide.stride()[:3], part, channels, groups, height, across, share,
-            K=k, KP=power(k), S=tile.read, M=GROUPS, R=rows, U=WEIGHT_TAPS, N=tile.columns, MARGIN=tile.margin,
-            PRECISION=_precision(wide), num_warps=4, num_stages=1,
+            K=k, KP=next_power_of_2(k), S=tile.read, M=GROUPS, R=rows, U=WEIGHT_TAPS, N=tile.columns,
+            MARGIN=tile.margin, PRECISION=_precision(wide), num_warps=4, num_stages=1,
         )  # fmt: skip
     return d_x, part.sum(0).to(weight.dtype).unsqueeze(1)
 

@@ -1,4 +1,4 @@
-"""Large depthwise convolution as matrix products, in Triton. `overlock.depthwise.triton` launches it.
+"""Large depthwise convolution as matrix products, in Triton, experimental. `overlock.depthwise.triton` launches it.
 
 A depthwise convolution makes one multiply-add of each value that it loads; on matrix units it makes many. For one
 channel, N neighbouring outputs of a row are the product of S values of an input's row and a band matrix of a row of the
@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from overlock.contmix.triton.forward import product
+from overlock.triton_product import product
 
 
 @triton.jit

@@ -1,81 +1,59 @@
 """OverLoCK's blocks as they run at inference: folded, in place where nothing else reads, fused where the device can.
 
-`overlock.inference.fold` makes them from the training form. Every tensor here is a buffer: there is nothing to train.
+Each is made from its training form, in `overlock.blocks` and `overlock.layers`, which it leaves as it is. Every tensor
+here is a buffer: there is nothing to train. What is folded is computed in float64 and rounded once. What cannot be
+folded exactly stays: the factor of a LayerScale on a residual, the gates of GRN and SE.
 
 Shapes: B batch, C channels, Cc channels of the context, H W map.
 """
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
 from overlock.contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
 from overlock.contmix import contmix as contmix_unmerged
-from overlock.inference.convolution import conv, conv_add_, conv_of_vector
-from overlock.inference.grn import normalise_, why_not_in_place
-from overlock.layers import channel_dot
-from overlock.tracing import is_plain
+from overlock.inference import grn as grn_kernel
+from overlock.inference.convolution import conv_of_vector
+from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
+from overlock.layers import GRN, SE, LayerScale, ResDWConv, channel_dot
+from overlock.tracing import is_captured
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4
 CACHED_BYTES = 8 << 20  # merged biases of larger maps are made again: 12 blocks would hold hundreds of megabytes
 
 
-class Frozen(nn.Module):
-    """A module of buffers."""
-
-    def hold(self, **tensors: Tensor | None) -> None:
-        for name, tensor in tensors.items():
-            self.register_buffer(name, None if tensor is None else tensor.detach().clone())
+def _layers(sequence: nn.Sequential) -> list[Any]:
+    """The layers of a sequence, whose kinds are known where it is taken apart."""
+    return list(sequence)
 
 
-class FoldedConv(Frozen):
-    """Convolution with everything linear beside it folded in, then an activation."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str | None = None, stride: int = 1) -> None:
-        super().__init__()
-        self.hold(weight=weight, bias=bias)
-        self.activation, self.stride = activation, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] == self.weight.shape[2:] == (1, 1) and self.activation is None:
-            return conv_of_vector(x, self.weight, self.bias)
-        return conv(x, self.weight, self.bias, self.activation, self.stride)
-
-    def add_to_(self, out: Tensor, x: Tensor) -> Tensor:
-        return conv_add_(out, x, self.weight, self.bias)
+def _factor(ls: LayerScale) -> Tensor:
+    return ls.weight.view(1, -1, 1, 1)
 
 
 class FoldedSE(nn.Module):
-    """Gate (B, C, 1, 1) of squeeze-and-excitation."""
+    """The gate (B, C, 1, 1) of squeeze-and-excitation."""
 
-    def __init__(self, down: FoldedConv, up: FoldedConv) -> None:
+    def __init__(self, se: SE) -> None:
         super().__init__()
-        self.down, self.up = down, up
+        _, down, _, up = _layers(se.proj)
+        self.down, self.up = Folding(down).done(), Folding(up).done()
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.gelu(conv_of_vector(x.mean((2, 3), keepdim=True), self.down.weight, self.down.bias))
         return conv_of_vector(hidden, self.up.weight, self.up.bias).sigmoid_()
 
 
-def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
-    """The images of (B, C, H, W) a few at a time on a CPU, so that a map of `channels` of them fits `chunk_bytes`."""
-    batch = x.shape[0]
-    if x.device.type != "cpu" or is_plain() or torch.compiler.is_compiling():  # traced: for any batch
-        return [slice(None)]
-    image_bytes = channels * x.shape[2] * x.shape[3] * x.element_size()
-    count = -(-batch // max(1, chunk_bytes // image_bytes))  # chunks, then made even
-    step = -(-batch // count)
-    return [slice(first, first + step) for first in range(0, batch, step)]
-
-
 class FoldedGRN(Frozen):
-    """GRN without its beta, which is folded into the convolution after it (or added by `shift`)."""
+    """GRN, without its beta where that is folded into the convolution after it."""
 
     gamma: Tensor
     beta: Tensor | None
@@ -90,20 +68,33 @@ class FoldedGRN(Frozen):
 
     def forward(self, x: Tensor, dwconv: FoldedConv | None = None) -> Tensor:
         """In place, after a 3x3 depthwise convolution where there is one."""
-        if why_not_in_place(x) is None:
+        if grn_kernel.why_not(x) is None:
             conv = None if dwconv is None else (dwconv.weight, dwconv.bias)
-            return normalise_(x, self.gamma, self.beta, conv)
+            return grn_kernel.normalise_(x, self.gamma, self.beta, conv)
         x = x if dwconv is None else dwconv(x)
         x = x.mul_(self.scale(x))
         return x if self.beta is None else x.add_(self.beta)
 
 
-class FoldedMLP(nn.Module):
-    """residual += down(GRN(dw3x3(GELU(up(x))))), in place."""
+def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
+    """The images of (B, C, H, W) a few at a time on a CPU, so that a map of `channels` of them fits `chunk_bytes`."""
+    batch = x.shape[0]
+    if x.device.type != "cpu" or is_captured():
+        return [slice(None)]
+    image_bytes = channels * x.shape[2] * x.shape[3] * x.element_size()
+    count = -(-batch // max(1, chunk_bytes // image_bytes))  # chunks, then made even
+    step = -(-batch // count)
+    return [slice(first, first + step) for first in range(0, batch, step)]
 
-    def __init__(self, up: FoldedConv, dwconv: FoldedConv, grn: FoldedGRN, down: FoldedConv) -> None:
+
+class FoldedMLP(nn.Module):
+    """residual += down(GRN(dw3x3(GELU(up(x))))), in place, and the shift of the residual's LayerScale."""
+
+    def __init__(self, up: nn.Conv2d, dwconv: ResDWConv, grn: GRN, down: nn.Conv2d, ls: LayerScale | None) -> None:
         super().__init__()
-        self.up, self.dwconv, self.grn, self.down = up, dwconv, grn, down
+        self.up, self.dwconv, self.grn = Folding(up).done("gelu"), folded_residual(dwconv), FoldedGRN(grn.gamma)
+        folding = Folding(down).after_shift(grn.beta)
+        self.down = (folding if ls is None else folding.shifted(ls.bias)).done()
 
     def forward(self, residual: Tensor, x: Tensor) -> Tensor:
         for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
@@ -116,18 +107,16 @@ class FoldedRepConvBlock(Frozen):
 
     residual_scale: Tensor | None
 
-    def __init__(
-        self,
-        dwconv: FoldedConv,
-        norm: nn.Module,
-        large: FoldedConv,
-        se: FoldedSE,
-        mlp: FoldedMLP,
-        residual_scale: Tensor | None,
-    ) -> None:
+    def __init__(self, block: RepConvBlock) -> None:
         super().__init__()
-        self.dwconv, self.norm, self.large, self.se, self.mlp = dwconv, norm, large, se, mlp
-        self.hold(residual_scale=residual_scale)
+        norm, large, bn, se, up, _, dwconv, grn, down = _layers(block.proj)
+        ls = block.ls if isinstance(block.ls, LayerScale) else None
+        self.dwconv = folded_residual(block.dwconv)
+        self.norm = copy.deepcopy(norm)
+        self.large = folded_large(large, bn)
+        self.se = FoldedSE(se)
+        self.mlp = FoldedMLP(up, dwconv, grn, down, ls)
+        self.hold(residual_scale=None if ls is None else _factor(ls))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dwconv(x)
@@ -139,30 +128,22 @@ class FoldedRepConvBlock(Frozen):
 
 
 class FoldedContMix(Frozen):
-    """Query, key and ContMix itself, biases merged once for each size of map."""
+    """Query, key and ContMix itself, with biases merged once for each size of map."""
 
     proj_weight: Tensor
     proj_bias: Tensor
     rpb1: Tensor
     rpb2: Tensor
 
-    def __init__(
-        self,
-        query: FoldedConv,
-        key: FoldedConv,
-        proj_weight: Tensor,
-        proj_bias: Tensor,
-        rpb1: Tensor,
-        rpb2: Tensor,
-        scale: float,
-        dims: tuple[int, int],
-        regions: int,
-    ) -> None:
+    def __init__(self, block: DynamicConvBlock) -> None:
         super().__init__()
-        self.query, self.key, self.scale, self.dims, self.regions = query, key, scale, dims, regions
-        self.hold(proj_weight=proj_weight, proj_bias=proj_bias, rpb1=rpb1, rpb2=rpb2)
-        self.kernel_size = (rpb2.shape[-1] + 1) // 2
-        self.backend = "auto"
+        query, query_bn = _layers(block.weight_query)
+        _, key, key_bn = _layers(block.weight_key)
+        self.query, self.key = Folding(query).then_bn(query_bn).done(), Folding(key).then_bn(key_bn).done()
+        self.scale, self.dims, self.kernel_size = block.scale, (block.dim, block.ctx_dim), block.kernel_size
+        self.backend = block.backend
+        proj = block.weight_proj
+        self.hold(proj_weight=proj.weight.flatten(1), proj_bias=proj.bias, rpb1=block.rpb1, rpb2=block.rpb2)
         self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -193,9 +174,9 @@ class FoldedContMix(Frozen):
         if size is not None:
             features, value = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (features, value))
         x, context = features.split(self.dims, dim=1)
-        query, key = self.query(x), self.key(F.adaptive_avg_pool2d(context, self.regions))
-        traced = is_plain() or torch.compiler.is_compiling()  # a tracer must not see the cache
-        if not traced and choose_backend(self.backend, query, key, value) == "tiled":
+        query, key = self.query(x), self.key(F.adaptive_avg_pool2d(context, REGIONS))
+        # a tracer must not see the cache
+        if not is_captured() and choose_backend(self.backend, value) == "tiled":
             biases = self.biases(*value.shape[-2:])
             mixed = contmix_merged(query, key, value, self.proj_weight, *biases, self.scale)
         else:
@@ -207,32 +188,42 @@ class FoldedContMix(Frozen):
 class FoldedDynamicConvBlock(Frozen):
     """`DynamicConvBlock`, folded."""
 
-    dwconv1: FoldedConv
-    norm1: nn.LayerNorm
-    fusion_dw: FoldedConv
-    fusion_point: FoldedConv
-    fusion_grn: FoldedGRN
-    gate: FoldedConv
-    lepe: FoldedConv
-    contmix: FoldedContMix
-    dyconv_proj: FoldedConv
-    se: FoldedSE
-    proj: FoldedConv
-    dwconv2: FoldedConv
-    norm2: nn.LayerNorm
-    mlp: FoldedMLP
     context_scale: Tensor | None
     prior_scale: Tensor | None
     prior_shift: Tensor | None
     residual_scale1: Tensor
     residual_scale2: Tensor
 
-    def __init__(self, parts: dict[str, nn.Module], tensors: dict[str, Tensor | None], dim: int) -> None:
+    def __init__(self, block: DynamicConvBlock) -> None:
         super().__init__()
-        for name, module in parts.items():
-            self.add_module(name, module)
-        self.hold(**tensors)
-        self.dim = dim
+        fusion_dw, fusion_bn, _, fusion_point, fusion_grn = _layers(block.fusion)
+        gate, gate_bn, _ = _layers(block.gate)
+        dyconv_proj, dyconv_bn = _layers(block.dyconv_proj)
+        proj_bn, proj = _layers(block.proj)
+        up, _, mlp_dwconv, mlp_grn, down = _layers(block.mlp)
+        self.dim = block.dim
+        self.dwconv1 = folded_residual(block.dwconv1)
+        self.norm1 = copy.deepcopy(block.norm1)
+        self.fusion_dw = Folding(fusion_dw).then_bn(fusion_bn).done("gelu")
+        self.fusion_point = Folding(fusion_point).done()
+        self.fusion_grn = FoldedGRN(fusion_grn.gamma, fusion_grn.beta)
+        self.gate = Folding(gate).then_bn(gate_bn).done("silu")
+        self.lepe = folded_large(*_layers(block.lepe))
+        self.contmix = FoldedContMix(block)
+        self.dyconv_proj = Folding(dyconv_proj).then_bn(dyconv_bn).done()
+        self.se = FoldedSE(block.se_layer)
+        self.proj = Folding(proj).after_bn(proj_bn).shifted(block.ls1.bias).done()
+        self.dwconv2 = folded_residual(block.dwconv2)
+        self.norm2 = copy.deepcopy(block.norm2)
+        self.mlp = FoldedMLP(up, mlp_dwconv, mlp_grn, down, block.ls2)
+        mixes = block.mixes_prior
+        self.hold(
+            context_scale=_factor(block.x_scale) if mixes else None,
+            prior_scale=_factor(block.h_scale) if mixes else None,
+            prior_shift=(block.x_scale.bias + block.h_scale.bias).view(1, -1, 1, 1) if mixes else None,
+            residual_scale1=_factor(block.ls1),
+            residual_scale2=_factor(block.ls2),
+        )
 
     def forward(self, joint: Tensor, prior: Tensor) -> Tensor:
         """(B, C + Cc, H, W), overwritten, and (B, Cc, H, W) -> (B, C + Cc, H, W)"""

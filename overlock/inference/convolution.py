@@ -1,8 +1,8 @@
 """Convolution with what follows it: activation, or addition to a map in place.
 
 On a CPU these run as one kernel of oneDNN, the library behind PyTorch's own convolutions, through the operators that
-TorchInductor calls for the same purpose; a GELU of its own over the widest map costs five times the convolution before
-it. Elsewhere they run as PyTorch's separate operators. `fused_kernels` says which.
+TorchInductor calls for the same purpose: a separate GELU over the widest map costs five times the convolution before
+it. Elsewhere they run as PyTorch's separate operators. `why_not` says which.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock.depthwise import dispatch as depthwise_device
+from overlock.depthwise import dispatch
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.parallel import fast_size
-from overlock.inference.prepacked import packed
-from overlock.tracing import is_plain, is_watched
+from overlock.inference.prepacked import prepacked
+from overlock.tracing import is_exporting, is_watched
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
@@ -29,10 +29,10 @@ def _library_has_fused() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def why_not_fused(x: Tensor) -> str | None:
-    """Why a convolution of `x` runs as separate operators; None where it runs as one kernel."""
-    if is_plain():
-        return "spelled out in plain operators"
+def why_not(x: Tensor) -> str | None:
+    """The reason why a convolution of `x` runs as separate operators, or None where it runs as one kernel."""
+    if is_exporting():
+        return "exported, in public operators alone"
     if torch.compiler.is_compiling():
         return "traced, for a compiler to fuse"
     if is_watched():
@@ -55,7 +55,9 @@ def why_not_fused(x: Tensor) -> str | None:
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None, stride: int = 1) -> Tensor:
-    """activation(convolution) of a map (B, C, H, W), size kept (or divided by `stride`), depthwise where the weight is.
+    """The activation of a convolution of x (B, C, H, W), of the same size (or divided by `stride`).
+
+    It is depthwise where the weight is.
 
     Args:
         weight: (O, C, k, k), or (C, 1, k, k) for a depthwise one.
@@ -63,11 +65,11 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
         activation: `gelu` (exact), `silu` or None.
     """
     groups, kernel_size = x.shape[1] // weight.shape[1], weight.shape[-1]
-    if why_not_fused(x) is None:
+    if why_not(x) is None:
         size = fast_size(x, kernel_size) if groups > 1 else kernel_size
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x,
-            packed(weight, x, size, stride, groups),
+            prepacked(weight, x, size, stride, groups),
             bias,
             [size // 2] * 2,
             [stride] * 2,
@@ -78,7 +80,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
             "none",
         )
         return out
-    if groups > 1 and stride == 1 and depthwise_device.wins(x, weight):
+    if groups > 1 and stride == 1 and dispatch.wins(x, weight):
         y = depthwise_triton.depthwise(x, weight, bias)
     else:
         padding = [kernel_size // 2] * 2  # a lone one is a tensor to a tracer
@@ -90,9 +92,9 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
 
 def conv_add_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """out += 1x1 convolution of x, in place: (B, O, H, W), (B, C, H, W), (O, C, 1, 1)."""
-    if why_not_fused(x) is None:
+    if why_not(x) is None:
         torch.ops.mkldnn._convolution_pointwise_.binary(
-            out, x, packed(weight, x, 1, 1, 1), bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None
+            out, x, prepacked(weight, x, 1, 1, 1), bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None
         )
         return out
     return out.add_(F.conv2d(x, weight, bias))

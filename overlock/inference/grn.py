@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from overlock import native
-from overlock.inference.convolution import why_not_fused
+from overlock.inference import convolution
 
 LANES = 16  # the kernel takes whole vectors of channels
 
 
-def why_not_in_place(x: Tensor) -> str | None:
-    """Why a map (B, C, H, W) is not normalised by the kernel; None where it is."""
-    reason = why_not_fused(x)
+def why_not(x: Tensor) -> str | None:
+    """The reason why a map (B, C, H, W) is not normalised by the kernel, or None where it is."""
+    reason = convolution.why_not(x)
     if reason is not None:
         return reason
     if x.shape[1] % LANES:

@@ -11,31 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_packed = WeakTensorKeyDictionary()
-"""Weight -> (what it was when packed, packed weight, its data then), for as long as the weight lives. The last keeps
-the memory, which it shares, so that no other `.data` comes to lie at the same address."""
+_prepacked = WeakTensorKeyDictionary()
+"""Weight -> (its state when it was packed, the packed weight, its data then), for as long as the weight lives. The last
+keeps the memory, which it shares, so that no other `.data` comes to lie at the same address."""
 
 
-def packed(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) -> Tensor:
-    """`weight` (O, I, k, k), framed in zeros to `size`, as oneDNN's kernel for maps like x (B, C, H, W) wants it.
+def prepacked(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) -> Tensor:
+    """`weight` (O, I, k, k), framed in zeros to `size`, in the layout of oneDNN's kernel for maps like x (B, C, H, W).
 
-    Packed for the first map that it meets; for maps of other sizes oneDNN reorders it where it must. A weight that has
-    changed since is packed anew. One made in inference mode keeps no count of its changes, and is never packed.
+    It is packed for the first map that it meets; for maps of other sizes oneDNN reorders it where it must. A weight
+    that has changed is packed again. One made in inference mode keeps no count of its changes, and is never packed.
     """
     if weight.is_inference():
         return _framed(weight, size)
     now = (weight.data_ptr(), weight._version, weight.dtype, size, stride, groups)
-    found = _packed.get(weight)
-    if found is None or found[0] != now:
-        found = (
-            now,
-            torch.ops.mkldnn._reorder_convolution_weight(
-                _framed(weight, size), [size // 2] * 2, [stride] * 2, [1, 1], groups, list(x.shape)
-            ),
-            weight.detach(),
+    entry = _prepacked.get(weight)
+    if entry is None or entry[0] != now:
+        packed = torch.ops.mkldnn._reorder_convolution_weight(
+            _framed(weight, size), [size // 2] * 2, [stride] * 2, [1, 1], groups, list(x.shape)
         )
-        _packed[weight] = found
-    kernel: Tensor = found[1]
+        entry = _prepacked[weight] = (now, packed, weight.detach())
+    kernel: Tensor = entry[1]
     return kernel
 
 

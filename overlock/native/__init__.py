@@ -1,13 +1,12 @@
 """C kernels for CPUs, compiled once on the machine that runs them and kept in the user's cache.
 
-They need a C compiler (`CC`, else `cc`, `gcc` or `clang`) and Linux; `unavailable()` says why there are none, and
+They need a C compiler (`CC`, else `cc`, `gcc` or `clang`) and Linux; `why_not()` says why there are none, and
 `OVERLOCK_NATIVE=0` switches them off. They run on the threads that PyTorch's own kernels run on: the library is linked
 with the OpenMP runtime that PyTorch calls, since the threads of a second one would take the cores from the first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import logging
@@ -87,7 +86,7 @@ def _run(command: list[str]) -> None:
 
 
 def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
-    """Written beside the target and moved there: another process may be doing the same."""
+    """Write beside the target and move it there: another process may be doing the same."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
         _run([*compiler, *FLAGS, "-c", str(SOURCES / "kernels.c"), "-o", compiled])
@@ -120,22 +119,17 @@ def _library() -> ctypes.CDLL | str:
         return str(error)
 
 
-def unavailable() -> str | None:
-    """Why there are no native kernels here; None where there are. The first call compiles them, once a machine."""
-    found = _library()
-    return found if isinstance(found, str) else None
+def why_not(x: torch.Tensor | None = None) -> str | None:
+    """The reason why there are no kernels here, or why none can run on x past PyTorch's dispatcher; None: they can.
 
-
-def why_not(x: torch.Tensor) -> str | None:
-    """Why a kernel that is called past PyTorch's dispatcher cannot run on x; None where it can.
-
-    A tracer, a counter or a fake tensor must see operators.
+    A tracer, a counter or a fake tensor must see operators. The first call compiles the kernels, once on a machine.
     """
-    if x.device.type != "cpu":
+    if x is not None and x.device.type != "cpu":
         return f"it runs on a CPU, not on {x.device.type}"
-    if type(x) is not torch.Tensor or is_watched():
+    if x is not None and (type(x) is not torch.Tensor or is_watched()):
         return "traced or counted, operator by operator"
-    return unavailable()
+    library = _library()
+    return library if isinstance(library, str) else None
 
 
 def call(name: str, *arguments: object) -> None:
@@ -144,21 +138,13 @@ def call(name: str, *arguments: object) -> None:
     Raises:
         MemoryError: if its scratch memory cannot be had.
     """
-    found = _library()
-    assert not isinstance(found, str), found
-    if getattr(found, name)(*arguments):
+    library = _library()
+    assert not isinstance(library, str), library
+    if getattr(library, name)(*arguments):
         raise MemoryError(f"no memory for the scratch of {name}")
 
 
 def pointer(x: torch.Tensor) -> ctypes.c_void_p:
-    """Of a CPU tensor's first element."""
+    """The address of a CPU tensor's first element."""
     assert x.device.type == "cpu"
     return ctypes.c_void_p(x.data_ptr())
-
-
-def clear_cache() -> None:
-    """Remove the compiled libraries."""
-    for path in cache_folder().glob("kernels-*.so"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-    _library.cache_clear()

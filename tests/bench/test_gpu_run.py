@@ -210,8 +210,9 @@ def test_kernels_compile_for_hopper() -> None:
     """In a process of its own, without the interpreter; no GPU is needed."""
     pytest.importorskip("triton")
     rows = _resources("--stages", "stage 3")
-    kernels = {(r["kernel"], r["half"]) for r in rows}
-    gradients = {(name, half) for name in ("query_kernel", "taps_kernel", "value_kernel") for half in ("5x5", "KxK")}
+    kernels = {(r["kernel"], r["branch"]) for r in rows}
+    names = ("query_kernel", "taps_kernel", "value_kernel")
+    gradients = {(name, branch) for name in names for branch in ("5x5", "KxK")}
     depthwise = {("place_kernel", ""), ("depthwise_kernel", ""), ("depthwise_weight_kernel", "")}
     assert kernels == {("small_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients, *depthwise}
     for r in rows:

@@ -16,20 +16,33 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench.validation import unfold
-from overlock.contmix import BACKENDS, contmix
-from tests.benchmarks.shapes import Shape, every_shape
+from overlock import VARIANTS
+from overlock.contmix import BACKENDS, Inputs, contmix
+from overlock.shapes import ContMixShape, contmix_shapes
 
 LIMIT = 6 << 30  # bytes that a case may need
-SHAPES = every_shape()
+RESOLUTIONS = {"224": (224, 224, 8), "384": (384, 384, 4), "800x1280": (800, 1280, 1)}  # height, width, batch
+SHAPES = {
+    f"{resolution}-{shape}": shape
+    for resolution, sizes in RESOLUTIONS.items()
+    for name in VARIANTS
+    for shape in contmix_shapes(name, *sizes).values()
+}
 
 
-def form(name: str, shape: Shape, inputs: list[Tensor], copies: int) -> Callable[[], Tensor]:
+def window_bytes(shape: ContMixShape) -> int:
+    """What the K x K part of a form that materialises windows holds at once: windows, logits and weights."""
+    positions = shape.batch * shape.height * shape.width * shape.kernel**2
+    return positions * (shape.value_channels // 2 + 3 * shape.heads) * 4
+
+
+def form(name: str, shape: ContMixShape, inputs: Inputs, copies: int) -> Callable[[], Tensor]:
     """The form `name` of the operator, ready to call; skips what cannot run here, or not within `LIMIT`."""
     if name in BACKENDS:
-        reason = BACKENDS[name].supports(*inputs[:3])
+        reason = BACKENDS[name].why_not(inputs.value)
         if reason is not None:
             pytest.skip(f"{name}: {reason}")
-    need = copies * shape.window_bytes() if name in ("reference", "unfold") else 0
+    need = copies * window_bytes(shape) if name in ("reference", "unfold") else 0
     if need > LIMIT:
         pytest.skip(f"{name} would hold {need / 2**30:.1f} GiB of windows, more than {LIMIT / 2**30:.0f}")
     if name == "unfold":
@@ -51,7 +64,7 @@ def test_forward(benchmark: BenchmarkFixture, case: str, backend: str) -> None:
 @pytest.mark.parametrize("case", SHAPES)
 def test_backward(benchmark: BenchmarkFixture, case: str, backend: str) -> None:
     benchmark.group = f"ContMix backward {case}"
-    inputs = [x.requires_grad_() for x in SHAPES[case].inputs()]
+    inputs = Inputs(*(x.requires_grad_() for x in SHAPES[case].inputs()))
     out = form(backend, SHAPES[case], inputs, copies=4)()
     grad = torch.ones_like(out)
     grads = benchmark.pedantic(

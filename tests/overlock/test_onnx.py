@@ -14,7 +14,7 @@ from torch import nn
 import baselines  # noqa: F401 - registers UniRepLKNet
 import overlock
 from overlock import OverLoCKPyramid, deploy, export_onnx
-from overlock.tracing import is_plain
+from overlock.tracing import is_exporting
 from tests.golden_tools import fill, image, relative_error
 from tests.overlock.tools import SMALLEST, built, tiny
 
@@ -35,7 +35,7 @@ def session(path: Path) -> Any:
 def check(model: nn.Module, path: Path, size: tuple[int, int]) -> None:
     """Export `model`, and run the file beside it."""
     assert export_onnx(model, path, size) == path
-    assert not is_plain()
+    assert not is_exporting()
     exported = session(path)
     for batch in BATCHES:
         x = image(batch, (batch, 3, *size), torch.float32)

@@ -1,1 +1,1 @@
-"""ContMix on CUDA devices by Triton: the launchers, and kernels for the forward and the backward pass."""
+"""ContMix's Triton kernels, forward and backward, experimental. `overlock.contmix.fused` launches them."""

@@ -1,6 +1,6 @@
-"""Triton kernels of ContMix's backward. They make the weights again, in base 2; none uses atomics.
+"""Triton kernels of ContMix's backward, experimental. They make the weights again, in base 2; none uses atomics.
 
-With dO the output's gradient of one half, p the softmax weights and delta = sum(p * dW), dW = dO v^T in tap order and
+With dO the output's gradient of one branch, p the softmax weights and delta = sum(p * dW), dW = dO v^T in tap order and
 dS = p (dW - delta):
 
     d_query, d_rpb   `query_kernel`: dS pk, and dS summed over images by query row, window row and relative column;
@@ -24,7 +24,6 @@ from overlock.contmix.triton.forward import (
     load_keys,
     load_taps,
     load_tokens,
-    product,
     store_tokens,
     tap_bias,
     to_groups,
@@ -32,6 +31,7 @@ from overlock.contmix.triton.forward import (
     to_taps,
     window_start,
 )
+from overlock.triton_product import product
 
 
 @triton.jit
@@ -50,11 +50,11 @@ def last_reader(row, size, K: tl.constexpr):
 def query_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, grad_ptr, gb, gc, gh, gw, bias_ptr, rpb_ptr,
     lse_ptr, delta_ptr, dq_ptr, db, dc, dh, dw, part_ptr, B, G, H, W, scale, IMAGES,
-    HALF: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
+    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
     CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PLACES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """This half's d_query of M neighbours, for IMAGES images, and its part of d_rpb: (parts, G, H, tiles, K, 2K-1)."""
+    """A branch's d_query of M neighbours, for IMAGES images, and its part of d_rpb: (parts, G, H, tiles, K, 2K-1)."""
     pid = tl.program_id(0)
     g, rest = pid % G, pid // G
     across = tl.cdiv(W, M)
@@ -68,7 +68,7 @@ def query_kernel(
     bias = tap_bias(bias_ptr, rpb_ptr + g * (2 * K - 1) * (2 * K - 1), place, u, v, inside[None, :, None], K)
     table = tl.zeros([GROUPS, M, ROWS * KP], tl.float32)
     for b in range(part * IMAGES, tl.minimum((part + 1) * IMAGES, B)):
-        bg, head = b * G + g, (HALF * G + g) * CV
+        bg, head = b * G + g, (BRANCH * G + g) * CV
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
         grad = load_tokens(grad_ptr + b * gb + head * gc, i, j, gh, gw, gc, inside, CV, CVP)
         pk = load_taps(pk_ptr + bg * CQ * PITCH, 0, PITCH, GROUPS, ROWS, KP, CQ, CQP)
@@ -101,14 +101,14 @@ def query_kernel(
 def taps_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, grad_ptr, gb, gc, gh, gw, bias_ptr, rpb_ptr,
     lse_ptr, delta_ptr, d_pk_ptr, d_tap_ptr, B, G, H, W, scale,
-    HALF: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
+    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
     CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_pk (B, G, CQ, K*K) and the sum of dS over queries (B, G, K*K), of one half, image and head."""
+    """d_pk (B, G, CQ, K*K) and the sum of dS over queries (B, G, K*K), of one branch, image and head."""
     bg = tl.program_id(0).to(tl.int64)
     b, g = bg // G, bg % G
-    head = (HALF * G + g) * CV
+    head = (BRANCH * G + g) * CV
     pk = load_taps(pk_ptr + bg * CQ * PITCH, 0, PITCH, GROUPS, ROWS, KP, CQ, CQP)
     u, v = group_taps(0, GROUPS, ROWS, KP)
     across = tl.cdiv(W, M)
@@ -146,17 +146,17 @@ def taps_kernel(
 def value_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, grad_ptr, gb, gc, gh, gw, bias_ptr, rpb_ptr, lse_ptr,
     dv_ptr, db, dc, dh, dw, B, G, H, W, scale,
-    HALF: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
+    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
     CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_value of a block of GROUPS*ROWS x KEYS keys and one half: over all queries whose windows reach into it."""
+    """d_value of a block of GROUPS*ROWS x KEYS keys of one branch: over all queries whose windows reach into it."""
     pid = tl.program_id(0)
     g, rest = pid % G, pid // G
     left, rest = (rest % tl.cdiv(W, KEYS)) * KEYS, rest // tl.cdiv(W, KEYS)
     blocks = tl.cdiv(H, GROUPS * ROWS)
     top, b = (rest % blocks) * (GROUPS * ROWS), (rest // blocks).to(tl.int64)
-    bg, head = b * G + g, (HALF * G + g) * CV
+    bg, head = b * G + g, (BRANCH * G + g) * CV
     bottom, right = tl.minimum(top + GROUPS * ROWS, H) - 1, tl.minimum(left + KEYS, W) - 1
     first_row, first_tile = first_reader(top, K), first_reader(left, K) // M
     tiles = last_reader(right, W, K) // M - first_tile + 1

@@ -1,4 +1,4 @@
-"""ContMix's Triton kernels. `launch` launches them; docs/gpu.md has their floors and their design.
+"""ContMix's Triton kernels, experimental: `overlock.contmix.fused` launches them, docs/gpu.md has floors and design.
 
 A program takes M queries of one head and goes through some images: all that does not depend on the image (indices, and
 the bias of every query and tap) is made once and stays in registers. For each image the logits of all taps are one
@@ -13,8 +13,8 @@ product, (M, keys) x (keys, c). Nothing of size N x taps leaves the chip.
 
 Names: G heads, M queries a program, K kernel size; a tap is row u and column v of a window, its place u * KP + v (KP
 is K for shared windows, else a power of two), PITCH from one channel of projected keys to the next; CQ and CV channels
-of a head, CQP and CVP padded. A group reads ROWS rows and KEYS columns of keys. A half is one of the two kernels and
-the values it mixes. Logits are in base 2: times log2(e).
+of a head, CQP and CVP padded. A group reads ROWS rows and KEYS columns of keys. A branch is one of the two kernels
+and the values it mixes: 0 the small one, 1 the large. Logits are in base 2: times log2(e).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -23,15 +23,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from overlock.triton_product import product
+
 LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def product(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b in float32. Triton's interpreter cannot multiply bfloat16: "widen" is for it."""
-    if PRECISION == "widen":
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
-    return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -77,11 +71,11 @@ def first_place(i, si, j, sj, K: tl.constexpr):
 @triton.jit
 def shared_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
-    IMAGES, HALF: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, MORE: tl.constexpr, PITCH: tl.constexpr,
+    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, MORE: tl.constexpr, PITCH: tl.constexpr,
     CQ: tl.constexpr, CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr,
     BH: tl.constexpr, BW: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One half of the output: M of the BH x BW queries of a block that share a window, for IMAGES images.
+    """One branch of the output: M of the BH x BW queries of a block that share a window, for IMAGES images.
 
     Taps are split into TAPS and MORE, powers of two, which pad K * K less than one power of two does.
     """
@@ -106,7 +100,7 @@ def shared_kernel(
     for b in range(part * IMAGES, tl.minimum((part + 1) * IMAGES, B)):
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
         pk_head = pk_ptr + (b * G + g) * CQ * PITCH
-        v_head = v_ptr + b * vb + (HALF * G + g) * CV * vc
+        v_head = v_ptr + b * vb + (BRANCH * G + g) * CV * vc
         pk = tl.load(pk_head + taps, mask=channels & (t < PITCH)[None, :], other=0.0)
         logits = product(q, pk, None, PRECISION) * (scale * LOG2E) + bias
         top = tl.max(logits, 1)
@@ -123,17 +117,17 @@ def shared_kernel(
             total += tl.sum(weights, 1)
             values = load_tokens(v_head, si + n // K, sj + n % K, vh, vw, vc, n < K * K, CV, CVP)
             acc = product(weights.to(values.dtype), values, acc, PRECISION)
-        out = out_ptr + b * ob + (HALF * G + g) * CV * oc
+        out = out_ptr + b * ob + (BRANCH * G + g) * CV * oc
         store_tokens(out, acc * (1 / total)[:, None], i, j, oh, ow, oc, inside, CV, CVP)
 
 
 @triton.jit
 def small_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
-    IMAGES, HALF: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
+    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
     CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One half of the output of 4 x 4 neighbours, whose windows (K <= 5) lie in 8 x 8 keys, for IMAGES images.
+    """One branch of the output of 4 x 4 neighbours, whose windows (K <= 5) lie in 8 x 8 keys, for IMAGES images.
 
     A query's taps are one for each lane of a warp, so that each of its keys gets its weight in one exchange.
     """
@@ -162,11 +156,11 @@ def small_kernel(
         logits = product(q, pk, None, PRECISION) * (scale * LOG2E) + bias
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
         total = tl.sum(weights, 1)
-        v_head = v_ptr + b * vb + (HALF * G + g) * CV * vc
+        v_head = v_ptr + b * vb + (BRANCH * G + g) * CV * vc
         values = load_tokens(v_head, row, column, vh, vw, vc, (row < H) & (column < W), CV, CVP)
         by_key = tl.permute(tl.reshape(tl.gather(weights, tap, 1), [16, 2, 32]), (0, 2, 1))
         acc = product(tl.reshape(by_key, [16, 64]).to(values.dtype), values, None, PRECISION)
-        out = out_ptr + b * ob + (HALF * G + g) * CV * oc
+        out = out_ptr + b * ob + (BRANCH * G + g) * CV * oc
         store_tokens(out, acc * (1 / total)[:, None], i, j, oh, ow, oc, inside, CV, CVP)
 
 
@@ -233,11 +227,11 @@ def to_taps(x, sj, left, K: tl.constexpr, KP: tl.constexpr, KEYS: tl.constexpr):
 @triton.jit
 def sliding_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
-    IMAGES, HALF: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
+    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
     CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One half of the output of M neighbours in one row, for IMAGES images."""
+    """One branch of the output of M neighbours in one row, for IMAGES images."""
     pid = tl.program_id(0)
     g, rest = pid % G, pid // G
     across = tl.cdiv(W, M)
@@ -256,9 +250,9 @@ def sliding_kernel(
         top = tl.max(tl.max(logits, 2), 0)
         weights = tl.exp2(logits - top[None, :, None])
         total = tl.sum(tl.sum(weights, 2), 0)
-        v_head = v_ptr + b * vb + (HALF * G + g) * CV * vc
+        v_head = v_ptr + b * vb + (BRANCH * G + g) * CV * vc
         values = load_keys(v_head, si, left, si + K, W, vh, vw, vc, GROUPS, ROWS, KEYS, CV, CVP)
         by_key = to_keys(weights, sj, left, K, KP, KEYS)
         acc = tl.sum(product(by_key.to(values.dtype), values, None, PRECISION), 0)
-        out = out_ptr + b * ob + (HALF * G + g) * CV * oc
+        out = out_ptr + b * ob + (BRANCH * G + g) * CV * oc
         store_tokens(out, acc * (1 / total)[:, None], i, j, oh, ow, oc, inside, CV, CVP)

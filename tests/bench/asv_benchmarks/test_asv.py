@@ -50,7 +50,7 @@ def test_methods_are_versioned_and_timings_have_rounds_enough(name: str) -> None
     classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     assert classes
     for found in classes:
-        assert found.version == "1"  # type: ignore[attr-defined]
+        assert found.version.isdigit(), "asv would hash the source"  # type: ignore[attr-defined]
         for key, function in vars(found).items():
             if key.startswith("track_") and function.unit == "seconds":
                 assert function.rounds >= 8, "asv calls nothing different with fewer samples"

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bench.validation import unfold
-from tests.overlock.contmix.cases import NAMES, SCALE, Case, relative_rms, truth
+from overlock.contmix import Inputs
+from tests.overlock.contmix.cases import SCALE, Case, relative_rms, truth
 
 
 @pytest.mark.parametrize(
@@ -17,5 +18,5 @@ def test_whole_operator(case: Case) -> None:
     out = unfold.contmix(*inputs, SCALE)
     wanted = truth(case, torch.float64)
     assert relative_rms(out, wanted["output"]) < 1e-12
-    for name, gradient in zip(NAMES, torch.autograd.grad(out, inputs, case.output_gradient()), strict=True):
+    for name, gradient in zip(Inputs._fields, torch.autograd.grad(out, inputs, case.output_gradient()), strict=True):
         assert relative_rms(gradient, wanted[name]) < 1e-11, name

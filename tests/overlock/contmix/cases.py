@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from overlock.contmix import BACKENDS, reference
+from overlock.contmix import BACKENDS, Inputs, reference
 
-NAMES = ("query", "key", "value", "proj_weight", "proj_bias", "rpb1", "rpb2")
 SCALE = 0.4
 
 
@@ -45,12 +43,12 @@ class Case:
             (g, 2 * self.kernel - 1, 2 * self.kernel - 1),
         )
 
-    def inputs(self, dtype: torch.dtype = torch.float64, requires_grad: bool = False) -> list[Tensor]:
+    def inputs(self, dtype: torch.dtype = torch.float64, requires_grad: bool = False) -> Inputs:
         """The seven tensors, of a size that makes the softmax neither flat nor hard."""
         generator = torch.Generator().manual_seed(self.height * 100 + self.width)
         tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in self.shapes()]
         tensors[3] /= self.regions
-        return [x.to(dtype).requires_grad_(requires_grad) for x in tensors]
+        return Inputs(*(x.to(dtype).requires_grad_(requires_grad) for x in tensors))
 
     def output_gradient(self, dtype: torch.dtype = torch.float64) -> Tensor:
         generator = torch.Generator().manual_seed(1)
@@ -60,21 +58,21 @@ class Case:
 @lru_cache(maxsize=4)
 def truth(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     """Output and gradients by the definition, in float64, of the inputs as `dtype` rounds them."""
-    inputs = [x.double().requires_grad_() for x in case.inputs(dtype)]
-    out = reference.contmix(*inputs, SCALE)
+    inputs = Inputs(*(x.double().requires_grad_() for x in case.inputs(dtype)))
+    out = reference.forward(inputs, SCALE)
     gradients = torch.autograd.grad(out, inputs, case.output_gradient(dtype).double())
-    return {"output": out.detach(), **dict(zip(NAMES, gradients, strict=True))}
+    return {"output": out.detach(), **Inputs(*gradients)._asdict()}
 
 
 def widest(backend: str) -> torch.dtype:
     """Float64 where a backend computes in it."""
-    maps = (torch.zeros(1, dtype=torch.float64),) * 3
-    return torch.float64 if backend == "auto" or not BACKENDS[backend].supports(*maps) else torch.float32
+    able = backend == "auto" or BACKENDS[backend].why_not(torch.zeros(1, dtype=torch.float64)) is None
+    return torch.float64 if able else torch.float32
 
 
-def runs(backend: str, inputs: Sequence[Tensor]) -> None:
+def skip_if_unable(backend: str, value: Tensor) -> None:
     """Skip where a backend says that it cannot run."""
-    reason = None if backend == "auto" else BACKENDS[backend].supports(*inputs[:3])
+    reason = None if backend == "auto" else BACKENDS[backend].why_not(value)
     if reason is not None:
         pytest.skip(reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from overlock import set_backend
-from overlock.contmix import BACKENDS, contmix, contmix_macs, contmix_merged, merge_biases
+from overlock.contmix import BACKENDS, Inputs, contmix, contmix_macs, contmix_merged, merge_biases
 from tests.golden_tools import image, relative_error
-from tests.overlock.contmix.cases import SCALE, Case, runs, widest
+from tests.overlock.contmix.cases import SCALE, Case, relative_rms, skip_if_unable, truth, widest
 from tests.overlock.tools import tiny
 
-ALL = [*BACKENDS, "auto"]
+HERE = ["reference", "tiled", "native"]  # `fused` is in test_triton.py
+ALL = [*HERE, "auto"]
 SMALL = Case(6, 5, 5, small=3, regions=2, batch=1)
 TINY = Case(4, 3, 3, small=1, regions=2, query_channels=1, value_channels=1)
 CASES = [
@@ -30,9 +32,9 @@ CASES = [
 ]
 
 
-def laid_out(tensors: list[Tensor], channels_last: bool) -> list[Tensor]:
+def laid_out(tensors: Sequence[Tensor], channels_last: bool) -> list[Tensor]:
     if not channels_last:
-        return tensors
+        return list(tensors)
     return [
         x.detach().contiguous(memory_format=torch.channels_last).requires_grad_(x.requires_grad) if x.dim() == 4 else x
         for x in tensors
@@ -45,17 +47,17 @@ def laid_out(tensors: list[Tensor], channels_last: bool) -> list[Tensor]:
 def test_operator_is_registered_right(backend: str, case: Case, channels_last: bool) -> None:
     # the definition is differentiated by autograd, outside the operator
     inputs = laid_out(case.inputs(widest(backend), requires_grad=backend != "reference"), channels_last)
-    runs(backend, inputs)
+    skip_if_unable(backend, inputs[2])
     opcheck(torch.ops.overlock.contmix.default, (*inputs, SCALE, backend))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("backend", [name for name in ALL if name != "reference"])
+@pytest.mark.parametrize("backend", [name for name in ALL if name != "reference"])  # it wraps tensors for autograd
 def test_backward_operator_is_registered_right(backend: str, case: Case, channels_last: bool) -> None:
     dtype = widest(backend)
     inputs = laid_out([case.output_gradient(dtype), *case.inputs(dtype)], channels_last)
-    runs(backend, inputs[1:])
+    skip_if_unable(backend, inputs[3])
     opcheck(torch.ops.overlock.contmix_backward.default, (*inputs, SCALE, backend))
 
 
@@ -66,14 +68,25 @@ def test_merged_operator_is_registered_right(case: Case) -> None:
     opcheck(torch.ops.overlock.contmix_merged.default, (*maps, *biases, SCALE))
 
 
-@pytest.mark.parametrize(
-    "case", [SMALL, Case(4, 3, 3, small=1, regions=2, query_channels=1, value_channels=1)], ids=str
-)
+@pytest.mark.parametrize("case", [SMALL, TINY], ids=str)
 @pytest.mark.parametrize("backend", ALL)
 def test_gradients_against_differences(backend: str, case: Case) -> None:
     inputs = case.inputs(requires_grad=True)
-    runs(backend, inputs)  # in float64, or not at all
-    assert torch.autograd.gradcheck(lambda *tensors: contmix(*tensors, SCALE, backend), inputs)
+    skip_if_unable(backend, inputs.value)  # in float64, or not at all
+    assert torch.autograd.gradcheck(lambda *tensors: contmix(*tensors, SCALE, backend), tuple(inputs))
+
+
+@pytest.mark.parametrize("backend", HERE)
+def test_every_backend_has_a_backward(backend: str) -> None:
+    """Called directly, as the protocol has it, and by the operator."""
+    case, dtype = Case(9, 8, 7), widest(backend)
+    inputs, grad = case.inputs(dtype), case.output_gradient(dtype)
+    skip_if_unable(backend, inputs.value)
+    called = BACKENDS[backend].backward(grad, inputs, SCALE)
+    assert isinstance(called, Inputs)
+    for gradients in (called, torch.ops.overlock.contmix_backward(grad, *inputs, SCALE, backend)):
+        for name, gradient in zip(Inputs._fields, gradients, strict=True):
+            assert relative_rms(gradient, truth(case, dtype)[name]) < 2e-6, name
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -131,11 +144,6 @@ def test_merged_form_counts_the_same() -> None:
         assert counter.get_total_flops() == 2 * sum(macs.values())
 
 
-def test_cost_of_overlock_ts_third_stage() -> None:
-    macs = contmix_macs((1, 128, 14, 14), (1, 128, 7, 7), (1, 256, 14, 14), (8, 9, 9), (8, 25, 25))
-    assert (macs["affinity"] + macs["projection"]) / (196 * 8) == 10_290  # a token and head
-
-
 class Sizes(TorchDispatchMode):
     """Notes the shape of everything that is made."""
 
@@ -154,20 +162,20 @@ def test_tiled_makes_neither_affinities_nor_copies_of_windows() -> None:
     inputs, tokens = case.inputs(torch.float32), 40 * 48
     windows = tokens * 13 * 13 * case.heads * case.value_channels
     for run in (
-        lambda: BACKENDS["tiled"].forward(*inputs, SCALE),
-        lambda: BACKENDS["tiled"].backward(case.output_gradient(torch.float32), *inputs, SCALE),
+        lambda: BACKENDS["tiled"].forward(inputs, SCALE),
+        lambda: BACKENDS["tiled"].backward(case.output_gradient(torch.float32), inputs, SCALE),
     ):
         with Sizes() as made:
             run()
         assert not any(36 in shape and math.prod(shape) >= tokens * 36 for shape in made.shapes)
         assert max(map(math.prod, made.shapes)) < windows / 4
     with Sizes() as made:  # what this test would see otherwise
-        BACKENDS["reference"].forward(*inputs, SCALE)
+        BACKENDS["reference"].forward(inputs, SCALE)
     assert any(36 in shape and math.prod(shape) >= tokens * 36 for shape in made.shapes)
     assert max(map(math.prod, made.shapes)) == windows
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 def test_compiled_inference(backend: str) -> None:
     model = set_backend(tiny().eval(), backend)
     x = image(0, (2, 3, 64, 96), torch.float32)

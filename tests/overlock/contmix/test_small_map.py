@@ -11,7 +11,7 @@ from torch import Tensor
 
 from overlock import set_backend
 from overlock.blocks import DynamicConvBlock
-from overlock.contmix import contmix, enlarged_size, reference
+from overlock.contmix import Inputs, contmix, enlarged_size, reference
 from tests.golden_tools import fill, image, relative_error
 from tests.overlock.tools import tiny
 
@@ -80,7 +80,7 @@ def test_context_mixing_on_small_maps(height: int, width: int, kernel_size: int,
     large, large_value = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (features, value))
     query, context = large[:, :DIM], large[:, DIM:]
     centres = F.adaptive_avg_pool2d(context, 7)
-    wanted = reference.contmix(
+    inputs = Inputs(
         layer.weight_query(query),
         layer.weight_key[2](layer.weight_key[1](centres)),
         large_value,
@@ -88,8 +88,8 @@ def test_context_mixing_on_small_maps(height: int, width: int, kernel_size: int,
         layer.weight_proj.bias,
         layer.rpb1,
         layer.rpb2,
-        (DIM / 4) ** -0.5,
     )
+    wanted = reference.forward(inputs, (DIM / 4) ** -0.5)
     got = layer.context_mixing(features, value)
     assert got.shape == value.shape
     assert relative_error(got, F.adaptive_avg_pool2d(wanted, (height, width)).detach()) < 1e-13

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.library import opcheck
 
 from overlock import set_backend
-from overlock.contmix import choose_backend, contmix
-from overlock.contmix.triton import launch as fused
-from tests.overlock.contmix.cases import NAMES, SCALE, Case, relative_rms, truth
+from overlock.contmix import Inputs, choose_backend, contmix, fused
+from tests.overlock.contmix.cases import SCALE, Case, relative_rms, truth
 from tests.overlock.tools import tiny
 
 pytest.importorskip("triton")
@@ -150,7 +149,7 @@ def test_forward(case: Case) -> None:
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_programs_that_go_through_several_images(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused._Half, "images", lambda self, programs: images)
+    monkeypatch.setattr(fused._Branch, "images", lambda self, programs: images)
     check(Case(4, 4, 3, batch=3, heads=1, small=1, regions=2, query_channels=2, value_channels=2), torch.float32, "cpu")
 
 
@@ -167,7 +166,7 @@ def test_other_launches(launch: fused.Launch, monkeypatch: pytest.MonkeyPatch) -
 def test_the_same_result_every_time() -> None:
     case = SMALL[3]
     first, second = (
-        fused.backward(case.output_gradient(torch.float32), *inputs, SCALE)
+        fused.backward(case.output_gradient(torch.float32), inputs, SCALE)
         for inputs in (case.inputs(torch.float32), case.inputs(torch.float32))
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -190,9 +189,9 @@ def test_nothing_of_size_tokens_times_taps(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fused, "_kernel", lambda name: _Unlaunched())
     monkeypatch.setattr(fused, "_table", lambda part: made.append(part.numel()))
     with _Sizes(made):
-        fused.forward(*inputs, SCALE)
+        fused.forward(inputs, SCALE)
         with pytest.raises(AttributeError, match="NoneType"):  # the table is not made
-            fused.backward(case.output_gradient(torch.float32), *inputs, SCALE)
+            fused.backward(case.output_gradient(torch.float32), inputs, SCALE)
     assert made
     assert max(made) < 784 * 169 / 4  # tokens x taps; the largest is query rows x K x (2K - 1)
 
@@ -229,7 +228,7 @@ def test_reasons_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("interpreter")
 def test_auto_leaves_the_interpreter_alone() -> None:
-    assert choose_backend("auto", *Case(7, 7, 7).inputs(torch.float32)[:3]) != "fused"
+    assert choose_backend("auto", Case(7, 7, 7).inputs(torch.float32).value) != "fused"
 
 
 @pytest.mark.slow
@@ -259,10 +258,10 @@ def test_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", DEVICE_ONLY, ids=str)
 def test_the_same_result_every_time_on_a_gpu(case: Case) -> None:
-    inputs = [x.cuda() for x in case.inputs(torch.bfloat16)]
+    inputs = Inputs(*(x.cuda() for x in case.inputs(torch.bfloat16)))
     grad = case.output_gradient(torch.bfloat16).cuda()
     torch.utils.deterministic.fill_uninitialized_memory = True
-    runs = [(fused.forward(*inputs, SCALE), *fused.backward(grad, *inputs, SCALE)) for _ in range(3)]
+    runs = [(fused.forward(inputs, SCALE), *fused.backward(grad, inputs, SCALE)) for _ in range(3)]
     for again in runs[1:]:
-        for name, a, b in zip(("output", *NAMES), runs[0], again, strict=True):
+        for name, a, b in zip(("output", *Inputs._fields), runs[0], again, strict=True):
             assert torch.equal(a, b), name

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import overlock.depthwise.parallel
-from overlock.depthwise import dispatch as depthwise_device
+from overlock.depthwise import dispatch
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.dispatch import Case
 from overlock.depthwise.parallel import parallel_convs
@@ -104,9 +104,9 @@ def test_low_precision_and_layouts(dtype: torch.dtype, layout: str) -> None:
 
 @pytest.fixture
 def using() -> Iterator[Callable[[str], None]]:
-    """`depthwise_device.use`, undone afterwards."""
-    yield depthwise_device.use
-    depthwise_device.use("torch")
+    """`dispatch.use`, undone afterwards."""
+    yield dispatch.use
+    dispatch.use("torch")
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -115,26 +115,26 @@ def test_what_is_used(using: Callable[[str], None], tmp_path: Path) -> None:
     case = Case(13, 8, 14, 14, "float32", "channels_first", gradients=False)
     assert Case.of(x, 13, False) == case
     assert Case.of(x.contiguous(memory_format=torch.channels_last), 13, True).layout == "channels_last"
-    assert not depthwise_device.wins(x, weight)
+    assert not dispatch.wins(x, weight)
     using("triton")
-    assert depthwise_device.wins(x, weight)
-    assert not depthwise_device.wins(x.double(), weight.double())
-    assert not depthwise_device.wins(x, torch.zeros(8, 1, 3, 3))
+    assert dispatch.wins(x, weight)
+    assert not dispatch.wins(x.double(), weight.double())
+    assert not dispatch.wins(x, torch.zeros(8, 1, 3, 3))
     with torch.autocast("cpu"):
-        assert not depthwise_device.wins(x, weight)
+        assert not dispatch.wins(x, weight)
     file = tmp_path / "winners.json"
     file.write_text(
         json.dumps([{"case": case, "winner": "triton"}, {"case": case._replace(height=7), "winner": "torch"}])
     )
     using(str(file))
-    assert depthwise_device.wins(x, weight)
-    assert not depthwise_device.wins(x[:, :, :7], weight)
-    assert not depthwise_device.wins(x[:, :4], weight[:4])
-    assert not depthwise_device.wins(x, weight.requires_grad_())
+    assert dispatch.wins(x, weight)
+    assert not dispatch.wins(x[:, :, :7], weight)
+    assert not dispatch.wins(x[:, :4], weight[:4])
+    assert not dispatch.wins(x, weight.requires_grad_())
     with torch.no_grad():
-        assert depthwise_device.wins(x, weight)
+        assert dispatch.wins(x, weight)
     using("torch")
-    assert not depthwise_device.wins(x, weight)
+    assert not dispatch.wins(x, weight)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '[{"winner": "triton"}]', '[{"case": [1], "winner": "triton"}]'])
@@ -147,8 +147,8 @@ def test_a_file_that_is_none_of_winners(using: Callable[[str], None], tmp_path: 
 
 
 def test_the_variable_is_read() -> None:
-    code = "from overlock import depthwise_device; print(depthwise_device.everywhere)"
-    env = {**os.environ, depthwise_device.VARIABLE: "triton"}
+    code = "from overlock.depthwise import dispatch; print(dispatch.everywhere)"
+    env = {**os.environ, dispatch.VARIABLE: "triton"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.strip() == "True"
 
@@ -198,8 +198,8 @@ def check_in_a_network(using: Callable[[str], None], device: str, compiler: str)
 @pytest.mark.usefixtures("interpreter")
 def test_networks_take_it(using: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU oneDNN and our own backward come first: they are switched off."""
-    monkeypatch.setattr(convolution, "why_not_fused", lambda x: "not on CUDA")
-    monkeypatch.setattr(overlock.depthwise.parallel, "own_backward", lambda: False)
+    monkeypatch.setattr(convolution, "why_not", lambda x: "not on CUDA")
+    monkeypatch.setattr(overlock.depthwise.parallel, "eager_autograd", lambda: False)
     check_in_a_network(using, "cpu", "aot_eager")
 
 

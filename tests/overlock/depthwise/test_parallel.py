@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.grad import conv2d_weight
 
 from overlock import native
-from overlock.depthwise.parallel import NATIVE_SIZES, native_weight_grad, parallel_convs, why_not_native
+from overlock.depthwise.parallel import NATIVE_SIZES, native_weight_grad, parallel_convs, why_not
 from tests.overlock.contmix.cases import relative_rms
 
-needs_native = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+needs_native = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
 
 
@@ -35,7 +35,7 @@ def test_weight_gradient_by_the_kernel(kernel_size: int, dilation: int, dtype: t
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_every_gradient(dtype: torch.dtype, by_kernel: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if not by_kernel:
-        monkeypatch.setattr(native, "unavailable", lambda: "switched off by the test")
+        monkeypatch.setattr(native, "_library", lambda: "switched off by the test")
     torch.manual_seed(0)
     branches = [(13, 1), (5, 1), (7, 2), (3, 3), (3, 4)]
     convs = [
@@ -58,7 +58,7 @@ def test_every_gradient(dtype: torch.dtype, by_kernel: bool, channels: int, monk
 
 def test_why_not_the_kernel() -> None:
     x = torch.zeros(1, 32, 5, 5)
-    assert "float64" in str(why_not_native(x.double(), 7))
-    assert "multiples of 16" in str(why_not_native(x[:, :12], 7))
-    assert "kernels of" in str(why_not_native(x, 4))
-    assert why_not_native(x, 7) == native.unavailable()
+    assert "float64" in str(why_not(x.double(), 7))
+    assert "multiples of 16" in str(why_not(x[:, :12], 7))
+    assert "kernels of" in str(why_not(x, 4))
+    assert why_not(x, 7) == native.why_not()

@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import overlock
 from overlock import native
-from overlock.inference.grn import normalise_, why_not_in_place
+from overlock.inference import grn
+from overlock.inference.grn import normalise_
 from tests.golden_tools import image
 from tests.overlock.contmix.cases import relative_rms
 from tests.overlock.tools import tiny
 
-pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
 
 SHAPES = [(2, 64, 9, 7), (1, 96, 5, 4), (3, 224, 14, 14), (2, 16, 1, 1), (1, 80, 1, 6), (5, 128, 2, 3)]
 BOUNDS = {torch.float32: 2e-7, torch.bfloat16: 4e-3}
@@ -77,7 +78,7 @@ def test_not_a_number_stays_one() -> None:
     ],
 )
 def test_what_it_refuses(x: Tensor, reason: str) -> None:
-    assert reason in str(why_not_in_place(x))
+    assert reason in str(grn.why_not(x))
 
 
 def test_a_tracer_and_a_counter_see_operators() -> None:

@@ -1,4 +1,4 @@
-"""Packed weights: the same convolution for every map, and for a weight that changes, moves or dies."""
+"""Prepacked weights: the same convolution for every map, and for a weight that changes, moves or dies."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from overlock.inference import prepacked as packed
-from overlock.inference.blocks import FoldedConv
-from overlock.inference.convolution import conv, conv_add_, why_not_fused
+from overlock.inference import convolution, prepacked
+from overlock.inference.convolution import conv, conv_add_
+from overlock.inference.folded_conv import FoldedConv
 from tests.golden_tools import relative_error
 
-pytestmark = pytest.mark.skipif(why_not_fused(torch.zeros(1)) is not None, reason=str(why_not_fused(torch.zeros(1))))
+WHY_NOT = convolution.why_not(torch.zeros(1))
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 
@@ -29,7 +30,7 @@ def maps(dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def test_padding_is_right_for_even_frames() -> None:
-    framed = packed._framed(torch.ones(2, 1, 13, 13), 15)
+    framed = prepacked._framed(torch.ones(2, 1, 13, 13), 15)
     assert framed.shape[-2:] == (15, 15)
     assert framed.sum() == 2 * 169
     assert torch.equal(framed[..., 1:14, 1:14], torch.ones(2, 1, 13, 13))
@@ -74,12 +75,12 @@ def test_data_that_is_replaced_leaves_its_address_taken() -> None:
 
 
 def test_a_module_is_loaded_cast_copied_and_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_packed", WeakTensorKeyDictionary())
+    monkeypatch.setattr(prepacked, "_prepacked", WeakTensorKeyDictionary())
     x = maps(torch.float32, 1, 24, 6, 6)
     module = FoldedConv(weights(torch.float32, 24, 24, 1, 1), None)
     with torch.no_grad():
         first = module(x)
-        assert len(packed._packed) == 1
+        assert len(prepacked._prepacked) == 1
         module.load_state_dict({name: 4 * value for name, value in module.state_dict().items()})
         assert torch.equal(module(x), 4 * first)
         assert torch.equal(copy.deepcopy(module)(x), 4 * first)
@@ -88,7 +89,7 @@ def test_a_module_is_loaded_cast_copied_and_freed(monkeypatch: pytest.MonkeyPatc
         assert relative_error(module.double()(x.double()).float(), 4 * first) < TOLERANCE[torch.float32]
     del module, cast
     gc.collect()
-    assert len(packed._packed) == 0
+    assert len(prepacked._prepacked) == 0
 
 
 def test_a_weight_made_in_inference_mode_is_not_kept() -> None:

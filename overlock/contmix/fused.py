@@ -1,8 +1,10 @@
 """ContMix in Triton kernels: forward and backward, with nothing of size N x taps in memory (docs/gpu.md).
 
-Kernels: `forward` and `backward`. Products take the inputs' dtype and add up in float32; float32
-inputs round to TF32 only where `torch.backends.cuda.matmul.allow_tf32` says so. The result depends on nothing but the
-inputs: no atomics, forward or backward.
+Experimental: the kernels have run in Triton's interpreter and been compiled for Hopper, but never run on a GPU.
+
+The kernels are in `triton/forward.py` and `triton/backward.py`. Products take the inputs' dtype and add up in float32;
+float32 inputs round to TF32 only where `torch.backends.cuda.matmul.allow_tf32` says so. The result depends on nothing
+but the inputs: there are no atomics, forward or backward.
 
 On a CPU it runs in Triton's interpreter, for tests, where TRITON_INTERPRET=1 was set before the first call.
 
@@ -20,13 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overlock import triton_tools
-from overlock.triton_tools import installed, on, power, precision
+from overlock.contmix.inputs import Inputs, window_size
+from overlock.triton_tools import installed, next_power_of_2, on, precision
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
 MIN_DOT = 16  # smallest side of a matrix product in Triton
-SMALL = 5  # largest K of `small_kernel`: its windows lie in 8 x 8 keys, its taps are one for each lane of a warp
-SHORT = 8  # largest K of windows that few warps take
+SMALL = 5  # the largest K of `small_kernel`: its windows lie in 8 x 8 keys, its taps are one for each lane of a warp
+SHORT = 8  # the largest K of windows that few warps take
 PROGRAMS = 2048  # at least so many programs, if the batch has them, before one goes through several images
 
 FASTER_FROM: int | None = None
@@ -43,7 +46,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, int]:
-        """What Triton takes."""
+        """The keywords that Triton takes."""
         return {"num_warps": self.warps, "num_stages": self.stages}
 
 
@@ -65,7 +68,7 @@ launches: dict[str, Launch] = {
 
 def _kernel(name: str) -> Any:
     module = "forward" if name in ("shared_kernel", "sliding_kernel", "small_kernel") else "backward"
-    return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return getattr(importlib.import_module(f"{__package__}.triton.{module}"), name)
 
 
 def interpreted() -> bool:
@@ -73,8 +76,8 @@ def interpreted() -> bool:
     return triton_tools.interpreted(_kernel("shared_kernel"))
 
 
-def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
-    """Why these inputs cannot run here; None: they can."""
+def why_not(value: Tensor) -> str | None:
+    """The reason why the kernels cannot run on values like these, or None where they can."""
     if not installed():
         return "Triton is not installed"
     if value.dtype not in DTYPES:
@@ -89,9 +92,9 @@ def supports(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     return f"it needs a CUDA device, and these inputs are on {value.device.type}"
 
 
-def preferred(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def preferred(value: Tensor) -> bool:
     """Whether `auto` takes this backend: on CUDA, where a measurement says that it is the fastest."""
-    if FASTER_FROM is None or value.device.type != "cuda" or supports(query, key, value) is not None:
+    if FASTER_FROM is None or value.device.type != "cuda" or why_not(value) is not None:
         return False
     return value.shape[0] * value.shape[2] * value.shape[3] >= FASTER_FROM
 
@@ -103,8 +106,8 @@ def shared_windows(height: int, width: int, kernel_size: int) -> bool:
 
 def _split(taps: int) -> tuple[int, int]:
     """Two powers of two (the second may be 0) that hold `taps`: 169 -> 128 and 64 instead of 256."""
-    whole = power(taps, MIN_DOT)
-    rest = power(taps - whole // 2, MIN_DOT) if taps > whole // 2 else 0
+    whole = next_power_of_2(taps, MIN_DOT)
+    rest = next_power_of_2(taps - whole // 2, MIN_DOT) if taps > whole // 2 else 0
     return (whole // 2, rest) if whole // 2 >= MIN_DOT and 0 < whole // 2 + rest < whole else (whole, 0)
 
 
@@ -112,43 +115,42 @@ def _precision(x: Tensor) -> str:
     return precision(x, torch.backends.cuda.matmul.allow_tf32)
 
 
-class _Half:
+class _Branch:
     """One of the two kernels with its tables, and the constants of its launches; `project` makes the projected keys."""
 
-    def __init__(
-        self, half: int, key: Tensor, value: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, first: int
-    ) -> None:
+    def __init__(self, index: int, inputs: Inputs) -> None:
+        key, value, rpb = inputs.key, inputs.value, inputs[5 + index]
         self.batch, channels, self.height, self.width = value.shape
-        self.heads, self.k = rpb.shape[0], (rpb.shape[-1] + 1) // 2
+        self.heads, self.k = rpb.shape[0], window_size(rpb)
         self.taps = self.k**2
         self.rpb = rpb.contiguous()
-        self.proj_weight = proj_weight[first : first + self.taps]
-        self.proj_bias = proj_bias[first : first + self.taps].contiguous()
+        own = slice(self.taps) if index == 0 else slice(-self.taps, None)
+        self.proj_weight, self.proj_bias = inputs.proj_weight[own], inputs.proj_bias[own].contiguous()
         self.keys = key.reshape(-1, self.proj_weight.shape[1])  # B*G*c, R
         cq, cv = key.shape[1] // self.heads, channels // 2 // self.heads
         self.constants: dict[str, Any] = {
-            "HALF": half,
+            "BRANCH": index,
             "K": self.k,
             "CQ": cq,
-            "CQP": power(cq, MIN_DOT),
+            "CQP": next_power_of_2(cq, MIN_DOT),
             "CV": cv,
-            "CVP": power(cv, MIN_DOT),
+            "CVP": next_power_of_2(cv, MIN_DOT),
             "PRECISION": _precision(value),
         }
 
     def project(self, padded: bool) -> tuple[Tensor, dict[str, int]]:
         """P k (B*G*c, pitch), taps in rows of K, or padded to a power of two; zeros in the padding."""
-        k, kp = self.k, power(self.k + 1) if padded else self.k
+        k, kp = self.k, next_power_of_2(self.k + 1) if padded else self.k
         pitch = -(-k * kp // 8) * 8  # rows begin at multiples of 16 bytes
         rows = F.pad(self.proj_weight.unflatten(0, (k, k)), (0, 0, 0, kp - k)).flatten(0, 1)
         return self.keys @ F.pad(rows, (0, 0, 0, pitch - k * kp)).t(), {"PITCH": pitch}
 
     def sliding(self, launch: Launch) -> dict[str, int]:
         """How a sliding kernel cuts windows: padded rows of taps, dealt to the warps, and the columns they lie in."""
-        kp = power(self.k + 1)  # the last column is no tap
-        rows = max(power(self.k), MIN_DOT // kp)
+        kp = next_power_of_2(self.k + 1)  # the last column is no tap
+        rows = max(next_power_of_2(self.k), MIN_DOT // kp)
         groups = max(1, min(launch.warps, rows * kp // MIN_DOT))
-        keys = power(min(self.width, launch.queries + self.k - 1), MIN_DOT)
+        keys = next_power_of_2(min(self.width, launch.queries + self.k - 1), MIN_DOT)
         return {"KP": kp, "M": launch.queries, "GROUPS": groups, "ROWS": rows // groups, "KEYS": keys}
 
     def sizes(self) -> tuple[int, int, int, int]:
@@ -160,129 +162,105 @@ class _Half:
         return -(-self.batch // parts)
 
 
-def _halves(key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, rpb1: Tensor, rpb2: Tensor) -> list[_Half]:
-    small = _Half(0, key, value, weight, bias, rpb1, 0)
-    return [small, _Half(1, key, value, weight, bias, rpb2, small.taps)]
-
-
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> Tensor:
-    """ContMix; shapes as in `overlock.contmix.contmix`. The result is channels_last."""
-    out = torch.empty_like(value, memory_format=torch.channels_last)
-    with on(value):
-        for half in _halves(key, value, proj_weight, proj_bias, rpb1, rpb2):
-            _launch_forward(half, query, value, out, scale)
+def forward(inputs: Inputs, scale: float) -> Tensor:
+    """ContMix: (B, C, H, W), channels_last."""
+    out = torch.empty_like(inputs.value, memory_format=torch.channels_last)
+    with on(inputs.value):
+        for branch in (_Branch(0, inputs), _Branch(1, inputs)):
+            _launch_forward(branch, inputs.query, inputs.value, out, scale)
     return out
 
 
-def _launch_forward(half: _Half, query: Tensor, value: Tensor, out: Tensor, scale: float) -> None:
-    k, height, width = half.k, half.height, half.width
+def _launch_forward(branch: _Branch, query: Tensor, value: Tensor, out: Tensor, scale: float) -> None:
+    k, height, width = branch.k, branch.height, branch.width
     options: dict[str, Any]
     if shared_windows(height, width, k):
         launch = launches["shared"]
         block = [n if n == k else (k + 1) // 2 for n in (height, width)]
-        queries = min(launch.queries, power(block[0] * block[1], MIN_DOT))
+        queries = min(launch.queries, next_power_of_2(block[0] * block[1], MIN_DOT))
         tiles = height // block[0] * (width // block[1]) * -(-block[0] * block[1] // queries)
-        taps, more = _split(half.taps)
-        pk, options = half.project(padded=False)
+        taps, more = _split(branch.taps)
+        pk, options = branch.project(padded=False)
         options |= {"TAPS": taps, "MORE": more, "BH": block[0], "BW": block[1], "M": queries}
         kernel = _kernel("shared_kernel")
     elif k <= SMALL:
         launch = launches["small"]
         tiles = -(-height // 4) * -(-width // 4)
-        pk, options = half.project(padded=False)
-        options |= {"TAPS": power(half.taps + 1, MIN_DOT)}  # the last one is no tap
+        pk, options = branch.project(padded=False)
+        options |= {"TAPS": next_power_of_2(branch.taps + 1, MIN_DOT)}  # the last one is no tap
         kernel = _kernel("small_kernel")
     else:
         launch = launches["short" if k <= SHORT else "sliding"]
         tiles = height * -(-width // launch.queries)
-        pk, options = half.project(padded=True)
-        options |= half.sliding(launch)
+        pk, options = branch.project(padded=True)
+        options |= branch.sliding(launch)
         kernel = _kernel("sliding_kernel")
-    images = half.images(half.heads * tiles)
-    kernel[(half.heads * tiles * -(-half.batch // images),)](
-        query, *query.stride(), pk, value, *value.stride(), half.proj_bias, half.rpb, out, *out.stride(),
-        *half.sizes(), scale, images, **half.constants, **options, **launch.options,
+    images = branch.images(branch.heads * tiles)
+    kernel[(branch.heads * tiles * -(-branch.batch // images),)](
+        query, *query.stride(), pk, value, *value.stride(), branch.proj_bias, branch.rpb, out, *out.stride(),
+        *branch.sizes(), scale, images, **branch.constants, **options, **launch.options,
     )  # fmt: skip
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb1: Tensor,
-    rpb2: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the seven tensors, in their order."""
+def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
+    """The gradients of the seven tensors."""
+    query, key, value, proj_weight, proj_bias, rpb1, _ = inputs
     keys = key.reshape(-1, proj_weight.shape[1]).float()
     d_query = query.new_empty(2, query.shape[0], *query.shape[2:], query.shape[1]).permute(0, 1, 4, 2, 3)
     d_value = torch.empty_like(value, memory_format=torch.channels_last)
     d_key, d_weight, d_bias, d_rpb = torch.zeros_like(keys), [], [], []
     with on(value):
-        for i, half in enumerate(_halves(key, value, proj_weight, proj_bias, rpb1, rpb2)):
-            d_pk, d_taps, table = _launch_backward(half, query, value, grad, scale, d_query[i], d_value)
-            d_key.addmm_(d_pk, half.proj_weight.float())
+        for branch, d_own_query in zip((_Branch(0, inputs), _Branch(1, inputs)), d_query, strict=True):
+            d_pk, d_taps, table = _launch_backward(branch, query, value, grad, scale, d_own_query, d_value)
+            d_key.addmm_(d_pk, branch.proj_weight.float())
             d_weight.append(d_pk.t() @ keys)
             d_bias.append(d_taps.sum(0))
             d_rpb.append(table.to(rpb1.dtype))
-    return (
+    return Inputs(
         d_query.sum(0),
         d_key.view(key.shape).to(key.dtype),
         d_value,
         torch.cat(d_weight).to(proj_weight.dtype),
         torch.cat(d_bias).to(proj_bias.dtype),
-        d_rpb[0],
-        d_rpb[1],
+        *d_rpb,
     )
 
 
 def _launch_backward(
-    half: _Half, query: Tensor, value: Tensor, grad: Tensor, scale: float, d_query: Tensor, d_value: Tensor
+    branch: _Branch, query: Tensor, value: Tensor, grad: Tensor, scale: float, d_query: Tensor, d_value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fill `d_query` and this half of `d_value`; returns d_pk (B*G*c, T), the sum of dS (B*G, T) and d_rpb."""
-    k, heads, height = half.k, half.heads, half.height
+    """Fill `d_query` and this branch of `d_value`; returns d_pk (B*G*c, T), the sum of dS (B*G, T) and d_rpb."""
+    k, heads, height = branch.k, branch.heads, branch.height
     launch = launches["short backward" if k <= SHORT else "backward"]
     queries = launch.queries
-    pk, pitch = half.project(padded=True)
-    constants = {**half.constants, **pitch, **half.sliding(launch)}
-    across = -(-half.width // queries)
-    images = half.images(heads * height * across)
-    parts = -(-half.batch // images)
+    pk, pitch = branch.project(padded=True)
+    constants = {**branch.constants, **pitch, **branch.sliding(launch)}
+    across = -(-branch.width // queries)
+    images = branch.images(heads * height * across)
+    parts = -(-branch.batch // images)
     single = {"dtype": torch.float32, "device": value.device}
-    lse, delta = (torch.empty(half.batch, heads, height, half.width, **single) for _ in range(2))  # type: ignore[call-overload]
+    lse, delta = (torch.empty(branch.batch, heads, height, branch.width, **single) for _ in range(2))  # type: ignore[call-overload]
     part = torch.empty(parts, heads, height, across, k, 2 * k - 1, **single)  # type: ignore[call-overload]
     args = (
-        query, *query.stride(), pk, value, *value.stride(), grad, *grad.stride(), half.proj_bias, half.rpb, lse,
+        query, *query.stride(), pk, value, *value.stride(), grad, *grad.stride(), branch.proj_bias, branch.rpb, lse,
         delta,
     )  # fmt: skip
     _kernel("query_kernel")[(heads * height * across * parts,)](
-        *args, d_query, *d_query.stride(), part, *half.sizes(), scale, images, **constants,
-        PLACES=power(2 * k - 1, MIN_DOT), **launch.options,
+        *args, d_query, *d_query.stride(), part, *branch.sizes(), scale, images, **constants,
+        PLACES=next_power_of_2(2 * k - 1, MIN_DOT), **launch.options,
     )  # fmt: skip
-    d_pk = torch.empty(len(pk), half.taps, **single)  # type: ignore[call-overload]
-    d_taps = torch.empty(half.batch * heads, half.taps, **single)  # type: ignore[call-overload]
-    _kernel("taps_kernel")[(half.batch * heads,)](
-        *args, d_pk, d_taps, *half.sizes(), scale, **constants, **launch.options
+    d_pk = torch.empty(len(pk), branch.taps, **single)  # type: ignore[call-overload]
+    d_taps = torch.empty(branch.batch * heads, branch.taps, **single)  # type: ignore[call-overload]
+    _kernel("taps_kernel")[(branch.batch * heads,)](
+        *args, d_pk, d_taps, *branch.sizes(), scale, **constants, **launch.options
     )
-    columns = power(min(half.width, queries), MIN_DOT)
+    columns = next_power_of_2(min(branch.width, queries), MIN_DOT)
     launch = launches["backward"]
-    constants |= {**half.sliding(launch), "KEYS": columns}
-    blocks = -(-height // (constants["GROUPS"] * constants["ROWS"])) * -(-half.width // columns)
-    _kernel("value_kernel")[(half.batch * heads * blocks,)](
-        query, *query.stride(), pk, grad, *grad.stride(), half.proj_bias, half.rpb, lse, d_value,
-        *d_value.stride(), *half.sizes(), scale, **constants, **launch.options,
+    constants |= {**branch.sliding(launch), "KEYS": columns}
+    blocks = -(-height // (constants["GROUPS"] * constants["ROWS"])) * -(-branch.width // columns)
+    _kernel("value_kernel")[(branch.batch * heads * blocks,)](
+        query, *query.stride(), pk, grad, *grad.stride(), branch.proj_bias, branch.rpb, lse, d_value,
+        *d_value.stride(), *branch.sizes(), scale, **constants, **launch.options,
     )  # fmt: skip
     return d_pk, d_taps, _table(part.sum((0, 3), dtype=torch.float64))
 
