@@ -41,7 +41,8 @@ class BackendsSeen(TorchFunctionMode):
         from overlock.contmix import choose_backend
 
         if func is torch.ops.overlock.contmix:
-            self.names.add(choose_backend(args[-1], *args[:3]))
+            _, _, value, *_, backend = args
+            self.names.add(choose_backend(backend, value))
         elif func is torch.ops.overlock.contmix_merged:
             self.names.add("tiled")
         return func(*args, **(kwargs or {}))
