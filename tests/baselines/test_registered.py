@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from tests.golden_tools import fill, image, relative_error
 
 OURS = [name for name in baselines.MODELS if not name.startswith("convnext")]
 SMALLEST = ["unireplknet_a", "moganet_xt", "convnext_t"]  # one of each family, where any one will do
-DEPTH = {k: sum(v["depths"]) for k, v in (baselines.unireplknet.VARIANTS | baselines.moganet.VARIANTS).items()}
+NETWORKS = {name: sys.modules[timm.models.model_entrypoint(name).__module__] for name in OURS}
+DEPTH = {name: sum(network.VARIANTS[name]["depths"]) for name, network in NETWORKS.items()}
 CROP_PCT = {"unireplknet": 0.875, "moganet": 0.9, "convnext": 0.875}
 
 

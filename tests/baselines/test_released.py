@@ -10,7 +10,7 @@ import timm
 import torch
 
 import baselines
-from baselines import convnext, moganet, unireplknet
+from bench.models import family_of
 from overlock.checkpoints.download import Release
 from tests.golden.golden_state import tensor_for
 
@@ -23,11 +23,10 @@ PARTS = {
 }
 
 
-MODULES = {"convnext": convnext, "moganet": moganet, "unireplknet": unireplknet}
-
-
 def release(name: str) -> Release:
-    return MODULES[name.partition("_")[0]].release(name)
+    file = family_of(name).release(name)
+    assert file is not None
+    return file
 
 
 @pytest.mark.parametrize("name", baselines.MODELS)
@@ -56,7 +55,7 @@ def place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     made = type(found)(**{**vars(found), **unknown})
     made.path.parent.mkdir(parents=True)
     path.rename(made.path)
-    monkeypatch.setattr(MODULES[name.partition("_")[0]], "release", lambda asked: made)
+    monkeypatch.setattr(f"{family_of(name).network}.release", lambda asked: made)
     return state
 
 

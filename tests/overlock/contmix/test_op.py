@@ -20,7 +20,7 @@ from tests.golden_tools import image, relative_error
 from tests.overlock.contmix.cases import SCALE, Case, relative_rms, skip_if_unable, truth, widest
 from tests.overlock.tools import tiny
 
-HERE = ["reference", "tiled", "native"]  # `fused` is in test_triton.py
+HERE = [name for name in BACKENDS if name != "fused"]  # `fused` is in test_triton.py
 ALL = [*HERE, "auto"]
 SMALL = Case(6, 5, 5, small=3, regions=2, batch=1)
 TINY = Case(4, 3, 3, small=1, regions=2, query_channels=1, value_channels=1)
