@@ -1,9 +1,8 @@
 """`python -m bench.gpu_run --out DIR`: everything that needs a GPU, in one call, within ten minutes.
 
-The correctness of the Triton kernels comes first, then the operators over their floors, then the ratios, then a sweep
-of four families. Every part is a process of its own that keeps each record at once: a part that crashes or runs out of
-time loses nothing but its own rest, and the summary, which is printed last, says so. Experimental: only its dry run has
-run.
+The correctness of the Triton kernels comes first, then the operators over their floors, then the ratios. Every
+part is a process of its own that keeps each record at once: a part that crashes or runs out of time loses nothing but
+its own rest, and the summary, which is printed last, says so. Experimental: only its dry run has run.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ RESERVE = 8.0
 GRACE = 5.0
 """Seconds that a part may take beyond its time before it is stopped."""
 
-DESCRIPTION = """Measure on a GPU in one call: correctness of the Triton kernels, operators over their floors, the
-ratios of OverLoCK to ConvNeXt, and a sweep of four families. Records go to DIR/*.csv, a summary is printed last
-and kept in DIR/summary.md."""
+DESCRIPTION = """Measure on a GPU in one call: correctness of the Triton kernels, operators over their floors, and
+the ratios of OverLoCK to ConvNeXt. Records go to DIR/*.csv, a summary is printed last and kept in DIR/summary.md."""
 
 EPILOG = """Exit codes: 0 measured, kernels correct; 1 a kernel is wrong; 2 bad input, or nothing was measured.
 --dry-run runs every part for real on tiny models on the CPU: it tests the script, and its figures mean nothing."""

@@ -44,9 +44,8 @@ PARTS = (
          ("--of", "depthwise")),
     Part("headline", "bench.gpu.headline", 220, "the ratios: throughput, interleaved"),
     Part("training", "bench.gpu.headline", 110, "the ratio of training steps, interleaved", ("--training",)),
-    Part("sweep", "bench.gpu.sweep", 600, "four families: sizes, dtypes, modes; latency, memory, energy, training"),
 )  # fmt: skip
-"""In the order in which they run, the most important first; the last one takes the time that is left."""
+"""In the order in which they run, the most important first."""
 
 
 @dataclass

@@ -119,7 +119,7 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
         tokens = faster_from(operators)
         if tokens:
             lines.append(f"\nFused ContMix beats tiled from {tokens} tokens (batch x map) on: `fused.FASTER_FROM`.")
-    models = [r for name in ("headline", "training", "sweep") for r in records.get(name, ()) if not r.against]
+    models = [r for name in ("headline", "training") for r in records.get(name, ()) if not r.against]
     if models:
         rows = [
             (r.model, r.form, r.resolution, r.batch, r.dtype, r.backend, _depthwise(r), r.compile, r.metric, _figure(r),
