@@ -23,7 +23,7 @@ from bench.machine.calibration import CANARY, SPREAD, VISIBLE
 from bench.progress import progress
 
 if TYPE_CHECKING:
-    from bench.engine.interleaved import Outcome
+    from bench.engine.outcome import Outcome
     from bench.records.record import Record
 
 LEAST_ROUNDS = 4

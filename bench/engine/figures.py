@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from bench.engine.interleaved import Outcome, Replicate
+from bench.engine.outcome import Outcome, Replicate
 from bench.engine.statistics import Ratio, Summary, interval_of_median
 from bench.machine.environment import now
 from bench.metrics import METRICS, of_kind

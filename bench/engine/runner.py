@@ -15,6 +15,7 @@ from typing import Any
 from bench.cli import resolution_name
 from bench.engine import interleaved, passes
 from bench.engine.figures import records_of
+from bench.engine.outcome import Outcome
 from bench.engine.plan import ENERGY_BLOCK
 from bench.engine.request import Request
 from bench.engine.sweep import Point, Row, Sweep
@@ -121,7 +122,7 @@ class Runner:
         at = f"{resolution_name(point.resolution)} {point.dtype} batch {sides[0].images}"
         if "energy" in metrics and self.sweep.settings.device.startswith("cuda"):
             plan = replace(plan, block=max(plan.block, ENERGY_BLOCK))
-        outcome: interleaved.Outcome | None = None
+        outcome: Outcome | None = None
         baseline_again = group != self.sweep.groups()[0]
         try:
             known = interleaved.measure(sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"))
@@ -138,7 +139,7 @@ class Runner:
             if outcome is not None:
                 self._report(outcome, metrics, baseline_again)
 
-    def _report(self, outcome: interleaved.Outcome, metrics: Sequence[str], baseline_again: bool) -> None:
+    def _report(self, outcome: Outcome, metrics: Sequence[str], baseline_again: bool) -> None:
         """Keep the records of one measurement: ratios to the baseline in the same form, or in the only one it has. The
         baseline's own figures are those of its first group."""
         baseline = self.sweep.baseline

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.cli import resolution_name
-from bench.engine.interleaved import Outcome, measure
+from bench.engine.interleaved import measure
+from bench.engine.outcome import Outcome
 from bench.engine.plan import Plan
 from bench.engine.request import Request, Settings
 from bench.engine.statistics import Ratio

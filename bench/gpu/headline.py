@@ -15,7 +15,8 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.engine.figures import records_of
-from bench.engine.interleaved import Outcome, measure
+from bench.engine.interleaved import measure
+from bench.engine.outcome import Outcome
 from bench.engine.passes import measured
 from bench.engine.plan import Plan
 from bench.engine.request import Request, Settings

@@ -11,7 +11,8 @@ import pytest
 
 from bench.cli import BadInput
 from bench.engine import figures
-from bench.engine.interleaved import Outcome, Replicate, further_rounds, measure
+from bench.engine.interleaved import further_rounds, measure
+from bench.engine.outcome import Outcome, Replicate
 from bench.engine.plan import Plan
 from bench.engine.request import Request, Settings
 from bench.metrics import LATENCY, TRAINING, of_kind

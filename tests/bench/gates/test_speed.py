@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.cli import BadInput
-from bench.engine.interleaved import Outcome, Replicate
+from bench.engine.outcome import Outcome, Replicate
 from bench.engine.plan import Plan
 from bench.engine.request import Request, Settings
 from bench.gates import speed, worktrees

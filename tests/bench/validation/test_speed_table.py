@@ -10,7 +10,7 @@ import torch
 
 from bench.engine import interleaved, speed, subject
 from bench.engine.check import import_modules
-from bench.engine.interleaved import Outcome, Replicate
+from bench.engine.outcome import Outcome, Replicate
 from bench.engine.plan import DEFAULT
 from bench.engine.request import Request, Settings
 from bench.metrics import TRAINING
