@@ -227,12 +227,10 @@ def report(runner: Runner, style: str, output: Path | None, sources: bool, inter
     from bench.reporting.footnotes import footnotes
     from bench.reporting.rows import as_measured
     from bench.reporting.spreadsheet import wide
-    from bench.reporting.tables import comparison
 
     records = runner.records
     if records:
         rows = as_measured(records)
-        groups = [group for training in (False, True) if (group := [r for r in rows if r.training == training])]
 
         def text(style: str) -> str:
             if style == "json":
@@ -241,7 +239,7 @@ def report(runner: Runner, style: str, output: Path | None, sources: bool, inter
                 return as_csv(wide(rows, runner.sweep.baseline))
             machine = describe(runner.environment) if runner.environment else ""
             lines = [*footnotes(rows, machine, sources), *precision(runner)]
-            return "\n\n".join([*(comparison(group, style) for group in groups), below(lines, style)])
+            return f"{tables(records, style)}\n\n{below(lines, style)}"
 
         print(text("table" if output else style))
         if output:
@@ -253,6 +251,16 @@ def report(runner: Runner, style: str, output: Path | None, sources: bool, inter
         why = "; ".join(dict.fromkeys(reason for record in records for reason in record.reasons))
         raise BadInput(f"nothing could be measured: {why}")
     return cli.OK
+
+
+def tables(records: Sequence[Record], style: str) -> str:
+    """What is printed of records: the table of inference, and one of training where that was timed."""
+    from bench.reporting.rows import as_measured
+    from bench.reporting.tables import comparison
+
+    rows = as_measured(records)
+    groups = ([row for row in rows if row.training == training] for training in (False, True))
+    return "\n\n".join(comparison(group, style) for group in groups if group)
 
 
 def precision(runner: Runner) -> list[str]:
