@@ -16,6 +16,7 @@ from bench import cli
 from bench.cli import BadInput, Parser, Resolution
 from bench.machine.environment import physical_cores
 from bench.models import checkpoint, chosen
+from bench.render import table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.check_writable(args.output)
 
     import torch
-    from tabulate import tabulate
 
     from bench.loading import load, resolve
     from bench.machine.device import choose_device
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for (name, size), field in fields.items()
     ]
     headings = ["model", "size", *(f"side for {share:.0%}" for share in SHARES)]
-    print(tabulate(rows, headings, colalign=["left", "left"] + ["right"] * len(SHARES), disable_numparse=True))
+    print(table(headings, rows, "table", words=2))
     what = f"{len(files)} images" if files else "noise"
     trained = {name: "trained weights" if name in weights else "random weights" for name, _ in fields}
     inputs_told = f"{min(args.count, len(files) or args.count)} inputs of {what}"

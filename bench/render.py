@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 STYLES = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], style: str, words: int | None = None) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], style: str, words: int | None = None) -> str:
     """A table in one of `STYLES`; its first `words` columns are aligned left (None: all), the others right.
 
-    Text for a terminal breaks a heading at its first space, since the columns are narrow.
+    For a terminal the headings of the others are broken at their first space, since these columns are narrow.
     """
     from tabulate import tabulate
 
@@ -24,6 +24,23 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], style: str, wo
     return tabulate(rows, headings, tablefmt=STYLES[style], colalign=align if rows else None, disable_numparse=True)
 
 
+def by_heading(rows: Sequence[Mapping[str, Any]], style: str, words: int | None = None, digits: int = 2) -> str:
+    """Rows, each a cell by heading, as a table or as CSV. In a table, fractions have `digits` after the point."""
+    if style == "csv":
+        return as_csv(rows)
+    headings = _headings(rows)
+    return table(headings, [[_text(row.get(name), digits) for name in headings] for row in rows], style, words)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for programs, each a value by heading; what is None, or lacking, stays empty."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _headings(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().rstrip("\n")
+
+
 def below(lines: Sequence[str], style: str) -> str:
     """Lines below a table: comments in LaTeX, paragraphs in Markdown."""
     if style == "latex":
@@ -31,10 +48,9 @@ def below(lines: Sequence[str], style: str) -> str:
     return ("\n\n" if style == "markdown" else "\n").join(lines)
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows for programs. The first one has all columns; what is None stays empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().rstrip("\n")
+def _headings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _text(value: object, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)

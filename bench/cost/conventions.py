@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import cli
+from bench import cli, render
 from bench.cli import Parser
 from bench.models import MODELS, Entry
 from bench.published import Printed, Subject
@@ -129,8 +129,6 @@ def explanations(models: Sequence[str] | None = None) -> list[Explanation]:
 
 def table(found: Sequence[Explanation]) -> str:
     """A Markdown table of explanations."""
-    from tabulate import tabulate
-
     rows: list[list[Any]] = [
         [e.figure.network, e.resolution, e.figure.text, e.verdict,
          f"{e.counted / 1e9:.3f}" + ("" if e.convention else f" ({e.nearest})"), f"{e.off:+.1%}",
@@ -138,7 +136,7 @@ def table(found: Sequence[Explanation]) -> str:
         for e in found
     ]  # fmt: skip
     headings = ["model", "size", "published G", "reproduced by", "counted G", "off", "source"]
-    return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+    return render.table(headings, rows, "markdown")
 
 
 def parser() -> Parser:

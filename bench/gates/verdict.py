@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tabulate import tabulate
-
 from bench import cli
+from bench.render import as_csv, table
 
 OK, DIFFERS, REGRESSION, UNDECIDED, INVALID = "OK", "DIFFERS", "REGRESSION", "UNDECIDED", "INVALID"
 """As it should be; not what is expected (exact figures); worse beyond the margin; not enough measured to tell; not
@@ -57,24 +54,15 @@ def render(title: str, judgements: Sequence[Judgement], style: str, all_rows: bo
     headings = list(dict.fromkeys(heading for judgement in judgements for heading in judgement.cells))
     columns = ["verdict", "what", "metric", *headings, "reason"]
     if style in ("csv", "json"):
-        rows = [_row(judgement, headings) for judgement in judgements]
-        if style == "json":
-            return json.dumps({"gate": title, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}, indent=2)
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
-        return buffer.getvalue().rstrip("\n")
+        rows = [dict(zip(columns, _row(judgement, headings), strict=True)) for judgement in judgements]
+        return as_csv(rows) if style == "csv" else json.dumps({"gate": title, "rows": rows}, indent=2)
     shown = [_row(j, headings) for j in judgements if all_rows or j.verdict != OK]
     kept = [i for i in range(len(columns)) if i == 0 or any(row[i] for row in shown)]
     line = summary(title, judgements)
     if not shown:
         return f"**{line}**" if style == "markdown" else line
-    table = tabulate(
-        [[row[i] for i in kept] for row in shown],
-        [columns[i] for i in kept],
-        tablefmt="github" if style == "markdown" else "simple",
-        disable_numparse=True,
-    )
-    return f"**{line}**\n\n{table}" if style == "markdown" else f"{table}\n\n{line}"
+    text = table([columns[i] for i in kept], [[row[i] for i in kept] for row in shown], style)
+    return f"**{line}**\n\n{text}" if style == "markdown" else f"{text}\n\n{line}"
 
 
 def _row(judgement: Judgement, headings: Sequence[str]) -> list[str]:

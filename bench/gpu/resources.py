@@ -191,9 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format == "json":
         print(json.dumps(rows))
         return 0
-    from tabulate import tabulate
-
-    print(tabulate(rows, headers="keys", tablefmt="github"))
+    print(by_heading(rows, "markdown"))
     return 0
 
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tabulate import tabulate
-
 from bench.gpu.parts import DEPTHWISE
 from bench.records.record import Record
+from bench.render import table
 
 RATIOS = (
     "OverLoCK-T deploy / ConvNeXt-B",
@@ -99,7 +98,7 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
         lines.append("Dry run: tiny models on a CPU. The figures test the script and mean nothing.")
     lines += [
         "",
-        tabulate([(name, f"{s:.0f}", how) for name, _, s, how in parts], ("part", "s", "how it went"), "github"),
+        table(("part", "s", "how it went"), [(name, f"{s:.0f}", how) for name, _, s, how in parts], "markdown"),
     ]
     for file in sorted(out.glob("*.dropped")):
         dropped = file.read_text(encoding="utf-8").splitlines()
@@ -114,7 +113,7 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
         ]
         lines += [
             "",
-            tabulate(rows, ("operator", "pass", "by", "dtype", "layout", "batch", "us", "x floor"), "github"),
+            table(("operator", "pass", "by", "dtype", "layout", "batch", "us", "x floor"), rows, "markdown", words=5),
         ]
         tokens = faster_from(operators)
         if tokens:
@@ -128,13 +127,13 @@ def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str
         ]  # fmt: skip
         headings = ("model", "form", "size", "batch", "dtype", "ContMix", "depthwise", "compile", "metric", "value",
                     "unit")  # fmt: skip
-        lines += ["", tabulate(rows, headings, "github", disable_numparse=True)]
+        lines += ["", table(headings, rows, "markdown")]
     shown = [
         (f.what, _number(f.value) or NOT_MEASURED, f.interval, f"invalid: {f.doubts}" if f.doubts else "")
         for f in figures({} if dry else records)
     ]
     columns = ("figure", "measured", "95 % interval", "doubts")
-    lines += ["", tabulate(shown, columns, "github", disable_numparse=True)]
+    lines += ["", table(columns, shown, "markdown")]
     return "\n".join(lines)
 
 
