@@ -151,10 +151,12 @@ def beside(
     task: str = "classification",
     head: str = "",
     variant: str = "",
+    weights: str = "",
 ) -> tuple[Printed, ...]:
     """Everything published of what the suite measures of a model, by its short name or timm's.
 
-    Parameters are the same at every resolution. `distinct` leaves of it what is shown.
+    Parameters are the same at every resolution. `weights` is the released file that an accuracy is of, where that is
+    not the one that the model is evaluated with by default. `distinct` leaves of it what is shown.
     """
     if METRICS[metric].cost:
         if form != "deploy":
@@ -164,7 +166,7 @@ def beside(
             resolution = "224" if task == "classification" else ""
     else:
         form = ""
-    what = {"form": form, "resolution": resolution, "task": task, "head": head, "variant": variant}
+    what = {"form": form, "resolution": resolution, "task": task, "head": head, "variant": variant, "weights": weights}
     return published().get(Subject(model=model, metric=metric, **what), ())
 
 

@@ -14,10 +14,12 @@ from bench.accuracy.paired import Comparison, compare, wilson
 from bench.accuracy.predictions import Predictions
 from bench.evaluation import report as printed
 from bench.evaluation.report import Cell, last_columns
+from bench.models import family_of
 from bench.published import beside, shown
 from bench.records.record import Record
 
 NAMED = 3  # unreadable images named in a reason
+FINE_TUNED = "weights fine-tuned"  # how the note begins of a row whose weights are of a file for its size
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def notes(p: Predictions, names: Sequence[str]) -> tuple[str, ...]:
     if trained and str(trained) != size:
         said.append(f"weights trained at {trained}, evaluated at {size}")
     elif p.header.get("fine_tuned"):
-        said.append(f"weights fine-tuned at {size}, another file than those trained at 224")
+        said.append(f"{FINE_TUNED} at {size}, another file than those trained at 224")
     return tuple(said)
 
 
@@ -138,7 +140,9 @@ def rows(made: Sequence[Record]) -> list[dict[str, Cell]]:
         row |= {"size": r.resolution, "recipe": recipe, f"{r.metric} %": r.value}
         if r.metric == "top1":
             row["95 %"] = "" if r.lo is None else f"{r.lo:.2f}-{r.hi:.2f}"
-            row["published"] = shown(beside("top1", r.model, r.resolution))
+            own = [note for note in r.notes if note.startswith(FINE_TUNED)]
+            release = family_of(r.model).fine_tuned(r.model, int(r.resolution)) if own else None
+            row["published"] = shown(beside("top1", r.model, r.resolution, weights=release.file if release else ""))
     of_top1 = [r for r in made if r.metric == "top1"]
     return [row | last_columns(r) for row, r in zip(table.values(), of_top1, strict=True)]
 

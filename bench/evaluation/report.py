@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.machine.environment import describe
 from bench.records.record import Record, to_json
-from bench.render import as_csv, below, table
+from bench.render import as_csv, below, by_heading
 
 Cell = str | float | None
 WEIGHTS = 12  # digits of a hash that are shown
@@ -42,11 +42,5 @@ def render(
         return json.dumps(json.loads(to_json(environment, records)) | {"comparisons": comparisons}, indent=1)
     if style == "csv":
         return as_csv([{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()} for r in rows])
-    text = table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows], style)
+    text = by_heading(rows, style, digits=3)
     return f"{text}\n\n{below([*lines, describe(environment)], style)}"
-
-
-def _cell(value: Cell) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -191,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format == "json":
         print(json.dumps(rows))
         return 0
+    from bench.render import by_heading
+
     print(by_heading(rows, "markdown"))
     return 0
 

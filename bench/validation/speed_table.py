@@ -17,6 +17,7 @@ from bench.cli import Parser
 from bench.engine.plan import DEFAULT, Plan
 from bench.engine.request import Request, Settings
 from bench.metrics import MEMORY, THROUGHPUT, TRAINING
+from bench.render import by_heading
 
 
 def model(name: str, form: str = "deploy", size: tuple[int, int] = (224, 224), **settings: Any) -> Request:
@@ -83,8 +84,6 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from tabulate import tabulate
-
     from bench.machine import calibration, environment
 
     threads = args.threads or environment.physical_cores()
@@ -96,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format == "json":
         print(json.dumps({"machine": where, "rows": rows}, indent=2))
     else:
-        print(tabulate(rows, headers="keys", tablefmt="github" if args.format == "markdown" else "simple"))
+        print(by_heading(rows, args.format))
         print(f"\n{where}. Batch 8 at 224, 4 at 384, 1 at 800x1280.")
     return cli.OK if all(row["ratio"] for row in rows) else cli.BAD_INPUT
 

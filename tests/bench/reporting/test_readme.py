@@ -9,14 +9,15 @@ import pytest
 from bench.compare import tables
 from bench.paths import REPOSITORY
 from bench.records.record import Record
-from bench.reporting.data import default_results, gather
+from bench.records.store import results_folder
+from bench.reporting.data import gather
 from bench.reporting.readme import headline
 
 
 @pytest.fixture(scope="module")
 def shown() -> list[Record]:
     """The committed records that the README shows."""
-    return [found.record for row in headline(gather(default_results())) for found in row.cells.values()]
+    return [found.record for row in headline(gather(results_folder())) for found in row.cells.values()]
 
 
 @pytest.fixture(scope="module")
