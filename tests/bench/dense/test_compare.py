@@ -33,7 +33,8 @@ def compare(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_segmentation_is_measured(tmp_path: Path) -> None:
-    asked = ("--metrics", "params", "macs", "throughput", "memory", "--quick", "--output", str(tmp_path / "x.json"))
+    asked = ("--metrics", "params", "macs", "throughput", "memory", "--quick", "--rounds", "1",
+             "--output", str(tmp_path / "x.json"))  # fmt: skip
     done = compare("--task", "segmentation", "--models", "overlock_xt", "--resolutions", "64", *asked)
     assert done.returncode == 0, done.stderr
     for word in ("backbone", "head", "images/s", "MiB", "overlock_xt"):
