@@ -19,8 +19,8 @@ def latest(machine: str) -> dict[str, Record]:
     folder = store.results_folder() / machine
     if not machine or not folder.is_dir() or not list(folder.glob("*.csv")):
         return {}
-    found = [r for r in store.read(folder) if r.metric in (SPREAD, VISIBLE, CANARY) and r.value is not None]
-    return {r.metric: r for r in sorted(found, key=lambda r: r.time)}
+    records = [r for r in store.read(folder) if r.metric in (SPREAD, VISIBLE, CANARY) and r.value is not None]
+    return {r.metric: r for r in sorted(records, key=lambda r: r.time)}
 
 
 def sentence(calibration: dict[str, Record]) -> str:

@@ -71,11 +71,11 @@ def _quota() -> int:
 def cpu_name() -> str:
     """The processor's brand string."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    if found:
-        return " ".join(found[1].split())
+        match = None
+    if match:
+        return " ".join(match[1].split())
     import cpuinfo  # takes a second: only where /proc has no name
 
     return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or platform.machine())
@@ -152,18 +152,18 @@ def collect(device: str, threads: int) -> dict[str, Any]:
 
 def state(environment: dict[str, Any]) -> dict[str, Any]:
     """What may change during a measurement: load, clocks and other busy processes. It is read before and after."""
-    found: dict[str, Any] = {"time": now(), "busy_processes": busy_processes()}
+    values: dict[str, Any] = {"time": now(), "busy_processes": busy_processes()}
     if hasattr(os, "getloadavg"):
-        found["load_average"] = os.getloadavg()[0]
+        values["load_average"] = os.getloadavg()[0]
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     if frequency is not None:
-        found["cpu_mhz"] = round(frequency.current)
+        values["cpu_mhz"] = round(frequency.current)
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor.exists():
-        found["governor"] = governor.read_text().strip()
+        values["governor"] = governor.read_text().strip()
     if environment.get("uuid"):
-        found["gpu"] = nvml.state(environment["uuid"])
-    return found
+        values["gpu"] = nvml.state(environment["uuid"])
+    return values
 
 
 BUSY = 20.0
@@ -176,14 +176,14 @@ def busy_processes(seconds: float = 0.1) -> list[str]:
     own = {me.pid, *(p.pid for p in me.parents()), *(p.pid for p in me.children(recursive=True))}
     others = [p for p in psutil.process_iter() if p.pid not in own]
     for first in (True, False):
-        found = []
+        busy = []
         for process in others:
             with contextlib.suppress(psutil.Error):
                 if process.cpu_percent() >= BUSY:
-                    found.append(process.name())
+                    busy.append(process.name())
         if first:
             time.sleep(seconds)
-    return sorted(found)
+    return sorted(busy)
 
 
 def _cuda(device: str) -> dict[str, Any]:

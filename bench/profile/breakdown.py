@@ -25,11 +25,11 @@ CALLS = 7
 METHOD = f"each operator alone, synchronised, median of {CALLS} calls; per image"
 
 
-def figures(found: Sequence[Operator], batch: int) -> Iterator[dict[str, Any]]:
+def figures(operators: Sequence[Operator], batch: int) -> Iterator[dict[str, Any]]:
     """Metric, value and method of the parts, and of the bytes moved; per image, except for parameters."""
     for by in ("operator", "stage"):
         parts: dict[str, dict[str, float]] = {}
-        for op in found:
+        for op in operators:
             part = parts.setdefault(op.kind if by == "operator" else op.stage, dict.fromkeys(AMOUNTS, 0.0))
             part["time"] += op.median / batch
             part["macs"] += op.macs / batch
@@ -38,14 +38,14 @@ def figures(found: Sequence[Operator], batch: int) -> Iterator[dict[str, Any]]:
         for name, amounts in parts.items():
             for of in AMOUNTS:
                 yield {"metric": f"{PREFIX}/{by}/{of}/{name}", "value": amounts[of], "method": METHOD}
-    moved = sum(op.bytes for op in found) / batch
+    moved = sum(op.bytes for op in operators) / batch
     yield {"metric": BYTES, "value": moved, "method": METRICS[BYTES].method}
 
 
-def tables(found: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables(records: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Tables by operator and by stage: a title, the headings, and a row for each part with its shares of the whole."""
     models: dict[tuple[str, str, str], dict[str, dict[str, dict[str, float]]]] = {}
-    for r in found:
+    for r in records:
         if r.metric.startswith(f"{PREFIX}/") and r.value is not None:
             _, by, of, part = r.metric.split("/", 3)
             model = models.setdefault((r.model, r.form, r.resolution), {})
@@ -67,11 +67,11 @@ def tables(found: Iterable[Record]) -> list[tuple[str, list[str], list[list[str]
     return made
 
 
-def render(found: Sequence[Record], style: str) -> str:
+def render(records: Sequence[Record], style: str) -> str:
     """The tables as text: table, markdown or latex."""
     from bench.render import table
 
     parts = []
-    for title, headings, rows in tables(found):
+    for title, headings, rows in tables(records):
         parts.append(f"{'% ' if style == 'latex' else ''}{title}\n\n{table(headings, rows, style, words=1)}")
     return "\n\n".join(parts)

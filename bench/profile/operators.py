@@ -70,18 +70,18 @@ def operators(subject: Subject, calls: int) -> list[Operator]:
         watch = _Watch(subject, places, counting=True)
         with watch:
             subject.call(1)
-        found = watch.seen
-        for op in found:
+        seen = watch.seen
+        for op in seen:
             op.seconds.clear()
         for i in range(calls):
             again = _Watch(subject, places, counting=False)
             with again:
                 subject.call(i + 2)
-            if [op.name for op in again.seen] != [op.name for op in found]:
+            if [op.name for op in again.seen] != [op.name for op in seen]:
                 raise ValueError("two calls dispatch different operators: their times cannot be put together")
-            for op, timed in zip(found, again.seen, strict=True):
+            for op, timed in zip(seen, again.seen, strict=True):
                 op.seconds += timed.seconds
-    return found
+    return seen
 
 
 @contextmanager

@@ -44,11 +44,11 @@ class Group:
     @property
     def sides(self) -> list[Request]:
         """Each side once."""
-        found: list[Request] = []
+        sides: list[Request] = []
         for side in (side for row in self.rows for side in row):
-            if side not in found:
-                found.append(side)
-        return found
+            if side not in sides:
+                sides.append(side)
+        return sides
 
 
 T, CONVNEXT = model("overlock_t", layout="channels_last"), model("convnext_b")
