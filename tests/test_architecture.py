@@ -37,7 +37,10 @@ WITHOUT_A_MODULE = {
     "tests/bench/gates/test_planted.py": "planted faults, caught by the gates",
     "tests/bench/reporting/test_browser.py": "the page, in a browser",
     "tests/test_architecture.py": "the source text itself",
+    "tests/test_aggregation.py": "a side of the speed table",
     "tests/test_every_model.py": "every registered model",
+    "tests/test_speed_table.py": "the speed table of tests/benchmarks",
+    "tests/test_unfold.py": "the yardstick of the benchmarks",
 }
 """Test files that mirror no single module, and what each is about."""
 

@@ -15,10 +15,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.validation import unfold
 from overlock import VARIANTS
 from overlock.contmix import BACKENDS, Inputs, contmix
 from overlock.shapes import ContMixShape, contmix_shapes
+from tests.benchmarks import unfold
 
 LIMIT = 6 << 30  # bytes that a case may need
 RESOLUTIONS = {"224": (224, 224, 8), "384": (384, 384, 4), "800x1280": (800, 1280, 1)}  # height, width, batch

@@ -3,7 +3,7 @@
     pytest -n 0 tests/benchmarks/test_bench_models.py --benchmark-columns=min,median,stddev,rounds
 
 Ratios are to be read within one group. Here the sides of a group run one after another in one process:
-`python -m bench.validation.speed_table` takes them in turn, in fresh processes, and is slower.
+`python -m tests.benchmarks.speed_table` takes them in turn, in fresh processes, and is slower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.engine import speed, subject
 from bench.engine.check import import_modules
 from bench.metrics import TRAINING
-from bench.validation.speed_table import GROUPS
+from tests.benchmarks.speed_table import GROUPS
 
 NEED = 6 << 30  # bytes of memory that the largest of these cases needs: the training steps
 CASES = {f"{name}: {side.name}": (name, side) for name, group in GROUPS.items() for side in group.sides}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.validation import unfold
 from overlock.contmix import Inputs
+from tests.benchmarks import unfold
 from tests.overlock.contmix.cases import SCALE, Case, relative_rms, truth
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench.validation.speed_table`: the comparisons that the speed of this code is judged by, on a CPU.
+"""`python -m tests.benchmarks.speed_table`: the comparisons that the speed of this code is judged by, on a CPU.
 
 Each group of sides is one interleaved measurement (`bench.engine.interleaved`). A row is the ratio of two sides of a
 group, with its 95 % interval over rounds. Run it on a quiet machine; it takes about half an hour.
@@ -29,7 +29,7 @@ def model(name: str, form: str = "deploy", size: tuple[int, int] = (224, 224), *
 
 def aggregation(how: str) -> Request:
     """ContMix's aggregation alone: images of 92x92 hold just as many numbers as its values."""
-    imports = ("bench.validation.aggregation",)
+    imports = ("tests.benchmarks.aggregation",)
     return model(f"aggregation_{how}", size=(92, 92), layout="channels_first", imports=imports)
 
 
@@ -73,7 +73,7 @@ GROUPS = {
 
 
 def parser() -> Parser:
-    p = Parser(prog="bench.validation.speed_table", description=__doc__)
+    p = Parser(prog="tests.benchmarks.speed_table", description=__doc__)
     add = p.add_argument
     add("--only", nargs="+", choices=[*GROUPS], default=[*GROUPS], metavar="GROUP", help=f"of {', '.join(GROUPS)}")
     add("--rounds", type=cli.positive, default=DEFAULT.rounds, help="processes of each side (default %(default)s)")
@@ -143,4 +143,4 @@ def memory(sides: Sequence[Request]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    cli.run("validation.speed_table", main)
+    cli.run("speed_table", main)

@@ -16,8 +16,8 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from bench.validation import unfold
 from overlock.contmix import tiled
+from tests.benchmarks import unfold
 
 HEADS, CHANNELS, SIDE, KERNEL = 8, 16, 14, 13
 

@@ -14,8 +14,8 @@ from bench.engine.outcome import Outcome, Replicate
 from bench.engine.plan import DEFAULT
 from bench.engine.request import Request, Settings
 from bench.metrics import TRAINING
-from bench.validation import speed_table
-from bench.validation.speed_table import GROUPS, Group
+from tests.benchmarks import speed_table
+from tests.benchmarks.speed_table import GROUPS, Group
 
 SMALL = {"overlock": "overlock_xt", "convnext": "convnext_atto"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.validation import aggregation
 from overlock.contmix import reference
+from tests.benchmarks import aggregation
 from tests.overlock.contmix.cases import relative_rms
 
 
