@@ -21,7 +21,7 @@ figure of parameters, FLOPs, top-1, AP and mIoU. Nothing is reproduced by quotin
 MEASURED."""
 
 EPILOG = """Verdicts: REPRODUCED prints as published, or lies in the interval that the statement allows; WITHIN ROUNDING
-is off by less than one unit of the last printed digit; REFUTED; CONTRADICTORY SOURCES (what was measured is told);
+is off by less than one unit of the last printed digit; REFUTED; CONTRADICTORY SOURCES (with what was measured);
 UNDECIDED (noise reaches over the border); NOT MEASURED (and what it needs); NOT MEASURABLE. Exit codes: 0 nothing
 refuted; 1 a statement is refuted; 2 bad input, or nothing is measured; 3 undecided and none refuted."""
 
@@ -93,15 +93,15 @@ def chosen(models: Sequence[str], words: Sequence[str]) -> list[Statement]:
     from bench.models import find
 
     names = {entry.name if (entry := find(name)) else name for name in models}
-    found = [s for s in (*STATEMENTS, *figure_statements()) if not names or names & {x.model for x in s.subjects}]
-    found = [s for s in found if not words or any(word.lower() in f"{s.id} {s.text}".lower() for word in words)]
-    if not found:
+    chosen = [s for s in (*STATEMENTS, *figure_statements()) if not names or names & {x.model for x in s.subjects}]
+    chosen = [s for s in chosen if not words or any(word.lower() in f"{s.id} {s.text}".lower() for word in words)]
+    if not chosen:
         asked = [
             *(f"--models {' '.join(models)}" for _ in models[:1]),
             *(f"--only {' '.join(words)}" for _ in words[:1]),
         ]
         raise BadInput(f"{' '.join(asked)}: no statement speaks of that; python -m bench.claims --all lists them")
-    return found
+    return chosen
 
 
 if __name__ == "__main__":

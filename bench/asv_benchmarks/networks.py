@@ -24,25 +24,25 @@ class Cost:
         from bench.loading import counted_structure, load, resolve
 
         torch.set_num_threads(1)
-        found = {}
+        costs = {}
         for name in MODELS:
             entry = resolve(name)
             structure = counted_structure(entry, "deploy")
-            found[name] = {
+            costs[name] = {
                 "params": cost.count_parameters(structure),
                 "macs": cost.count_macs(structure, RESOLUTION).macs,
                 "memory": allocated_peak(load(entry, "deploy", None, 0), torch.randn(1, 3, *RESOLUTION)),
             }
-        return found
+        return costs
 
-    def track_params(self, found: dict[str, dict[str, int]], model: str) -> int:
-        return found[model]["params"]
+    def track_params(self, costs: dict[str, dict[str, int]], model: str) -> int:
+        return costs[model]["params"]
 
-    def track_macs(self, found: dict[str, dict[str, int]], model: str) -> int:
-        return found[model]["macs"]
+    def track_macs(self, costs: dict[str, dict[str, int]], model: str) -> int:
+        return costs[model]["macs"]
 
-    def track_memory(self, found: dict[str, dict[str, int]], model: str) -> int:
-        return found[model]["memory"]
+    def track_memory(self, costs: dict[str, dict[str, int]], model: str) -> int:
+        return costs[model]["memory"]
 
     track_params.unit = "parameters"  # type: ignore[attr-defined]
     track_macs.unit = "MACs"  # type: ignore[attr-defined]
@@ -70,15 +70,15 @@ class Throughput:
         sides = [Request(model=name, form="deploy", resolution=RESOLUTION, settings=settings) for name in MODELS]
         # a disturbed round counts: asv has no word for it, and judges medians of many
         (outcome,) = measure(sides, plan=Plan(rounds=1, turns=2, block=0.3, warmup=1.0, canary_limit=float("inf")))
-        found = {}
+        seconds = {}
         for i, name in enumerate(MODELS):
             if not outcome.samples(i):
                 raise RuntimeError(f"{name}: {'; '.join(outcome.failures[i])}")
-            found[name] = float(outcome.samples(i)[0]) / batch
-        return found
+            seconds[name] = float(outcome.samples(i)[0]) / batch
+        return seconds
 
-    def track_seconds(self, found: dict[str, float], model: str) -> dict[str, object]:
-        return {"samples": [found[model]], "number": 1}
+    def track_seconds(self, seconds: dict[str, float], model: str) -> dict[str, object]:
+        return {"samples": [seconds[model]], "number": 1}
 
     track_seconds.unit = "seconds"  # type: ignore[attr-defined]
     track_seconds.rounds = ROUNDS  # type: ignore[attr-defined]

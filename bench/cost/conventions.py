@@ -57,9 +57,9 @@ def rounds_to(counted: int, figure: Printed) -> bool:
 
 def explain(figure: Printed, resolution: str, counts: Mapping[str, int]) -> Explanation:
     """The first convention that rounds to the figure, or the nearest."""
-    found = next((name for name, counted in counts.items() if rounds_to(counted, figure)), "")
-    nearest = found or min(counts, key=lambda name: abs(counts[name] - figure.value))
-    return Explanation(figure, resolution, found, nearest, counts[nearest], counts[nearest] / figure.value - 1)
+    reproduced = next((name for name, counted in counts.items() if rounds_to(counted, figure)), "")
+    nearest = reproduced or min(counts, key=lambda name: abs(counts[name] - figure.value))
+    return Explanation(figure, resolution, reproduced, nearest, counts[nearest], counts[nearest] / figure.value - 1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -70,7 +70,7 @@ def counts(entry: Entry, resolution: tuple[int, int]) -> Mapping[str, int]:
 
     structure = entry.family.structure
     deploy = _Parts(count_parts(create_on_meta(entry, **structure["deploy"]), resolution))
-    found = {
+    macs = {
         "defined": deploy.defined,
         "no aggregation": deploy.defined - deploy.aggregation,
         "no contmix": deploy.defined - deploy.contmix,
@@ -79,17 +79,17 @@ def counts(entry: Entry, resolution: tuple[int, int]) -> Mapping[str, int]:
         head = "aux_head" in structure["train"]
         without = {**structure["train"], **({"aux_head": False} if head else {})}
         training = _Parts(count_parts(create_on_meta(entry, **without), resolution))
-        found["training form"] = training.defined
+        macs["training form"] = training.defined
         if head:
             model = create_on_meta(entry, **structure["train"]).train()
-            found["training form, auxiliary head"] = _Parts(count_parts(model, resolution)).defined
-        found["fvcore default, training form"] = training.total
-    found["fvcore default"] = deploy.total
-    found["fvcore default, no aggregation"] = deploy.total - deploy.aggregation
+            macs["training form, auxiliary head"] = _Parts(count_parts(model, resolution)).defined
+        macs["fvcore default, training form"] = training.total
+    macs["fvcore default"] = deploy.total
+    macs["fvcore default, no aggregation"] = deploy.total - deploy.aggregation
     plainest: dict[str, int] = {}
     for name in CONVENTIONS:
-        if name in found and found[name] not in plainest.values():
-            plainest[name] = found[name]
+        if name in macs and macs[name] not in plainest.values():
+            plainest[name] = macs[name]
     return plainest
 
 
@@ -119,21 +119,21 @@ def published() -> list[tuple[Subject, Printed]]:
 
 def explanations(models: Sequence[str] | None = None) -> list[Explanation]:
     """Every published FLOPs figure, explained."""
-    found = []
+    explained = []
     for subject, figure in published():
         if models is None or subject.model in models:
             side = int(subject.resolution)
-            found.append(explain(figure, subject.resolution, counts(MODELS[subject.model], (side, side))))
-    return found
+            explained.append(explain(figure, subject.resolution, counts(MODELS[subject.model], (side, side))))
+    return explained
 
 
-def table(found: Sequence[Explanation]) -> str:
+def table(explained: Sequence[Explanation]) -> str:
     """A Markdown table of explanations."""
     rows: list[list[Any]] = [
         [e.figure.network, e.resolution, e.figure.text, e.verdict,
          f"{e.counted / 1e9:.3f}" + ("" if e.convention else f" ({e.nearest})"), f"{e.off:+.1%}",
          e.figure.source.split(" ")[0]]
-        for e in found
+        for e in explained
     ]  # fmt: skip
     headings = ["model", "size", "published G", "reproduced by", "counted G", "off", "source"]
     return render.table(headings, rows, "markdown")
@@ -148,12 +148,12 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    found = explanations(args.models)
-    if not found:
+    explained = explanations(args.models)
+    if not explained:
         raise cli.BadInput(f"no published FLOPs of {' '.join(args.models)}: the suite has {', '.join(MODELS)}")
-    tally = Counter(e.verdict for e in found)
-    lines = [table(found), "", *(f"- {name}: {what}" for name, what in CONVENTIONS.items()), ""]
-    lines.append("; ".join(f"{name}: {n} of {len(found)}" for name, n in tally.most_common()))
+    tally = Counter(e.verdict for e in explained)
+    lines = [table(explained), "", *(f"- {name}: {what}" for name, what in CONVENTIONS.items()), ""]
+    lines.append("; ".join(f"{name}: {n} of {len(explained)}" for name, n in tally.most_common()))
     print("\n".join(lines))
     if args.output:
         args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -84,7 +84,7 @@ class Outcome:
     def odd(self) -> int | None:
         """The one round that a process far off its side's others makes useless, if there is one."""
         clean = self.clean()
-        seconds = [[found.seconds if (found := of_side[r]) else None for r in clean] for of_side in self.replicates]
+        seconds = [[one.seconds if (one := of_side[r]) else None for r in clean] for of_side in self.replicates]
         odd = odd_round(seconds)
         return None if odd is None else clean[odd]
 
@@ -117,8 +117,8 @@ class Outcome:
 
     def of(self, side: int) -> list[Replicate]:
         """The replicates of a side that its figures are computed from."""
-        found = (self.replicates[side][r] for r in self._rounds_of(side))
-        return [replicate for replicate in found if replicate is not None]
+        replicates = (self.replicates[side][r] for r in self._rounds_of(side))
+        return [replicate for replicate in replicates if replicate is not None]
 
     def samples(self, side: int) -> list[float]:
         """Seconds a call of a side, one figure a process."""
@@ -129,15 +129,15 @@ class Outcome:
 
         Within a round it is the median of neighbouring blocks' ratios.
         """
-        found = []
+        ratios = []
         for r in self._rounds_of(side, base):
             a, b = self.replicates[side][r], self.replicates[base][r]
             assert a is not None
             assert b is not None
             images = a.warm["batch"] / b.warm["batch"]
             logs = [math.log(images * y / x) for x, y in zip(a.blocks, b.blocks, strict=True)]
-            found.append(math.exp(median(logs)))
-        return found
+            ratios.append(math.exp(median(logs)))
+        return ratios
 
     def ratio(self, side: int, base: int) -> Ratio | None:
         """`side`'s speed relative to `base`'s (above 1: faster) with its 95 % interval; None without common rounds."""
@@ -146,14 +146,15 @@ class Outcome:
 
     def notes_of(self, side: int) -> list[str]:
         """What a reader should know of a side's figures."""
-        found = self.of(side)
+        replicates = self.of(side)
         notes = list(self.notes)
-        unsettled = sum(not r.warm["steady"] for r in found)
+        unsettled = sum(not r.warm["steady"] for r in replicates)
         if unsettled:
             notes.append(
-                f"warm-up did not settle within {found[0].warm['limit']:g} s in {unsettled} of {len(found)} processes"
+                f"warm-up did not settle within {replicates[0].warm['limit']:g} s "
+                f"in {unsettled} of {len(replicates)} processes"
             )
-        if any(r.last.get("launch_bound") for r in found):
+        if any(r.last.get("launch_bound") for r in replicates):
             notes.append("launch bound: the host is no quicker than the device")
         aside = self.rounds - len(self.clean())
         if aside and not self.invalid():
@@ -164,7 +165,7 @@ class Outcome:
         if odd is not None and odd not in self.counted():
             notes.append(f"round {odd + 1} set aside: a process over {ODD:g} times off its side's other ones")
         lost = self.failures[side]
-        if lost and found:
+        if lost and replicates:
             count = f"{len(lost)} process{'es' if len(lost) > 1 else ''}"
             notes.append(f"{count} lost: {'; '.join(dict.fromkeys(lost))}")
         return notes

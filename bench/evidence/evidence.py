@@ -22,7 +22,7 @@ Conditions = tuple[object, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class Placed:
     """A record and where it stands: `results/<machine>/records.csv:17`."""
 
     record: Record
@@ -43,30 +43,30 @@ class Found:
 class Evidence:
     """Records that have a value and are valid, by what they measured."""
 
-    def __init__(self, found: Iterable[Found]) -> None:
-        self.all = list(found)
-        self._index: dict[tuple[str, str, str], list[Found]] = {}
+    def __init__(self, placed: Iterable[Placed]) -> None:
+        self.all = list(placed)
+        self._index: dict[tuple[str, str, str], list[Placed]] = {}
         for item in self.all:
             if item.record.valid and item.record.value is not None:
                 r = item.record
                 self._index.setdefault((r.task, r.model, r.metric), []).append(item)
 
-    def of(self, subject: Subject) -> list[Found]:
+    def of(self, subject: Subject) -> list[Placed]:
         """The records that a subject may rest on, newest first; counts by other conventions than ours come last."""
-        found = self._index.get((subject.task, subject.model, subject.metric), [])
-        told = _newest_first(item for item in found if _tells(item.record, subject))
-        return sorted(told, key=lambda item: not main_counter(item.record))
+        placed = self._index.get((subject.task, subject.model, subject.metric), [])
+        newest = _newest_first(item for item in placed if _tells(item.record, subject))
+        return sorted(newest, key=lambda item: not main_counter(item.record))
 
-    def ratios(self, first: Subject, second: Subject) -> list[Found]:
+    def ratios(self, first: Subject, second: Subject) -> list[Placed]:
         """Ratios that one run measured between two subjects, newest first; the first over the second."""
-        found = self._index.get((first.task, first.model, f"{first.metric}_ratio"), [])
+        placed = self._index.get((first.task, first.model, f"{first.metric}_ratio"), [])
         against = f"{second.model} {second.form}"
-        return _newest_first(i for i in found if i.record.against == against and _tells(i.record, first))
+        return _newest_first(i for i in placed if i.record.against == against and _tells(i.record, first))
 
 
-def _newest_first(found: Iterable[Found]) -> list[Found]:
+def _newest_first(placed: Iterable[Placed]) -> list[Placed]:
     """By time; of equal times the one written later."""
-    return sorted(reversed(list(found)), key=lambda item: item.record.time, reverse=True)
+    return sorted(reversed(list(placed)), key=lambda item: item.record.time, reverse=True)
 
 
 def load(results: Path) -> Evidence:
@@ -84,22 +84,22 @@ def load_files(files: Sequence[Path]) -> Evidence:
     Raises:
         BadInput: if one cannot be read, or holds no records.
     """
-    found: list[Found] = []
+    placed: list[Placed] = []
     for path in files:
         if path.is_dir():
-            found += [item for file in sorted(path.glob("*.csv")) for item in _in(file)]
+            placed += [item for file in sorted(path.glob("*.csv")) for item in _in(file)]
         else:
-            found += _in(path)
-    return Evidence(found)
+            placed += _in(path)
+    return Evidence(placed)
 
 
-def _in(file: Path) -> list[Found]:
+def _in(file: Path) -> list[Placed]:
     """A file's records. In CSV a record is a line, after the line of headings."""
     first = 2 if file.suffix == ".csv" else None
     if not file.exists():
         raise BadInput(f"there is no file {file}; python -m bench.compare --save keeps records under results/")
     name = "/".join(file.parts[-3:]) if first else str(file)
-    return [Found(r, f"{name}:{first + i}" if first else f"{name}#{i}") for i, r in enumerate(read(file))]
+    return [Placed(r, f"{name}:{first + i}" if first else f"{name}#{i}") for i, r in enumerate(read(file))]
 
 
 def _tells(record: Record, subject: Subject) -> bool:

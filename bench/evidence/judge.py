@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby
 
-from bench.evidence.evidence import Evidence, Found, conditions
+from bench.evidence.evidence import Evidence, Placed, conditions
 from bench.evidence.statement import Statement
 from bench.published import SCALE, Printed, Subject, distinct
 
@@ -34,7 +34,7 @@ class Finding:
     measured: float | None = None
     lo: float | None = None
     hi: float | None = None
-    evidence: tuple[Found, ...] = ()
+    evidence: tuple[Placed, ...] = ()
     missing: tuple[Subject, ...] = ()
     machine: str = ""  # of timed figures
     detail: str = ""
@@ -69,10 +69,10 @@ def judge(statement: Statement, evidence: Evidence) -> list[Finding]:
     if statement.timed:
         return _timed(statement, evidence)
     rests = [evidence.of(subject) for subject in statement.subjects]
-    missing = tuple(s for s, found in zip(statement.subjects, rests, strict=True) if not found)
+    missing = tuple(s for s, placed in zip(statement.subjects, rests, strict=True) if not placed)
     if missing:
         return [_not_measured(statement, missing)]
-    finding = _decide(statement, [found[0] for found in rests])
+    finding = _decide(statement, [placed[0] for placed in rests])
     if len(rests) == 1 and finding.verdict == Verdict.REFUTED:
         finding = _by_another_counter(statement, finding, rests[0])
     return [finding]
@@ -86,9 +86,9 @@ def _not_measured(statement: Statement, missing: tuple[Subject, ...]) -> Finding
     return Finding(statement, verdict, missing=missing, detail=detail)
 
 
-def _decide(statement: Statement, rests: Sequence[Found], bounds: tuple[float, float] | None = None) -> Finding:
+def _decide(statement: Statement, rests: Sequence[Placed], bounds: tuple[float, float] | None = None) -> Finding:
     """The finding from one record for each subject. `bounds` is the interval of a noisy quantity."""
-    measured = statement.quantity([found.value for found in rests])
+    measured = statement.quantity([placed.value for placed in rests])
     lo, hi = bounds or (measured, measured)
     contradicted = _contradicted(statement)
     detail = ""
@@ -106,7 +106,7 @@ def _decide(statement: Statement, rests: Sequence[Found], bounds: tuple[float, f
         inside, outside = low <= lo and hi <= high, hi < low or lo > high
         verdict = Verdict.REPRODUCED if inside else Verdict.REFUTED if outside else Verdict.UNDECIDED
         detail = statement.tolerance
-    if any(found.record.counter for found in rests) and not detail:
+    if any(placed.record.counter for placed in rests) and not detail:
         detail = f"counted by {rests[0].record.counter}"
     return Finding(
         statement,
@@ -128,10 +128,10 @@ def _printed(measured: float, figure: Printed) -> Verdict:
     return Verdict.WITHIN_ROUNDING if off < max(figure.step, figure.tolerance) else Verdict.REFUTED
 
 
-def _by_another_counter(statement: Statement, refuted: Finding, found: Sequence[Found]) -> Finding:
+def _by_another_counter(statement: Statement, refuted: Finding, placed: Sequence[Placed]) -> Finding:
     """The finding under another recorded convention of counting, where one gives the published figure."""
     first = refuted.evidence[0].record
-    for other in found:
+    for other in placed:
         if other.record.counter in ("", first.counter):
             continue
         again = _decide(statement, [other])
@@ -152,10 +152,10 @@ def _timed(statement: Statement, evidence: Evidence) -> list[Finding]:
     timed = [subject for subject in statement.subjects if subject.timed]
     counted = [subject for subject in statement.subjects if not subject.timed]
     costs = {subject: rests[0] for subject in counted if (rests := evidence.of(subject))}
-    runs: dict[object, dict[Subject, Found]] = {}
+    runs: dict[object, dict[Subject, Placed]] = {}
     for subject in timed:
-        for found in evidence.of(subject):
-            runs.setdefault(conditions(found.record), {}).setdefault(subject, found)
+        for placed in evidence.of(subject):
+            runs.setdefault(conditions(placed.record), {}).setdefault(subject, placed)
     complete = [run | costs for run in runs.values() if len(run) == len(timed)]
     if not complete or len(costs) < len(counted):
         have = set().union(*(run.keys() for run in runs.values())) | costs.keys() if runs else costs.keys()
@@ -165,7 +165,7 @@ def _timed(statement: Statement, evidence: Evidence) -> list[Finding]:
             together = " and ".join(map(str, timed))
             finding = replace(finding, detail=f"needs {statement.needs or together + ' measured in one run'}")
         return [finding]
-    newest: dict[tuple[object, ...], dict[Subject, Found]] = {}
+    newest: dict[tuple[object, ...], dict[Subject, Placed]] = {}
     first = timed[0]
     for run in sorted(complete, key=lambda run: run[first].record.time):
         r = run[first].record
@@ -173,7 +173,7 @@ def _timed(statement: Statement, evidence: Evidence) -> list[Finding]:
     return [_decide_timed(statement, run, evidence) for run in newest.values()]
 
 
-def _decide_timed(statement: Statement, run: dict[Subject, Found], evidence: Evidence) -> Finding:
+def _decide_timed(statement: Statement, run: dict[Subject, Placed], evidence: Evidence) -> Finding:
     """By the ratio that the run measured in pairs, where it did; else by the medians and their bounds."""
     rests = [run[subject] for subject in statement.subjects]
     first, second, *others = statement.subjects
@@ -191,12 +191,12 @@ def _decide_timed(statement: Statement, run: dict[Subject, Found], evidence: Evi
     return replace(finding, detail=_join(f"{r.device} {r.dtype} batch {r.batch}", finding.detail))
 
 
-def _bounds(statement: Statement, rests: Sequence[Found]) -> tuple[float, float]:
+def _bounds(statement: Statement, rests: Sequence[Placed]) -> tuple[float, float]:
     """The quantity at the ends of its terms' spreads that make it smallest and largest."""
     ends = []
-    for found, factor in zip(rests, statement.factors, strict=True):
-        r = found.record
-        low, high = (found.value if bound is None else bound for bound in (r.lo, r.hi))
+    for placed, factor in zip(rests, statement.factors, strict=True):
+        r = placed.record
+        low, high = (placed.value if bound is None else bound for bound in (r.lo, r.hi))
         ends.append((low, high) if factor > 0 else (high, low))
     return statement.quantity([low for low, _ in ends]), statement.quantity([high for _, high in ends])
 

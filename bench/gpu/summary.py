@@ -29,13 +29,13 @@ def read(out: Path) -> dict[str, list[Record]]:
     from bench.cli import BadInput
     from bench.records import store
 
-    found: dict[str, list[Record]] = {}
+    records: dict[str, list[Record]] = {}
     for file in sorted(out.glob("*.csv")):
         try:
-            found[file.stem] = store.read(file)
+            records[file.stem] = store.read(file)
         except BadInput as error:
             print(f"{file.name}: {error}")
-    return found
+    return records
 
 
 class Figure(NamedTuple):
@@ -50,23 +50,23 @@ class Figure(NamedTuple):
 def figures(records: Mapping[str, Sequence[Record]]) -> list[Figure]:
     """The five figures that the run is for."""
     every = [r for rows in records.values() for r in rows]
-    found = []
+    shown = []
     for name in RATIOS:
         row = next((r for r in every if r.against and any(note.startswith(name) for note in r.notes)), None)
         if row is None:
-            found.append(Figure(name, None))
+            shown.append(Figure(name, None))
             continue
         interval = f"{row.lo:.2f} to {row.hi:.2f}, {row.n} rounds" if row.lo is not None and row.hi is not None else ""
-        found.append(Figure(name, row.value, interval, "; ".join(row.reasons)))
+        shown.append(Figure(name, row.value, interval, "; ".join(row.reasons)))
     floor = [r for r in every if r.metric == "over_floor" and r.model == "contmix stage 3" and r.form == "forward"]
     fused = next((r for r in floor if r.backend == "fused" and r.dtype == "bfloat16" and r.batch == 256), None)
-    found.append(Figure("fused ContMix, stage 3 of T: time over its floor", fused.value if fused else None))
+    shown.append(Figure("fused ContMix, stage 3 of T: time over its floor", fused.value if fused else None))
     peaks = {r.model: r for r in records.get("headline", ()) if r.metric == "memory" and r.value}
     ours, theirs = (peaks.get(name) for name in ("overlock_t", "convnext_b"))
     doubts = "; ".join(reason for r in (ours, theirs) if r for reason in r.reasons)
     ratio = ours.value / theirs.value if ours and theirs and ours.value and theirs.value else None
-    found.append(Figure("peak memory, OverLoCK-T / ConvNeXt-B", ratio, doubts=doubts))
-    return found
+    shown.append(Figure("peak memory, OverLoCK-T / ConvNeXt-B", ratio, doubts=doubts))
+    return shown
 
 
 def faster_from(operators: Sequence[Record]) -> int | None:
@@ -79,13 +79,13 @@ def faster_from(operators: Sequence[Record]) -> int | None:
             case = (r.model, r.form, r.dtype, str(r.batch))
             times.setdefault(case, {})[r.backend] = r.value
             tokens[case] = int(r.resolution) ** 2 * (r.batch or 1)
-    found = None
+    fewest = None
     wins = [(tokens[case], by["fused"] < by["tiled"]) for case, by in times.items() if by.keys() >= {"fused", "tiled"}]
     for count, faster in sorted(wins, key=lambda pair: (-pair[0], pair[1])):  # a loss comes first
         if not faster:
             break
-        found = count
-    return found
+        fewest = count
+    return fewest
 
 
 def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str, str, float, str]], dry: bool) -> str:

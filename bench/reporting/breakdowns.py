@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bench.evidence.evidence import Found
+from bench.evidence.evidence import Placed
 from bench.profile.breakdown import BYTES, PREFIX
 from bench.reporting.data import Report
 from bench.reporting.rows import Row, main_rows
@@ -25,7 +25,7 @@ class Breakdown:
     parts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
 
 
-def breakdowns(found: Iterable[Found]) -> list[Breakdown]:
+def breakdowns(found: Iterable[Placed]) -> list[Breakdown]:
     """The newest breakdown of each model, form, resolution and machine.
 
     A record's metric is `breakdown/<by>/<of>/<part>`.
@@ -68,8 +68,8 @@ class Roofline:
 
 def rooflines(report: Report) -> list[Roofline]:
     """A roofline for each machine, device and dtype whose peaks and models' bytes are recorded."""
-    newest: dict[tuple[str, ...], Found] = {}
-    moved: dict[tuple[str, ...], Found] = {}
+    newest: dict[tuple[str, ...], Placed] = {}
+    moved: dict[tuple[str, ...], Placed] = {}
     for item in sorted(report.evidence.all, key=lambda f: f.record.time):
         r = item.record
         if r.value is None or not r.valid:
@@ -89,7 +89,7 @@ def rooflines(report: Report) -> list[Roofline]:
 
 
 def _points(
-    report: Report, moved: Mapping[tuple[str, ...], Found], machine: str, device: str, dtype: str
+    report: Report, moved: Mapping[tuple[str, ...], Placed], machine: str, device: str, dtype: str
 ) -> Iterable[Point]:
     for row in main_rows(report.rows):
         size = moved.get((machine, device, dtype, row.model, row.form, row.resolution))

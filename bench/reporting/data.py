@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.evidence.evidence import Evidence, Found, load
+from bench.evidence.evidence import Evidence, Placed, load
 from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, judge_all
 from bench.evidence.statements import STATEMENTS
@@ -55,9 +55,9 @@ def measured_rows(report: Report) -> list[Row]:
     return [row for row in report.rows if row.measured]
 
 
-def histories(report: Report) -> dict[tuple[str, ...], list[Found]]:
+def histories(report: Report) -> dict[tuple[str, ...], list[Placed]]:
     """Series of a figure measured by two runs or more under the same conditions, in time: key -> records."""
-    series: dict[tuple[str, ...], dict[str, Found]] = {}
+    series: dict[tuple[str, ...], dict[str, Placed]] = {}
     for item in report.evidence.all:
         r = item.record
         if r.metric in ("throughput", "latency", "memory", "top1") and r.valid and r.value is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import metrics
-from bench.evidence.evidence import Found, main_counter
+from bench.evidence.evidence import Placed, main_counter
 from bench.metrics import METRICS
 from bench.models import MODELS, family_of
 from bench.published import Printed, beside, distinct
@@ -53,7 +53,7 @@ class Row:
     backend: str = ""  # ContMix's
     batch: int | None = None
     training: bool = False  # whether steps of training were timed, or inference
-    cells: dict[str, Found] = field(default_factory=dict)
+    cells: dict[str, Placed] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -78,9 +78,9 @@ class Row:
         return next((f.record.layout for f in self.measured if f.record.layout and f.record.batch == self.batch), "")
 
     @property
-    def measured(self) -> list[Found]:
+    def measured(self) -> list[Placed]:
         """The records of what was measured, not only counted."""
-        return [found for metric, found in self.cells.items() if not METRICS[metric].cost]
+        return [placed for metric, placed in self.cells.items() if not METRICS[metric].cost]
 
     def value(self, metric: str) -> float | None:
         """A figure in whole units, whether valid or not; None where there is none."""
@@ -104,14 +104,14 @@ class Row:
         return tuple(getattr(self, name) for name in conditions)
 
 
-def rows(found: Iterable[Found]) -> list[Row]:
+def rows(placed: Iterable[Placed]) -> list[Row]:
     """The record of each figure that stands, row by row: by machine, resolution, family and size.
 
     Records of the same conditions make a row, in which the newest of each metric stands (`_stands`). What depends on
     fewer conditions joins every row that it is true of; it makes a row of its own where there is none of inference.
     """
     made = {conditions: _Rows(conditions) for conditions in sorted(set(map(conditions_of, SHOWN)), key=len)[::-1]}
-    for item in sorted(found, key=lambda f: f.record.time):
+    for item in sorted(placed, key=lambda f: f.record.time):
         metric = item.record.metric
         if metric not in SHOWN:
             continue
@@ -132,8 +132,8 @@ def rows(found: Iterable[Found]) -> list[Row]:
 def as_measured(records: Sequence[Record]) -> list[Row]:
     """The rows of one run's records, in their order; training, which has tables of its own, comes last."""
     place = {id(record): i for i, record in enumerate(records)}
-    made = rows(Found(record, "") for record in records)
-    return sorted(made, key=lambda row: (row.training, max(place[id(found.record)] for found in row.cells.values())))
+    made = rows(Placed(record, "") for record in records)
+    return sorted(made, key=lambda row: (row.training, max(place[id(placed.record)] for placed in row.cells.values())))
 
 
 def _row(r: Record) -> Row:
@@ -199,11 +199,11 @@ def _order(row: Row) -> tuple[Any, ...]:
     return (*where, row.pixels, place, row.model, row.form, row.batch or 0, *how)
 
 
-def main_rows(found: Sequence[Row]) -> list[Row]:
+def main_rows(placed: Sequence[Row]) -> list[Row]:
     """The rows of inference that charts show: of several backends the fastest that the newest run measured."""
     same = tuple(name for name in CONDITIONS if name != "backend")
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in found:
+    for row in placed:
         if not row.training:
             groups.setdefault(row.under_the(same), []).append(row)
     return [max(group, key=lambda row: (_run(row) == max(map(_run, group)), row.value("throughput") or 0.0))
@@ -212,4 +212,4 @@ def main_rows(found: Sequence[Row]) -> list[Row]:
 
 def _run(row: Row) -> str:
     """The newest run that a row has a figure of; runs' names begin with their time."""
-    return max((found.record.run for found in row.measured), default="")
+    return max((placed.record.run for placed in row.measured), default="")

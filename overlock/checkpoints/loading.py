@@ -73,8 +73,8 @@ def _content(path: Path) -> Any:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # what is wrong with the file decides which kind: many
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"cannot read weights from {path}: {told[0]}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"cannot read weights from {path}: {lines[0]}") from error
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
@@ -115,9 +115,9 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], source: str) -> dict[s
         if key in given and given[key].shape != own[key].shape
     ]
     problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    told = [f"{len(found)} {kind} ({_shown(found)})" for kind, found in problems if found]
-    if told:
-        raise ValueError(f"{source} does not fit {type(model).__name__}: of {len(own)} tensors {', '.join(told)}")
+    wrong = [f"{len(names)} {kind} ({_shown(names)})" for kind, names in problems if names]
+    if wrong:
+        raise ValueError(f"{source} does not fit {type(model).__name__}: of {len(own)} tensors {', '.join(wrong)}")
     return given
 
 

@@ -44,9 +44,9 @@ def overlock_release(name: str, deploy: bool = False) -> Release:
     """The released ImageNet-1K file of `overlock_xt/t/s/b`: of the training form, or of the re-parameterised one."""
     size = name.rpartition("_")[2].upper()
     kind = "checkpoint_url_reparam" if deploy else "checkpoint_url"
-    found = [r for r in rows() if (r["model"], r["dataset"], r["kind"]) == (f"OverLoCK-{size}", "ImageNet-1K", kind)]
-    assert len(found) == 1, f"weights.csv has {len(found)} rows for {name}"
-    return release(name, found[0])
+    matching = [r for r in rows() if (r["model"], r["dataset"], r["kind"]) == (f"OverLoCK-{size}", "ImageNet-1K", kind)]
+    assert len(matching) == 1, f"weights.csv has {len(matching)} rows for {name}"
+    return release(name, matching[0])
 
 
 def released_state(model: nn.Module, released: Release) -> dict[str, Tensor]:

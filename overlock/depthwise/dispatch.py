@@ -67,11 +67,11 @@ def use(what: str) -> None:
         ValueError: if it is neither, the file cannot be read, or there is no Triton.
     """
     global everywhere, interpreting
-    found: set[Case] = set()
+    chosen: set[Case] = set()
     if what not in (TORCH, TRITON):
         try:
             rows: Iterable[dict[str, Any]] = json.loads(Path(what).read_text(encoding="utf-8"))
-            found = {Case(*row["case"]) for row in rows if row["winner"] == TRITON}
+            chosen = {Case(*row["case"]) for row in rows if row["winner"] == TRITON}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{what}: neither {TORCH}, {TRITON} nor a file of winners as bench.gpu_run writes it ({error})"
@@ -79,7 +79,7 @@ def use(what: str) -> None:
     if what != TORCH and not installed():
         raise ValueError(f"{what}: Triton is not installed")
     winners.clear()
-    winners.update(found)
+    winners.update(chosen)
     everywhere = what == TRITON
     interpreting = what != TORCH and depthwise_triton.interpreting()
     if everywhere or winners:

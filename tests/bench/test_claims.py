@@ -15,7 +15,7 @@ import pytest
 from bench import claims
 from bench.cli import BadInput
 from bench.evidence.commands import command
-from bench.evidence.evidence import Evidence, Found, load
+from bench.evidence.evidence import Evidence, Placed, load
 from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, Verdict, judge
 from bench.evidence.measure import KINDS, wanted
@@ -37,7 +37,7 @@ PARAMS = Statement(
 
 
 def evidence(*records: Record) -> Evidence:
-    return Evidence(Found(r, f"results/m/records.csv:{i}") for i, r in enumerate(records, 2))
+    return Evidence(Placed(r, f"results/m/records.csv:{i}") for i, r in enumerate(records, 2))
 
 
 def verdict(statement: Statement, *records: Record) -> Finding:

@@ -93,29 +93,29 @@ def test_rows_of_two_machines_stay_apart(gathered: Report) -> None:
 
 
 def test_batches_are_rows_of_their_own() -> None:
-    from bench.evidence.evidence import Found
+    from bench.evidence.evidence import Placed
 
     made = [timed("overlock_t", "throughput", 10.0 * batch, batch=batch) for batch in (1, 4)]
-    assert [(r.batch, r.value("throughput")) for r in rows(Found(x, "") for x in made)] == [(1, 10.0), (4, 40.0)]
+    assert [(r.batch, r.value("throughput")) for r in rows(Placed(x, "") for x in made)] == [(1, 10.0), (4, 40.0)]
 
 
 def test_other_conventions_do_not_take_the_place_of_ours() -> None:
-    from bench.evidence.evidence import Found
+    from bench.evidence.evidence import Placed
 
     made = [record("overlock_t", "macs", 5.64e9, counter="defined"), record("overlock_t", "macs", 5.5e9, counter="x")]
     for order in (made, made[::-1]):
-        (row,) = rows(Found(x, "") for x in order)
+        (row,) = rows(Placed(x, "") for x in order)
         assert row.value("macs") == 5.64e9
 
 
 def test_a_ratio_names_what_it_is_to() -> None:
-    from bench.evidence.evidence import Found
+    from bench.evidence.evidence import Placed
 
     made = [
         timed(model, "throughput_ratio", 1.5, against=f"{base} deploy", lo=1.4, hi=1.6)
         for model, base in (("overlock_t", "convnext_b"), ("overlock_xt", "convnext_t"))
     ]
-    one, two = (comparison(rows(Found(r, "") for r in some)) for some in (made[:1], made))
+    one, two = (comparison(rows(Placed(r, "") for r in some)) for some in (made[:1], made))
     assert "throughput ratio to convnext_b" in one
     assert "1.50 [1.40, 1.60] |" in one
     assert "1.50 [1.40, 1.60] to convnext_t deploy" in two

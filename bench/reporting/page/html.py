@@ -98,15 +98,15 @@ def _table_row(row: Row, shown: Sequence[str], bases: Mapping[str, str]) -> dict
     cells.append((str(row.batch or ""), row.batch or "", ""))
     for metric in shown:
         value = row.value(metric)
-        found = row.cells.get(metric)
-        bad = found is not None and not found.record.valid
+        placed = row.cells.get(metric)
+        bad = placed is not None and not placed.record.valid
         cells.append((cell(row, metric, bases[metric]), "" if value is None else value, "invalid" if bad else ""))
         if metric in ("params", "macs"):
             cells.append(_published(row.published(metric)))
     cells += [_published(row.published_top1), (row.compile, row.compile, "")]
     cells += [(str(row.threads or ""), row.threads or "", ""), (row.backend, row.backend, "")]
     cells += [(task, task, ""), (row.machine, row.machine, "")]
-    reasons = [reason for found in row.cells.values() for reason in found.record.reasons]
+    reasons = [reason for placed in row.cells.values() for reason in placed.record.reasons]
     return {"cells": cells, "reasons": "; ".join(reasons)}
 
 

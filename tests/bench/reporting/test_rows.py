@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.evidence.evidence import Evidence, Found
+from bench.evidence.evidence import Evidence, Placed
 from bench.records.record import Record
 from bench.reporting.data import Report
 from bench.reporting.readme import headline, parts
@@ -18,11 +18,11 @@ LATER = {"time": "2026-02-01T00:00:00+00:00", "run": "run-2"}
 
 
 def rows_of(*records: Record) -> list[Row]:
-    return rows(Found(r, "") for r in records)
+    return rows(Placed(r, "") for r in records)
 
 
 def report_of(*records: Record) -> Report:
-    found = [Found(r, f"file:{i}") for i, r in enumerate(records)]
+    found = [Placed(r, f"file:{i}") for i, r in enumerate(records)]
     return Report(Evidence(found), {}, rows(found), [])
 
 
