@@ -7,7 +7,7 @@ that a kill or a full disk cut short is dropped when the part is opened again, a
 from __future__ import annotations
 
 import json
-import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -157,7 +157,7 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # of nobody else, on whichever node
     try:
         partial.write_bytes(content)
         partial.replace(path)
