@@ -1,7 +1,7 @@
 """`python -m bench.calibrate`: what differences this machine can see, from a model measured against itself.
 
 One long interleaved measurement of a model against itself gives the spread of a round's ratio, from which that of a
-default run and the smallest difference it sees follow; its canaries tell how far they move when nothing but the machine
+default run and the smallest difference it sees follow; its canaries show how far they move when nothing but the machine
 changes. The records are kept under results/<machine>/, where compare and gate read them.
 """
 
@@ -62,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = replace(DEFAULT, rounds=args.rounds, canary_limit=math.inf)  # nothing is set aside: this is what is measured
     outcome = measured(args.model, args.resolution, settings, plan)
     name = new_run()
-    found = [stamped(record, environment, name) for record in records_of(outcome)]
+    records = [stamped(record, environment, name) for record in records_of(outcome)]
     print(f"Calibration on {describe(environment)}")
-    for record in found:
+    for record in records:
         assert record.value is not None
         shown = f"{record.value:.2%}" if record.unit == "fraction" else f"{record.value:.3e} {record.unit}"
         print(f"  {record.metric}: {shown} ({record.method})")
     if not args.no_save:
-        print(f"kept in {store.save(found, environment)}", file=sys.stderr)
+        print(f"kept in {store.save(records, environment)}", file=sys.stderr)
     return cli.OK
 
 
@@ -110,49 +110,29 @@ def records_of(outcome: Outcome) -> list[Record]:
     )
     rounds = DEFAULT.rounds
     of = f"{len(logs)} rounds of {side.model} against itself"
-    moves = [r.moved for replicates in outcome.replicates for r in replicates if r is not None]
-    readings = [r.last["canary"]["before"] for replicates in outcome.replicates for r in replicates if r is not None]
-    works = outcome.replicates[0][0].last["canary"]["size"] if outcome.replicates[0][0] else {}
-    spread = replace(
-        base,
-        metric=SPREAD,
-        value=deviation / math.sqrt(rounds),
-        n=rounds,
-        samples=tuple(math.exp(x) for x in logs),
-        method=f"standard deviation of the log-ratio of a run of {rounds} rounds, from {of}",
-    )
-    visible = replace(
-        base,
-        metric=VISIBLE,
-        value=smallest_visible(deviation, rounds),
-        n=rounds,
-        method=f"difference that a run of {rounds} rounds tells nine times in ten, from {of}",
-    )
-    canary = replace(
-        base,
-        metric=CANARY,
-        value=float(np.percentile(moves, CANARY_PERCENTILE)),
-        n=len(moves),
-        samples=tuple(moves),
-        method=f"{CANARY_PERCENTILE}th percentile of how far the canary moved in {len(moves)} processes",
-    )
+    replicates = [r for of_side in outcome.replicates for r in of_side if r is not None]
+    moves = tuple(r.moved for r in replicates)
+    spreads = [
+        (SPREAD, deviation / math.sqrt(rounds), rounds, tuple(math.exp(x) for x in logs),
+         f"standard deviation of the log-ratio of a run of {rounds} rounds, from {of}"),
+        (VISIBLE, smallest_visible(deviation, rounds), rounds, (),
+         f"difference that a run of {rounds} rounds sees nine times in ten, from {of}"),
+        (CANARY, float(np.percentile(moves, CANARY_PERCENTILE)), len(moves), moves,
+         f"{CANARY_PERCENTILE}th percentile of how far the canary moved in {len(moves)} processes"),
+    ]  # fmt: skip
+    made = [replace(base, metric=metric, value=value, n=n, samples=samples, method=method)
+            for metric, value, n, samples, method in spreads]  # fmt: skip
     machine = replace(base, model="machine", form="", against="", notes=(), batch=None, layout="", weights="")
-    peaks = [
-        replace(
-            machine,
-            metric=metric,
-            unit=unit,
-            value=works[work] / min(reading[work] for reading in readings),
-            n=len(readings),
-            samples=tuple(works[work] / reading[work] for reading in readings),
-            method=f"the canary's {what}, best of the calibration's processes",
+    for metric, unit, work, what in (
+        ("peak_macs", "MACs/s", "product", "matrix product"),
+        ("copy_bandwidth", "bytes/s", "copy", "copy (bytes read and written)"),
+    ):
+        rates = tuple(r.last["canary"]["size"][work] / r.last["canary"]["before"][work] for r in replicates)
+        method = f"the canary's {what}, best of the calibration's processes"
+        made.append(
+            replace(machine, metric=metric, unit=unit, value=max(rates), n=len(rates), samples=rates, method=method)
         )
-        for metric, unit, work, what in (
-            ("peak_macs", "MACs/s", "product", "matrix product"),
-            ("copy_bandwidth", "bytes/s", "copy", "copy (bytes read and written)"),
-        )
-    ]
-    return [spread, visible, canary, *peaks]
+    return made
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.evidence.measure import KINDS
 
 if TYPE_CHECKING:
     from bench.evidence.statement import Statement
-
-MEASURES = ("cost", "dense", "parity")
 
 DESCRIPTION = """Judge published statements by records: what abstracts and READMEs say in words, and every published
 figure of parameters, FLOPs, top-1, AP and mIoU. Nothing is reproduced by quoting: without a record a statement is NOT
@@ -31,7 +30,7 @@ def parser() -> Parser:
     add = p.add_argument
     add("--results", type=Path, metavar="DIR", help="folder with a folder of records for each machine (default: ours)")
     add("--records", nargs="+", type=Path, metavar="FILE", help="judge by these files or folders instead")
-    add("--measure", nargs="*", choices=MEASURES, metavar="WHAT",
+    add("--measure", nargs="*", choices=KINDS, metavar="WHAT",
         help="first measure what needs neither weights nor data, and keep it: cost (of classifiers), dense (of "
         "detectors and segmentation models), parity (of both forms of OverLoCK); all by default")  # fmt: skip
     add("--models", nargs="+", default=[], metavar="MODEL", help="only statements that speak of these")
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if args.records:
             raise BadInput("--measure keeps records under --results: give it without --records")
-        measure(statements, args.measure or MEASURES, {s.model for x in statements for s in x.subjects}, results)
+        measure(statements, args.measure or KINDS, {s.model for x in statements for s in x.subjects}, results)
     known = evidence.load_files(args.records) if args.records else evidence.load(results)
     findings = judge_all(statements, known)
     text = show.text_of(findings, style, args.all)

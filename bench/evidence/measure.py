@@ -29,26 +29,27 @@ Measured = tuple[dict[str, Any], list[Record]]
 
 def wanted(statements: Iterable[Statement], kind: str, models: Collection[str] = ()) -> list[Subject]:
     """The subjects of a kind that statements speak of, each once; of some models only, if any are given."""
-    kinds = {COST: "classification", DENSE: "dense"}
-    found: dict[Subject, None] = {}
-    for statement in statements:
-        for subject in statement.subjects:
-            if models and subject.model not in models:
-                continue
-            task = "classification" if subject.task == "classification" else "dense"
-            of_kind = subject.metric == "deploy_difference" if kind == PARITY else subject.cost and kinds[kind] == task
-            if of_kind and subject.head != "retinanet":
-                found[subject] = None
-    return list(found)
+
+    def of_kind(subject: Subject) -> bool:
+        if kind == PARITY:
+            return subject.metric == "deploy_difference"
+        return subject.cost and (subject.task == "classification") == (kind == COST)
+
+    subjects = dict.fromkeys(subject for statement in statements for subject in statement.subjects)
+    return [s for s in subjects if of_kind(s) and s.head != "retinanet" and (not models or s.model in models)]
 
 
-def cost(subjects: Sequence[Subject]) -> Measured:
-    """Parameters and MACs of classifiers, by `bench.compare` in a process of its own for each resolution."""
+def counted(subjects: Sequence[Subject]) -> Measured:
+    """Parameters and MACs, by `bench.compare` in a process of its own for each task, head and resolution."""
+    groups: dict[tuple[str, str, str], dict[str, None]] = {}
+    for subject in subjects:
+        size = subject.resolution or COUNTED_AT[subject.task]
+        groups.setdefault((subject.task, subject.head, size), {})[subject.model] = None
     environment: dict[str, Any] = {}
     records: list[Record] = []
-    for size in sorted({subject.resolution for subject in subjects}):
-        models = list(dict.fromkeys(subject.model for subject in subjects if subject.resolution == size))
-        environment, made = _compare(models, size, [])
+    for (task, head, size), models in groups.items():
+        options = ["--task", task, *(["--head", head] if task == "detection" else [])]
+        environment, made = _compare([*models], size, options)
         records += made
     return environment, records
 
@@ -66,23 +67,10 @@ def _compare(models: Sequence[str], size: str, options: Sequence[str]) -> Measur
         return from_json(output.read_text(encoding="utf-8"))
 
 
-def dense(subjects: Sequence[Subject]) -> Measured:
-    """Parameters and MACs of whole detectors and segmentation models, in the same way."""
-    sizes = {subject: subject.resolution or COUNTED_AT[subject.task] for subject in subjects}
-    groups: dict[tuple[str, str, str], dict[str, None]] = {}
-    for subject, size in sizes.items():
-        groups.setdefault((subject.task, subject.head, size), {})[subject.model] = None
-    environment: dict[str, Any] = {}
-    records: list[Record] = []
-    for (task, head, size), models in groups.items():
-        options = ["--task", task, *(["--head", head] if task == "detection" else [])]
-        environment, made = _compare([*models], size, options)
-        records += made
-    return environment, records
-
-
 def parity(subjects: Sequence[Subject]) -> Measured:
     """How far `deploy()`'s outputs are from the training form's, on random weights and batch-norm statistics."""
+    from bench.machine.environment import collect, physical_cores
+
     records = []
     for subject in subjects:
         log.info("comparing the two forms of %s", subject.model)
@@ -103,7 +91,7 @@ def parity(subjects: Sequence[Subject]) -> Measured:
                 weights="random:0",
             )
         )
-    return _environment(), records
+    return collect("cpu", physical_cores()), records
 
 
 def form_difference(model: str, resolution: int, seed: int = 0) -> float:
@@ -129,12 +117,6 @@ def form_difference(model: str, resolution: int, seed: int = 0) -> float:
     return float(difference)
 
 
-def _environment() -> dict[str, Any]:
-    from bench.machine.environment import collect, physical_cores
-
-    return collect("cpu", physical_cores())
-
-
 def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Collection[str], results: Path) -> int:
     """Measure what statements rest on and keep the records below `results`; returns how many.
 
@@ -148,7 +130,7 @@ def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Colle
         subjects = wanted(statements, kind, models)
         if not subjects:
             continue
-        environment, records = {COST: cost, DENSE: dense, PARITY: parity}[kind](subjects)
+        environment, records = (parity if kind == PARITY else counted)(subjects)
         run = new_run()
         path = save([stamped(record, environment, run) for record in records], environment, results)
         log.info("%s: %d records in %s", kind, len(records), path)

@@ -21,9 +21,6 @@ MOGANET_ABSTRACT = "arXiv 2211.03295, abstract"
 IMPLIED = "implied, not stated by any author"
 
 WEIGHTS_AND_IMAGENET = "the released weights and ImageNet-1K's validation images"
-WEIGHTS_AND_ADE20K = "the released UperNet weights and ADE20K's validation images"
-
-AT_ADE20K, AT_COCO = TESTED_AT["segmentation"], TESTED_AT["detection"]
 
 ONE_THIRD = (7 / 24, 5 / 12)
 ONE_THIRD_WHY = "nearer to 1/3 than to 1/4 or 1/2: between 0.292 and 0.417"
@@ -43,13 +40,17 @@ FEWER_FLOPS = (
 """Pairs of models for "fewer FLOPs means faster"; judged where the first has fewer."""
 
 
+def _of(metric: str, *models: str, **what: str) -> tuple[Subject, ...]:
+    return tuple(Subject(model=model, metric=metric, **what) for model in models)
+
+
 def _abstract() -> Iterable[Statement]:
     for metric, word, unit in (("macs", "FLOPs", "G"), ("params", "parameters", "M")):
         yield Statement(
             id=f"one-third-{metric}",
             text=f"OverLoCK-T uses around one third of ConvNeXt-B's {word}",
             group="OverLoCK",
-            subjects=(Subject(model="overlock_t", metric=metric), Subject(model="convnext_b", metric=metric)),
+            subjects=_of(metric, "overlock_t", "convnext_b"),
             factors=(1, -1),
             combine="product",
             printed=(Printed("0.33", "x", OVERLOCK_ABSTRACT, f"one-third of the {word}, {unit}"),),
@@ -62,7 +63,7 @@ def _abstract() -> Iterable[Statement]:
         id="t-over-convnext-b",
         text="OverLoCK-T surpasses ConvNeXt-B in ImageNet-1K top-1",
         group="OverLoCK",
-        subjects=tuple(Subject(model=model, metric="top1", form="") for model in ("overlock_t", "convnext_b")),
+        subjects=_of("top1", "overlock_t", "convnext_b", form=""),
         factors=(1, -1),
         printed=(Printed("0.4", "points", OVERLOCK_ABSTRACT, "84.2 against 83.8 of ConvNeXt's README"),),
         accepted=MORE,
@@ -75,46 +76,29 @@ def _abstract() -> Iterable[Statement]:
         id="t-miou-over-unireplknet-t",
         text="With UperNet on ADE20K OverLoCK-T improves on UniRepLKNet-T by 1.7 mIoU",
         group="OverLoCK",
-        subjects=tuple(
-            Subject(
-                model=model,
-                metric="miou",
-                form="",
-                task="segmentation",
-                head="upernet",
-                resolution=AT_ADE20K,
-            )
-            for model in ("overlock_t", "unireplknet_t")
-        ),
+        subjects=_of("miou", "overlock_t", "unireplknet_t", form="", task="segmentation", head="upernet",
+                     resolution=TESTED_AT["segmentation"]),
         factors=(1, -1),
         printed=(Printed("1.7", "points", OVERLOCK_ABSTRACT),),
         accepted=(1.6, 1.8),
         tolerance="1.7 is the difference of two figures rounded to 0.1: within 0.1",
         unit="points",
-        needs=f"{WEIGHTS_AND_ADE20K} (UniRepLKNet-T's UperNet file is not in results/weights.csv)",
-    )
+        needs="the released UperNet weights and ADE20K's validation images (UniRepLKNet-T's UperNet file is not in "
+        "results/weights.csv)",
+    )  # fmt: skip
     yield Statement(
         id="s-ap-over-moganet-b",
         text="With Cascade Mask R-CNN on COCO OverLoCK-S surpasses MogaNet-B by 1.0 box AP",
         group="OverLoCK",
-        subjects=tuple(
-            Subject(
-                model=model,
-                metric="box AP",
-                form="",
-                task="detection",
-                head="cascade",
-                resolution=AT_COCO,
-            )
-            for model in ("overlock_s", "moganet_b")
-        ),
+        subjects=_of("box AP", "overlock_s", "moganet_b", form="", task="detection", head="cascade",
+                     resolution=TESTED_AT["detection"]),
         factors=(1, -1),
         printed=(Printed("1.0", "points", OVERLOCK_ABSTRACT),),
         accepted=(0.9, 1.1),
         tolerance="1.0 is the difference of two figures rounded to 0.1: within 0.1",
         unit="points",
         not_measurable="no weights of OverLoCK with Cascade Mask R-CNN are released",
-    )
+    )  # fmt: skip
 
 
 def _reparameterised() -> Iterable[Statement]:
@@ -124,7 +108,7 @@ def _reparameterised() -> Iterable[Statement]:
             id=f"reparam-function-{size}",
             text=f"Re-parameterised {_name(model)} computes what the training form computes",
             group="OverLoCK",
-            subjects=(Subject(model=model, metric="deploy_difference"),),
+            subjects=_of("deploy_difference", model),
             printed=(Printed("0", "", OVERLOCK_README, "identical performance: the function's part of it"),),
             accepted=(0.0, IDENTICAL),
             states="identical",
@@ -173,8 +157,7 @@ def _resolutions() -> Iterable[Statement]:
 
 def _speed() -> Iterable[Statement]:
     for first, second in FEWER_FLOPS:
-        speeds = tuple(Subject(model=model, metric="throughput") for model in (first, second))
-        macs = tuple(Subject(model=model, metric="macs") for model in (first, second))
+        speeds, macs = _of("throughput", first, second), _of("macs", first, second)
         pair = f"{_name(first)} and {_name(second)}"
         yield Statement(
             id=f"faster-{first}-{second}",
@@ -206,10 +189,7 @@ def _speed() -> Iterable[Statement]:
         id="training-xt-convnext-t",
         text="OverLoCK-XT trains at about a third of ConvNeXt-T's speed",
         group="speed",
-        subjects=tuple(
-            Subject(model=model, metric="training", form="train", device="cuda")
-            for model in ("overlock_xt", "convnext_t")
-        ),
+        subjects=_of("training", "overlock_xt", "convnext_t", form="train", device="cuda"),
         factors=(1, -1),
         combine="product",
         printed=(Printed("0.34", "x", OVERLOCK_ISSUE_19, "1,700 and 5,000 images/s, 8 RTX 3090"),),
@@ -225,7 +205,7 @@ def _moganet() -> Iterable[Statement]:
         id="moganet-17m-fewer",
         text="MogaNet-XL saves 17 M parameters against ConvNeXt-L",
         group="MogaNet",
-        subjects=(Subject(model="convnext_l", metric="params"), Subject(model="moganet_xl", metric="params")),
+        subjects=_of("params", "convnext_l", "moganet_xl"),
         factors=(1, -1),
         printed=(Printed("17", "M", MOGANET_ABSTRACT),),
         unit="M",
@@ -234,7 +214,7 @@ def _moganet() -> Iterable[Statement]:
         id="moganet-181m",
         text="MogaNet's largest model has 181 M parameters",
         group="MogaNet",
-        subjects=(Subject(model="moganet_xl", metric="params"),),
+        subjects=_of("params", "moganet_xl"),
         printed=(Printed("181", "M", MOGANET_ABSTRACT),),
         unit="M",
     )

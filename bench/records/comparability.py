@@ -7,7 +7,7 @@ What a comparison is usually about (the code, library versions, weights) may dif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.metrics import BATCHED, MEMORY, find
@@ -72,18 +72,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two sets of records side by side: `pairs` of (ours, theirs); ours that are `refused`; theirs `not_measured`."""
+    """Two sets of records side by side: `pairs` of (ours, theirs); ours that are `refused`."""
 
     pairs: tuple[tuple[Record, Record], ...]
     refused: tuple[Refused, ...]
-    not_measured: tuple[Record, ...]
 
 
 def pair(ours: Sequence[Record], theirs: Sequence[Record]) -> Pairing:
-    """Pair each of our records with the latest of theirs that it may be compared with.
-
-    Theirs count as `not_measured` if no record of ours is a figure of the same thing.
-    """
+    """Pair each of our records with the latest of theirs that it may be compared with; of equal times the last one."""
     recorded: dict[tuple[str, ...], list[Record]] = {}
     for record in theirs:
         recorded.setdefault(_identity(record), []).append(record)
@@ -92,24 +88,17 @@ def pair(ours: Sequence[Record], theirs: Sequence[Record]) -> Pairing:
         candidates = recorded.get(_identity(record), [])
         comparable = [other for other in candidates if not refusal(record, other)]
         if comparable:
-            pairs.append((record, _latest(comparable)))
+            pairs.append((record, max(reversed(comparable), key=lambda other: other.time)))
         elif candidates:
             nearest = min(reversed(candidates), key=lambda other: refusal(record, other).count(";"))
             refused.append(Refused(record, nearest, refusal(record, nearest)))
         else:
             refused.append(Refused(record, None, "nothing of the kind was recorded"))
-    measured = {_identity(record) for record in ours}
-    missing = [other for identity, found in recorded.items() if identity not in measured for other in found]
-    return Pairing(tuple(pairs), tuple(refused), tuple(missing))
+    return Pairing(tuple(pairs), tuple(refused))
 
 
 def _identity(record: Record) -> tuple[str, ...]:
     return tuple(getattr(record, name) for name in IDENTITY)
-
-
-def _latest(records: Iterable[Record]) -> Record:
-    """The last by time; of equal times, the one written last."""
-    return max(enumerate(records), key=lambda item: (item[1].time, item[0]))[1]
 
 
 def _field(record: Record, name: str) -> object:

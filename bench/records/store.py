@@ -16,16 +16,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bench.cli import BadInput
 from bench.paths import REPOSITORY
 from bench.records.record import FIELDS, TUPLES, Record, from_dict, from_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +110,6 @@ def read(path: Path) -> list[Record]:
 def environments(folder: Path) -> dict[str, dict[str, Any]]:
     """Run -> the environment that it ran in, of a machine's folder; the last one counts where a run has several."""
     return dict(_environment_lines(folder / ENVIRONMENTS))
-
-
-def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Records as a table with a column for each field; missing numbers are NaN or NA, several values are tuples."""
-    import pandas as pd
-
-    table = pd.DataFrame([record.to_dict() for record in records], columns=list(FIELDS))
-    kinds = {**dict.fromkeys(_NUMBERS, "float64"), **dict.fromkeys(_COUNTS, "Int64"), "dirty": "boolean"}
-    return table.astype({**kinds, "valid": "bool"})
 
 
 def _environment_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -95,10 +95,6 @@ class Row:
         """The published figures that stand beside this row's, as printed; contradicting ones side by side."""
         return [figure.text for figure in distinct(self.beside(metric))]
 
-    @property
-    def published_top1(self) -> list[str]:
-        return self.published("top1")
-
     def under_the(self, conditions: Conditions) -> tuple[Any, ...]:
         """This row's part of a key."""
         return tuple(getattr(self, name) for name in conditions)

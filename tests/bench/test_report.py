@@ -79,7 +79,7 @@ def test_a_row_takes_the_newest_record_of_each_metric(gathered: Report) -> None:
     assert row.value("macs") == 5.64e9
     assert row.batch == 4
     assert row.published("macs") == ["5.5"]
-    assert row.published_top1 == ["84.2"]
+    assert row.published("top1") == ["84.2"]
 
 
 def test_rows_of_two_machines_stay_apart(gathered: Report) -> None:

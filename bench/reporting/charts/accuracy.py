@@ -64,8 +64,8 @@ def _points(rows: Iterable[Row], metric: str) -> list[Point]:
 def _top1(row: Row) -> dict[str, float]:
     """Top-1 by where it comes from; of contradicting published figures the first, which is the authors' own."""
     known = {}
-    if row.published_top1:
-        known[PUBLISHED] = float(row.published_top1[0])
+    if figures := row.published("top1"):
+        known[PUBLISHED] = float(figures[0])
     measured = row.cells.get("top1")
     if measured is not None and measured.record.valid and measured.record.value is not None:
         known[MEASURED] = measured.value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,7 @@ def _inside_script(text: str) -> str:
 
 def _svg(chart: Chart) -> str:
     """The chart as SVG that scales to its place."""
-    return svg(chart.spec, PAGE).replace("<svg ", f'<svg role="img" aria-label="{_attribute(chart.caption)}" ', 1)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return svg(chart.spec, PAGE).replace("<svg ", f'<svg role="img" aria-label="{escape(chart.caption)}" ', 1)
 
 
 def table(rows: Sequence[Row]) -> dict[str, Any]:
@@ -103,7 +100,7 @@ def _table_row(row: Row, shown: Sequence[str], bases: Mapping[str, str]) -> dict
         cells.append((cell(row, metric, bases[metric]), "" if value is None else value, "invalid" if bad else ""))
         if metric in ("params", "macs"):
             cells.append(_published(row.published(metric)))
-    cells += [_published(row.published_top1), (row.compile, row.compile, "")]
+    cells += [_published(row.published("top1")), (row.compile, row.compile, "")]
     cells += [(str(row.threads or ""), row.threads or "", ""), (row.backend, row.backend, "")]
     cells += [(task, task, ""), (row.machine, row.machine, "")]
     reasons = [reason for placed in row.cells.values() for reason in placed.record.reasons]

@@ -116,7 +116,6 @@ def test_pairs_take_the_latest_comparable_record() -> None:
     found = pair([SPEED], [new, old, batch, COST])
     assert found.pairs == ((SPEED, new),)
     assert found.refused == ()
-    assert found.not_measured == (COST,)
 
 
 def test_a_row_without_a_partner_says_why() -> None:

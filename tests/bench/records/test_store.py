@@ -15,7 +15,7 @@ import pytest
 from bench.cli import BadInput
 from bench.paths import REPOSITORY
 from bench.records import store
-from bench.records.record import FIELDS, Record, new_run, to_json
+from bench.records.record import Record, new_run, to_json
 from bench.tasks import variant_of
 
 RECORD = Record(
@@ -54,16 +54,6 @@ def test_what_is_appended_comes_back(tmp_path: Path) -> None:
     assert isinstance(store.read(path)[1].value, int)
     assert len(path.read_text().splitlines()) == 5
     assert store.read(path.parent) == store.read(path)
-
-
-def test_frame_has_a_column_for_each_field(tmp_path: Path) -> None:
-    frame = store.frame([RECORD, COST])
-    assert list(frame) == list(FIELDS)
-    assert frame.loc[0, "samples"] == RECORD.samples
-    assert frame["value"].dtype == "float64"
-    assert frame["batch"].isna().tolist() == [False, True]
-    assert frame["valid"].tolist() == [False, True]
-    assert list(store.frame([])) == list(FIELDS)
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])
