@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def description(environment: dict[str, Any]) -> dict[str, str]:
     """asv's own keys, and what bears on a network's speed; named as the folders of `results/` are.
 
-    asv takes a file's only machine for this one, whatever its name; of several it must be told (`--machine`).
+    asv takes a file's only machine for this one, whatever its name; of several, `--machine` names it.
     """
     on_gpu = environment["device"].startswith("cuda")
     return {

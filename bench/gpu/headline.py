@@ -153,9 +153,9 @@ def _ratio(outcome: Outcome, kind: str, name: str, a: int | None, b: int | None)
     if a is None or b is None:
         return []
     metric = f"{of_kind(kind)[0]}_ratio"
-    found = list(records_of(outcome, [metric], [b if i == a else None for i in range(len(outcome.sides))]))
+    records = list(records_of(outcome, [metric], [b if i == a else None for i in range(len(outcome.sides))]))
     note = f"{name}: {outcome.sides[a].name} against {outcome.sides[b].name}, each the best of its configurations"
-    return [replace(r, notes=(*r.notes, note)) for r in found]
+    return [replace(r, notes=(*r.notes, note)) for r in records]
 
 
 def _told(what: str) -> None:

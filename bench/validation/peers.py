@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     side = Request(model=args.model, form=args.form, resolution=args.resolution, settings=settings)
     rounds = [in_fresh_process(side, args.seconds) for _ in range(args.rounds)]
     print(f"{args.model} {args.form} {cli.resolution_name(args.resolution)} {args.dtype} batch {batch}, {args.device}:")
-    ours = median(found[OURS] for found in rounds)
+    ours = median(seconds[OURS] for seconds in rounds)
     print(f"  {OURS}: {1e3 * ours:.2f} ms a call, {batch / ours:.2f} images/s")
-    own = median(found[HARNESS] for found in rounds)
+    own = median(seconds[HARNESS] for seconds in rounds)
     print(f"  the harness's own share: {1e6 * own:.2f} us a call, {own / ours:.4%}")
     for peer, ratio in compared(rounds).items():
         print(
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compared(rounds: Sequence[dict[str, float]]) -> dict[str, Ratio]:
     """Each peer's seconds a call over ours, from the processes' medians."""
-    return {peer: ratio_of_rounds([found[peer] / found[OURS] for found in rounds]) for peer in (TIMM, TORCH)}
+    return {peer: ratio_of_rounds([seconds[peer] / seconds[OURS] for seconds in rounds]) for peer in (TIMM, TORCH)}
 
 
 def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
@@ -88,8 +88,8 @@ def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         raise BadInput(f"{side.name} cannot be timed: {done.stderr.strip().splitlines()[-1:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    by_method: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return by_method
 
 
 def in_this_process(side: Request, seconds: float) -> dict[str, float]:

@@ -75,12 +75,12 @@ def summary(records: Sequence[Record]) -> list[str]:
         if not ratios:
             continue
         values = [ratio.value for ratio in ratios.values()]
-        found = sum(r.hi < 1 or (model == TWIN and r.lo > 1) for r in ratios.values())
+        counted = sum(r.hi < 1 or (model == TWIN and r.lo > 1) for r in ratios.values())
         spread = float(np.std(np.log(values), ddof=1)) if len(values) > 1 else math.nan
         middle = math.exp(float(np.mean(np.log(values))))
         valid = sum(r.valid for r in records if r.model == model and r.metric == "throughput_ratio")
         lines.append(
-            f"{model}: {found} of {len(ratios)} runs {what}; mean ratio {middle:.4f}, "
+            f"{model}: {counted} of {len(ratios)} runs {what}; mean ratio {middle:.4f}, "
             f"spread of runs {spread:.2%}; valid {valid} of {len(ratios)}"
         )
     return lines
@@ -91,16 +91,16 @@ def redone(records: Sequence[Record], model: str) -> dict[str, Ratio | None]:
     by_run: dict[str, dict[tuple[str, str], Record]] = {}
     for r in records:
         by_run.setdefault(r.run, {})[r.model, r.metric] = r
-    found: dict[str, Ratio | None] = {}
+    ratios: dict[str, Ratio | None] = {}
     for run, of_run in by_run.items():
         ratio = of_run.get((model, "throughput_ratio"))
         sides = [of_run[name, "throughput"].samples for name in (TWIN, SLOWED, MODEL) if (name, "throughput") in of_run]
         if ratio is None or not ratio.samples:
-            found[run] = None
+            ratios[run] = None
             continue
         odd = odd_round(sides) if all(len(s) == len(ratio.samples) for s in sides) else None
-        found[run] = ratio_of_rounds([x for r, x in enumerate(ratio.samples) if r != odd])
-    return found
+        ratios[run] = ratio_of_rounds([x for r, x in enumerate(ratio.samples) if r != odd])
+    return ratios
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m bench.validation.evaluation_speed --data PATH`: what the harness costs, beside timm's loader, in one run.
+"""`python -m tests.benchmarks.evaluation_speed --data PATH`: what the harness costs, beside timm's loader, in one run.
 
 Images/s of this loader and of timm's, with the same worker processes and one transform. The time of evaluating four
 models together relative to one, of networks that cost next to nothing: under one recipe (shared batches) and under four
@@ -36,7 +36,7 @@ FOUR = ("overlock_t", "convnext_b", "unireplknet_t", "moganet_b")
 
 
 def parser() -> Parser:
-    p = Parser(prog="bench.validation.evaluation_speed", description=__doc__)
+    p = Parser(prog="tests.benchmarks.evaluation_speed", description=__doc__)
     p.add_argument("--data", type=Path, required=True, metavar="PATH", help="class folders of images")
     p.add_argument("--model", default="overlock_xt", help="network of the third figure (random weights)")
     p.add_argument("--resolution", type=cli.positive, default=224)
@@ -191,4 +191,4 @@ def synchronise(device: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("validation.evaluation_speed", main)
+    cli.run("evaluation_speed", main)
