@@ -63,11 +63,16 @@ def resolution_name(size: Resolution) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
+def natural(text: str, least: int = 0) -> int:
+    """A whole number of 0 or more."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
+    return natural(text, 1)
 
 
 def positive_or_auto(text: str) -> int | str:
@@ -80,13 +85,6 @@ def device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no device: give auto, cpu, cuda, cuda:N or mps")
     return text
-
-
-def natural(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return int(text)
 
 
 def add_device(p: Parser, dtypes: Sequence[str], dtype_help: str, workers: int) -> None:

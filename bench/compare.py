@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from bench.engine.sweep import Sweep
     from bench.records.record import Record
 
+DEFAULT_SIZES = {"classification": (224, 224), "segmentation": (512, 512), "detection": (800, 1280)}
 COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "cudagraph")
-TASKS = ("classification", "segmentation", "detection")
 
 DESCRIPTION = f"""Compare models on this machine: parameters, MACs, throughput, memory and more, with the published
 figures beside them. Models: {", ".join(MODELS)}; all (these); or any timm model name."""
@@ -56,7 +56,12 @@ def parser() -> Parser:
     add("--backend", default="auto", metavar="NAME", help="implementation of ContMix (default: auto)")
     add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
     add("--import", nargs="+", default=[], dest="imports", metavar="MODULE", help="import these, which register models")
-    add("--task", choices=TASKS, default="classification", help="with the head of that task on the backbone")
+    add(
+        "--task",
+        choices=tuple(DEFAULT_SIZES),
+        default="classification",
+        help="with the head of that task on the backbone",
+    )
     add("--head", default="", metavar="NAME", help="of --task detection: maskrcnn (default), cascade, cascade_2fc")
     add(
         "--rounds",
@@ -81,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [entry.name for entry in entries]
     baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
     weights = dict(checkpoint(text, names) for text in args.weights)
-    style = cli.style_of(args)
     for path in filter(None, (args.output, args.resume)):
         cli.check_writable(path)
     sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
@@ -120,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         head=head,
     )
     if args.breakdown:
-        return broken_down(args, sweep, style)
+        return broken_down(args, sweep)
     journal = Journal(args.resume)
     with progress() as bar:
         known = store.read(args.resume) if args.resume and args.resume.exists() else []
@@ -131,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
-    code = report(runner, style, args.output, args.sources, interrupted)
+    code = report(runner, args, interrupted)
     if args.save and runner.records:
         print(f"kept in {store.save(runner.new_records, runner.environment)}", file=sys.stderr)
     if args.against:
@@ -160,7 +164,7 @@ class Journal:
             print(f"{error}; what is measured is printed at the end", file=sys.stderr)
 
 
-def broken_down(args: argparse.Namespace, sweep: Sweep, style: str) -> int:
+def broken_down(args: argparse.Namespace, sweep: Sweep) -> int:
     """Print, and keep if asked, where each model's time, MACs, parameters and activations are."""
     from bench.engine.runner import Runner
     from bench.profile import breakdown
@@ -176,20 +180,16 @@ def broken_down(args: argparse.Namespace, sweep: Sweep, style: str) -> int:
     good = [r for r in records if r.value is not None]
     if not good:
         raise BadInput("nothing could be measured: " + "; ".join(dict.fromkeys(x for r in records for x in r.reasons)))
-    if style == "json":
-        text = rec.to_json(environment, records)
-    else:
-        text = as_csv([r.to_dict() for r in records]) if style == "csv" else breakdown.render(good, style)
-    if args.output:
-        cli.write(args.output, text)
-    else:
-        print(text)
+
+    def text(style: str) -> str:
+        if style == "json":
+            return rec.to_json(environment, records)
+        return as_csv([r.to_dict() for r in records]) if style == "csv" else breakdown.render(good, style)
+
+    cli.show(text, args)
     if args.save:
         print(f"kept in {store.save(records, environment)}", file=sys.stderr)
     return cli.OK
-
-
-DEFAULT_SIZES = {"classification": (224, 224), "segmentation": (512, 512), "detection": (800, 1280)}
 
 
 TIMING = 65.0
@@ -220,8 +220,8 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
     return lines
 
 
-def report(runner: Runner, style: str, output: Path | None, sources: bool, interrupted: bool) -> int:
-    """Print, and write to `output`, what is known; returns the exit code."""
+def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
+    """Show what is known; returns the exit code."""
     from bench.machine.environment import describe
     from bench.records import record as rec
     from bench.reporting.footnotes import footnotes
@@ -238,12 +238,10 @@ def report(runner: Runner, style: str, output: Path | None, sources: bool, inter
             if style == "csv":
                 return as_csv(wide(rows, runner.sweep.baseline))
             machine = describe(runner.environment) if runner.environment else ""
-            lines = [*footnotes(rows, machine, sources), *precision(runner)]
+            lines = [*footnotes(rows, machine, args.sources), *precision(runner)]
             return f"{tables(records, style)}\n\n{below(lines, style)}"
 
-        print(text("table" if output else style))
-        if output:
-            cli.write(output, text(style))
+        cli.show(text, args)
     if interrupted:
         print(f"interrupted: {len(records)} figures were measured", file=sys.stderr)
         return cli.INTERRUPTED
@@ -264,7 +262,7 @@ def tables(records: Sequence[Record], style: str) -> str:
 
 
 def precision(runner: Runner) -> list[str]:
-    """What differences this run could tell, and what this machine's calibration says."""
+    """What differences this run could show, and what this machine's calibration says."""
     from bench.machine.calibration import latest, sentence
 
     ratios = [r for r in runner.records if r.metric == "throughput_ratio" and r.n]
@@ -274,9 +272,8 @@ def precision(runner: Runner) -> list[str]:
             f"{runner.sweep.plan.rounds} rounds cannot tell a difference of 5 % from noise: "
             f"a rough figure (without --quick: {DEFAULT.rounds} rounds)."
         )
-    found = latest(str(runner.environment.get("machine", "")))
     if ratios:
-        lines.append(sentence(found))
+        lines.append(sentence(latest(str(runner.environment.get("machine", "")))))
     return lines
 
 

@@ -134,12 +134,12 @@ def distinct(figures: Iterable[Printed]) -> list[Printed]:
 @functools.cache
 def published() -> Mapping[Subject, tuple[Printed, ...]]:
     """Everything published of the four families' cost and accuracy, by what it is of, in the file's order."""
-    found: dict[Subject, list[Printed]] = {}
+    figures: dict[Subject, list[Printed]] = {}
     with data_file("published.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if _wanted(row):
-                found.setdefault(_subject(row), []).append(_printed(row))
-    return {subject: tuple(figures) for subject, figures in found.items()}
+                figures.setdefault(_subject(row), []).append(_printed(row))
+    return {subject: tuple(printed) for subject, printed in figures.items()}
 
 
 def beside(
@@ -221,12 +221,8 @@ def _of_classifier(row: Mapping[str, str], metric: str) -> Subject:
 def _cost_model(network: str) -> str:
     """The model whose cost is meant: pretraining does not change it. ConvNeXt-XL goes by timm's name."""
     name = network.partition(".")[0]
-    return name if name in MODELS else _timm(name)
-
-
-def _timm(name: str) -> str:
     family, _, size = name.partition("_")
-    return f"{family}_{SIZE_NAMES[size]}"
+    return name if name in MODELS else f"{family}_{SIZE_NAMES[size]}"
 
 
 def _weights(row: Mapping[str, str]) -> tuple[str, str]:
@@ -238,7 +234,7 @@ def _weights(row: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _trained(row: Mapping[str, str]) -> str:
-    """What tells one dense model's weights from another's: pretraining, schedule and training size."""
+    """What distinguishes one dense model's weights from another's: pretraining, schedule and training size."""
     schedule = SCHEDULES.search(row["protocol"])
     parts = [row["model"].partition(".")[2], schedule[1].removeprefix("MS ") if schedule else ""]
     if row["task"] == "segmentation" and row["resolution"] == "640":

@@ -1,4 +1,4 @@
-"""Records as evidence: where each one is, and which of them tell of what a statement speaks of."""
+"""Records as evidence: where each one is, and which of them are figures of what a statement speaks of."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load(results: Path) -> Evidence:
     Raises:
         BadInput: if a file there is none of records.
     """
-    return Evidence(item for folder in machines(results) for file in sorted(folder.glob("*.csv")) for item in _in(file))
+    return load_files(machines(results))
 
 
 def load_files(files: Sequence[Path]) -> Evidence:
@@ -130,13 +130,11 @@ def _right_weights(record: Record, subject: Subject) -> bool:
     sums = _sums()
     if subject.weights:
         return record.weights == sums.get(subject.weights)
-    others = {total for name, total in sums.items() if _special(name)}
-    return record.weights not in others
+    return record.weights not in {total for name, total in sums.items() if _NOT_THE_DEFAULT.search(name)}
 
 
-def _special(name: str) -> bool:
-    """Files of weights that no model of the suite is evaluated with by default."""
-    return bool(re.search(r"_pretrain|_reparam|1k_384\.pth|unireplknet_s_in22k|sz256|deit3", name))
+_NOT_THE_DEFAULT = re.compile(r"_pretrain|_reparam|1k_384\.pth|unireplknet_s_in22k|sz256|deit3")
+"""Files of weights that no model of the suite is evaluated with unless asked."""
 
 
 @cache

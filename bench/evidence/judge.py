@@ -137,12 +137,10 @@ def _by_another_counter(statement: Statement, refuted: Finding, placed: Sequence
         again = _decide(statement, [other])
         if again.verdict in (Verdict.REPRODUCED, Verdict.WITHIN_ROUNDING):
             scale = SCALE[statement.unit]
-            detail = (
-                f"only by the convention {other.record.counter!r}; "
-                f"{first.counter or 'the full count'} gives {refuted.measured / scale:.4g} {statement.unit}"
-                if refuted.measured is not None
-                else ""
+            fully = (
+                f"{first.counter or 'the full count'} gives {refuted.evidence[0].value / scale:.4g} {statement.unit}"
             )
+            detail = f"only by the convention {other.record.counter!r}; {fully}"
             return replace(again, detail=detail, evidence=(other, refuted.evidence[0]))
     return refuted
 

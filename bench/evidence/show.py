@@ -84,7 +84,7 @@ def block(finding: Finding) -> str:
     sources = "; ".join(dict.fromkeys(figure.source for figure in s.printed))
     lines = [f"{finding.verdict.value}: {s.text}", f"{figures}. Source: {sources}"]
     lines += [finding.detail] if finding.detail else []
-    lines += [f"rests on {found}" for found in finding.evidence]
+    lines += [f"rests on {placed}" for placed in finding.evidence]
     lines += [f"measure it: {command(s)}"] if command(s) and not finding.evidence else []
     head, *rest = lines
     wrapped = textwrap.wrap(head, WIDTH)
@@ -99,7 +99,7 @@ HEADINGS = ("verdict", "statement", "published", "measured", "difference", "rest
 
 def cells(finding: Finding) -> list[str]:
     """A finding as a row of the short table."""
-    places = ", ".join(found.place for found in finding.evidence)
+    places = ", ".join(placed.place for placed in finding.evidence)
     s = finding.statement
     return [finding.verdict.value, s.text, s.published(), measured(finding), difference(finding), places]
 

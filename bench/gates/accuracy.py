@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.accuracy.paired import Comparison, compare, label
+from bench.accuracy.paired import compare, label
 from bench.accuracy.predictions import Predictions, read
 from bench.cli import BadInput
 from bench.gates.verdict import INVALID, OK, REGRESSION, UNDECIDED, Judgement
@@ -44,20 +44,14 @@ def _judge(name: str, ours: Predictions, theirs: Predictions | None) -> Judgemen
         return Judgement(name, "top1", INVALID, {}, differences)
     comparison = compare(ours, theirs)
     verdict = OK if comparison.lo >= -MARGIN else REGRESSION if comparison.hi < -MARGIN else UNDECIDED
-    return Judgement(name, "top1", verdict, _cells(comparison), _reason(verdict, comparison))
-
-
-def _cells(comparison: Comparison) -> dict[str, str]:
-    return {
+    cells = {
         "points": f"{comparison.delta:+.3f}",
         "95 % interval": f"{comparison.lo:+.3f} to {comparison.hi:+.3f}",
         "margin": f"{MARGIN:g}",
         "p (McNemar)": f"{comparison.p:.2g}",
         "changed": f"{1 - comparison.agree:.3%} of {comparison.n}",
     }
-
-
-def _reason(verdict: str, comparison: Comparison) -> str:
+    reason = "better" if comparison.lo > 0 else ""
     if verdict == UNDECIDED:
-        return f"{comparison.n} images tell differences of {(comparison.hi - comparison.lo) / 2:.2f} points and more"
-    return "better" if comparison.lo > 0 else ""
+        reason = f"{comparison.n} images show differences of {(comparison.hi - comparison.lo) / 2:.2f} points and more"
+    return Judgement(name, "top1", verdict, cells, reason)

@@ -68,7 +68,7 @@ def measure(names: Sequence[str], done: Callable[[], None]) -> Measured:
 
 
 def steps(names: Sequence[str]) -> int:
-    """How many times `measure` tells that something is done."""
+    """How many times `measure` calls `done`."""
     return len(names) + len(_with_native(names))
 
 

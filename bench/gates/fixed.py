@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +69,5 @@ def signs(number: int, count: int) -> Tensor:
 
 def same(ours: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """The names whose tensors are not equal, bit for bit, or that only one of the two has."""
-
-    def differ(name: str) -> bool:
-        return name not in ours or name not in given or not torch.equal(ours[name], given[name])
-
-    names: Iterable[str] = dict.fromkeys([*given, *ours])
-    return [name for name in names if differ(name)]
+    names = dict.fromkeys([*given, *ours])
+    return [n for n in names if n not in ours or n not in given or not torch.equal(ours[n], given[n])]

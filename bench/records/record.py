@@ -75,7 +75,7 @@ class Record:
 
     @property
     def measured(self) -> bool:
-        """Whether it tells something of the model: a value, or that memory did not suffice."""
+        """Whether it says something of the model: a value, or that memory did not suffice."""
         return self.value is not None or self.out_of_memory
 
     def failed(self, *reasons: str) -> Record:

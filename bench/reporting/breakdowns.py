@@ -25,13 +25,13 @@ class Breakdown:
     parts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
 
 
-def breakdowns(found: Iterable[Placed]) -> list[Breakdown]:
+def breakdowns(placed: Iterable[Placed]) -> list[Breakdown]:
     """The newest breakdown of each model, form, resolution and machine.
 
     A record's metric is `breakdown/<by>/<of>/<part>`.
     """
     made: dict[tuple[str, ...], tuple[str, Breakdown]] = {}
-    for item in sorted(found, key=lambda f: f.record.time):
+    for item in sorted(placed, key=lambda f: f.record.time):
         r = item.record
         if not r.metric.startswith(f"{PREFIX}/") or r.value is None or not r.valid:
             continue

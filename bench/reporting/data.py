@@ -50,11 +50,6 @@ def gather(results: Path) -> Report:
     return Report(evidence, machines, rows(evidence.all), findings)
 
 
-def measured_rows(report: Report) -> list[Row]:
-    """Rows with something that was measured, not only counted."""
-    return [row for row in report.rows if row.measured]
-
-
 def histories(report: Report) -> dict[tuple[str, ...], list[Placed]]:
     """Series of a figure measured by two runs or more under the same conditions, in time: key -> records."""
     series: dict[tuple[str, ...], dict[str, Placed]] = {}
@@ -67,8 +62,3 @@ def histories(report: Report) -> dict[tuple[str, ...], list[Placed]]:
     return {
         key: sorted(runs.values(), key=lambda f: f.record.time) for key, runs in sorted(series.items()) if len(runs) > 1
     }
-
-
-def in_words(machine: str, report: Report) -> str:
-    """A machine's description."""
-    return report.machines.get(machine, machine)

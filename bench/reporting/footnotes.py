@@ -28,15 +28,15 @@ def footnotes(rows: Sequence[Row], machine: str, sources: bool) -> list[str]:
 
 def doubts(rows: Sequence[Row], notes: bool = False) -> list[str]:
     """Reasons why figures are not valid or have no value, and notes if asked for, each once with its figures."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
+    figures: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         for metric, item in row.cells.items():
             r = item.record
             conditions = [r.dtype, f"batch {r.batch}"] if r.batch is not None else []
             who = " ".join([r.model, r.resolution, r.form, *conditions])
             for text in (*r.reasons, *(r.notes if notes and not METRICS[metric].cost else ())):
-                found.setdefault((who, text), {})[metric] = None
-    return [f"{who} {', '.join(metrics)}: {text}" for (who, text), metrics in found.items()]
+                figures.setdefault((who, text), {})[metric] = None
+    return [f"{who} {', '.join(metrics)}: {text}" for (who, text), metrics in figures.items()]
 
 
 def sources_of(rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
-from bench.reporting.data import Report, in_words
+from bench.reporting.data import Report
 from bench.reporting.rows import Row, main_rows
 from bench.reporting.tables import comparison, shared
 
@@ -43,7 +43,8 @@ def parts(report: Report) -> dict[str, str]:
     rows = headline(report)
     if not rows:
         return {TABLE: "No records yet: `python -m bench.compare --models ... --save` makes some.", FIGURE: ""}
-    under = f"Measured on {in_words(rows[0].machine, report)}; {shared(rows)}. Published figures are marked as such."
+    machine = report.machines.get(rows[0].machine, rows[0].machine)
+    under = f"Measured on {machine}; {shared(rows)}. Published figures are marked as such."
     alt = "Published top-1 accuracy against multiply-adds and measured throughput"
     return {TABLE: f"{comparison(rows)}\n\n{under}", FIGURE: f"![{alt}]({FIGURE_FILE})"}
 
@@ -60,7 +61,7 @@ def headline(report: Report) -> list[Row]:
 
 
 def _time(row: Row) -> str:
-    return max(found.record.time for found in row.measured)
+    return max(placed.record.time for placed in row.measured)
 
 
 def update(path: Path, report: Report) -> str:

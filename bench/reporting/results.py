@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.evidence import show
 from bench.evidence.judge import Finding, Verdict
 from bench.render import table
-from bench.reporting.data import Report, in_words, measured_rows
+from bench.reporting.data import Report
 from bench.reporting.footnotes import doubts
 from bench.reporting.rows import Row
 from bench.reporting.tables import comparison, shared
@@ -22,8 +22,8 @@ def results_readme(report: Report) -> str:
     """The text of `results/README.md`: a section a machine, a table a task, device, dtype and size; then claims."""
     lines = [GENERATED, "", "# Results", "", _intro(report), ""]
     for machine, rows in _by_machine(report.rows):
-        lines += [f"## {machine or 'Unknown machine'}", "", f"{in_words(machine, report)}.", ""]
-        if not any(row.machine == machine for row in measured_rows(report)):
+        lines += [f"## {machine or 'Unknown machine'}", "", f"{report.machines.get(machine, machine)}.", ""]
+        if not any(row.measured for row in rows):
             lines += ["Only counted, nothing timed or evaluated here.", ""]
         for title, group in _sections(rows):
             lines += [f"### {title}", "", comparison(group), ""]

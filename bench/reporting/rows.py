@@ -174,7 +174,7 @@ def _stands(r: Record, before: Record | None) -> bool:
     """Whether a record takes the place of an earlier one of the same conditions.
 
     The newest does, but a count by another convention than ours never. One run may time several configurations of a
-    model that no condition tells apart (layouts, what ran depthwise convolutions): of these the fastest stands, one
+    model that no condition distinguishes (layouts, what ran depthwise convolutions): of these the fastest stands, one
     measured in more processes before others; and of several ratios the first, which is the one to the baseline.
     """
     if before is None:

@@ -52,7 +52,7 @@ def cell(row: Row, metric: str, against: str = "") -> str:
         if record.against:
             to = "" if record.against == against else f" to {record.against}"
             text += f" (one round){to}" if math.isinf(record.hi) else f" [{record.lo:.2f}, {record.hi:.2f}]{to}"
-        elif of.spread and record.value and record.lo < record.hi:  # a single process tells no spread
+        elif of.spread and record.value and record.lo < record.hi:  # a single process has no spread
             text += f" ±{(record.hi - record.lo) / 2 / record.value:.1%}"
     return text if record.valid else f"{text} (invalid)"
 

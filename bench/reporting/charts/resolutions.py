@@ -68,7 +68,7 @@ def _label_ends(points: list[dict[str, Any]]) -> None:
     previous: dict[tuple[str, float], dict[str, Any]] = {}
     for line in sorted(lines.values(), key=lambda line: _end(line)["value"]):
         end = _end(line)
-        label = end["label"].partition(" ")[0]  # the axis tells the resolution
+        label = end["label"].partition(" ")[0]  # the axis has the resolution
         for point in line:
             point["label"] = ""
         below = previous.get((end["family"], end["side"]))
