@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.records.record import new_run, stamped
 
     settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
-    checked = check(settings.threads, models=[args.model], settings=asdict(settings), dtypes=[args.dtype])
+    checked = check(settings, {"models": [args.model], "settings": asdict(settings), "dtypes": [args.dtype]})
     environment = checked["environment"]
     batch = automatic_batch(checked["device"], args.resolution) if args.batch_size == "auto" else args.batch_size
     settings = replace(settings, device=checked["device"], batch=batch)

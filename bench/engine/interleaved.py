@@ -128,7 +128,7 @@ class _Run:
 
     def _start(self, i: int) -> Process:
         side = self.outcome.sides[i]
-        process = Process(side.settings.threads, side, self.plan.timeout)
+        process = Process(side.settings, side, self.plan.timeout)
         process.ask("prepare", request=side.to_dict())
         return process
 

@@ -2,8 +2,8 @@
 
 On a CPU the peak depends on what the allocator keeps of freed blocks: glibc decides that anew in each process, and the
 same model's peak spreads by a third and more. The process of this pass has glibc map every larger block by itself, so
-that a freed one is gone at once (`process.MAPPING_ALLOCATOR`): then the peak is that of the tensors that live together,
-and repeats to about a percent.
+that a freed one is gone at once (`bench.machine.allocator.MAPPING`): then the peak is that of the tensors that live
+together, and repeats to about a percent.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,6 @@ from types import TracebackType
 import psutil
 import torch
 
-from bench.engine.process import MAPPING_ALLOCATOR
 from bench.engine.statistics import Summary, summarise
 from bench.engine.subject import Subject
 from bench.machine.clock import synchronise
@@ -42,8 +40,11 @@ class Memory:
     further: tuple[tuple[str, int, str], ...] = ()
 
 
-def measure(subject: Subject) -> Memory:
-    """Peak memory of calls. The model has been called before: kernels are loaded, caches and pools are filled."""
+def measure(subject: Subject, allocator: Mapping[str, str]) -> Memory:
+    """Peak memory of calls. The model has been called before: kernels are loaded, caches and pools are filled.
+
+    `allocator` has the C library's settings that hold, to be named in the method.
+    """
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     with torch.inference_mode():
@@ -57,7 +58,7 @@ def measure(subject: Subject) -> Memory:
                 subject.call(i)
                 synchronise(subject.device)
             peaks.append(resident.peak)
-    settings = [f"{name}={os.environ[name]}" for name in MAPPING_ALLOCATOR if name in os.environ]
+    settings = [f"{name}={value}" for name, value in allocator.items()]
     how = [resident.method, *(["trimmed"] if trimmed else []), *settings]
     return Memory(weights, summarise(peaks), f"{CPU_METHOD} ({', '.join(how)})")
 

@@ -11,7 +11,7 @@ from typing import Any
 from bench import metrics
 from bench.cli import BadInput
 from bench.engine.process import Failed, Process
-from bench.engine.request import Request
+from bench.engine.request import Request, Settings
 from bench.machine.environment import now
 from bench.records.record import Record, from_dict
 
@@ -25,7 +25,7 @@ def measured(requests: Sequence[Request]) -> Iterator[Known]:
     The processes load side by side, and then measure one after another.
     """
     with ExitStack() as stack:
-        processes = [stack.enter_context(Process(r.settings.threads, r)) for r in requests]
+        processes = [stack.enter_context(Process(r.settings, r)) for r in requests]
         for process, request in zip(processes, requests, strict=True):
             process.ask("prepare", request=request.to_dict())
         lost: dict[int, Failed] = {}
@@ -47,7 +47,7 @@ def measured(requests: Sequence[Request]) -> Iterator[Known]:
 
 @contextmanager
 def counting(
-    shares: Sequence[Sequence[Count]], threads: int, asked: Mapping[str, Any]
+    shares: Sequence[Sequence[Count]], settings: Settings, asked: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], Iterator[Known]]]:
     """Each share of the counts in a process of its own, side by side, of which the first checks the input before.
 
@@ -57,7 +57,7 @@ def counting(
     Raises:
         BadInput: if the input is bad, or no process can start.
     """
-    running = [_Share(share, threads, {} if i else asked) for i, share in enumerate(shares)]
+    running = [_Share(share, settings, {} if i else asked) for i, share in enumerate(shares)]
     try:
         try:
             answer = running[0].process.answer()
@@ -69,26 +69,26 @@ def counting(
             share.process.end()
 
 
-def check(threads: int, **asked: Any) -> dict[str, Any]:
+def check(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     """`bench.engine.check.check` in a process of its own: the device chosen, and the environment.
 
     Raises:
         BadInput: if the input is bad, or no process can start.
     """
-    with counting([[]], threads, asked) as (answer, _):
+    with counting([[]], settings, asked) as (answer, _):
         return answer
 
 
 class _Share:
     """The counts of one process, which are all asked for at once: it never waits for the next one."""
 
-    def __init__(self, counts: Sequence[Count], threads: int, asked: Mapping[str, Any]) -> None:
+    def __init__(self, counts: Sequence[Count], settings: Settings, asked: Mapping[str, Any]) -> None:
         self.left = deque(counts)
-        self._threads = threads
+        self._settings = settings
         self._start(asked)
 
     def _start(self, asked: Mapping[str, Any]) -> None:
-        self.process = Process(self._threads)
+        self.process = Process(self._settings)
         if asked:
             self.process.ask("check", **asked)
         for request, metric in self.left:

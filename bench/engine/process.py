@@ -12,38 +12,15 @@ import math
 import os
 import queue
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from bench.cli import BadInput
-from bench.engine.request import TIMED, Request
-from bench.machine.environment import STEADY_ALLOCATOR
-from bench.metrics import MEMORY
-from bench.paths import REPOSITORY
+from bench.engine.launch import Conditions, start
+from bench.engine.request import Request, Settings
 from bench.records.record import OUT_OF_MEMORY
-
-# The suite's own code from here, the networks' packages from another checkout: `bench` is imported first, its modules
-# are found beside it, and everything else is looked up in the other root before anywhere else.
-FROM_ANOTHER_ROOT = """
-import os, sys
-here, root = sys.argv[1:3]
-sys.path[:] = [here] + [p for p in sys.path if p and os.path.realpath(p) not in (here, os.path.realpath(os.getcwd()))]
-import bench
-sys.path[0] = root
-from bench.engine.worker import main
-main()
-"""
-
-MAPPING_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Environment of a process that measures memory, where the user does not set it: see `bench.engine.memory`."""
-
-ALLOCATORS = {**dict.fromkeys(TIMED, STEADY_ALLOCATOR), MEMORY: MAPPING_ALLOCATOR}
 
 
 class Failed(Exception):
@@ -55,34 +32,38 @@ class Failed(Exception):
 
 
 class Process:
-    """A fresh process, for one request or for whatever needs no loaded model."""
+    """A process of its own, for one request or for whatever needs no loaded model.
 
-    def __init__(self, threads: int, request: Request | None = None, timeout: float = math.inf) -> None:
+    `how` it was started is `fork` or `exec`; `why_not_forked` says why, where it was to be forked and was not.
+    """
+
+    def __init__(self, settings: Settings, request: Request | None = None, timeout: float = math.inf) -> None:
         self._timeout = timeout  # seconds that one answer may take
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
-        python, root = (request.python, request.root) if request else ("", "")
-        allocator, own = (ALLOCATORS.get(request.kind, {}), request.env) if request else ({}, {})
-        self._process = start(python, root, allocator | environment(threads) | dict(own), self._errors)
+        self._worker, self.why_not_forked = start(conditions(settings, request), self._errors, settings.process)
         self._inbox: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError):  # a line cut off by the process's death
-                self._inbox.put(json.loads(line))
+        with contextlib.suppress(OSError):  # a connection that is reset by the process's death
+            for line in self._worker.stdout:
+                with contextlib.suppress(ValueError):  # a line cut off by the process's death
+                    self._inbox.put(json.loads(line))
         self._inbox.put(None)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._worker.pid
+
+    @property
+    def how(self) -> str:
+        return self._worker.how
 
     def ask(self, command: str, **arguments: Any) -> None:
         """Send a command without waiting."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: what would be its answer says so
-            self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
-            self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: what would be its answer says so
+            self._worker.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+            self._worker.stdin.flush()
 
     def poll(self, seconds: float) -> dict[str, Any] | None:
         """The answer to the earliest command that is not answered; None if it does not come within `seconds`.
@@ -97,7 +78,7 @@ class Process:
             return None
         if message is None:
             self._inbox.put(None)  # also for whoever asks again
-            raise Failed(how_it_ended(self._process.wait(), self._errors), ended=True)
+            raise Failed(how_it_ended(self._worker.wait(), self._errors), ended=True)
         if "bad_input" in message:
             raise BadInput(message["bad_input"])
         if "error" in message:
@@ -120,12 +101,11 @@ class Process:
 
     def end(self) -> None:
         """Stop it, whatever it does."""
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    stream.close()
-        self._process.wait()
+        self._worker.kill()
+        for stream in (self._worker.stdin, self._worker.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+        self._worker.wait()
         self._errors.close()
 
     def __enter__(self) -> Process:
@@ -137,25 +117,18 @@ class Process:
         self.end()
 
 
-def start(python: str, root: str, variables: Mapping[str, str], errors: IO[bytes]) -> subprocess.Popen[str]:
-    """Start a worker by this interpreter or another, with the networks of this checkout or of another."""
-    command = [python or sys.executable, "-m", "bench.engine.worker"]
-    if root:
-        command[1:] = ["-c", FROM_ANOTHER_ROOT, str(REPOSITORY), str(Path(root).resolve())]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        encoding="utf-8",
-        env=dict(variables),
-        start_new_session=True,  # Ctrl-C is for this process's parent alone
-    )
+def conditions(settings: Settings, request: Request | None = None) -> Conditions:
+    """What a worker's process must have before it imports anything."""
+    own = dict(request.env) if request else {}
+    variables = tuple(sorted((environment(settings.threads) | own).items()))
+    python, root = (request.python, request.root) if request else ("", "")
+    return Conditions(python, root, variables, settings.imports)
 
 
-def how_it_ended(code: int, errors: IO[bytes]) -> str:
+def how_it_ended(code: int | None, errors: IO[bytes]) -> str:
     """In words, from a process's exit status and what it wrote to stderr."""
+    if code is None:
+        return "its server ended"
     if code == -signal.SIGKILL:
         return "killed by SIGKILL, as the system does when memory runs out"
     if code < 0:

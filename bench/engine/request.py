@@ -29,6 +29,7 @@ class Settings:
     imports: tuple[str, ...] = ()  # modules to import first: they register models with timm
     weights: Mapping[str, str] = field(default_factory=dict)  # model -> checkpoint file; random where it has none
     seed: int = 0
+    process: str = "fork"  # a worker is forked from a server that has imported everything, or `exec`ed
     memory_budget: int | None = None  # bytes that a largest batch may take; None: what the device or machine has free
 
     @classmethod

@@ -92,7 +92,7 @@ class Runner:
         processes = max(1, min(physical_cores(), len(models), number // COUNTS_OF_A_PROCESS))
         shares = [list(itertools.chain(*models[i::processes])) for i in range(processes)]
         self.begun("checking models and device")
-        with passes.counting(shares, self.sweep.settings.threads, self.sweep.to_check()) as (checked, counted):
+        with passes.counting(shares, self.sweep.settings, self.sweep.to_check()) as (checked, counted):
             self.environment = checked["environment"]
             limit = calibration.canary_limit(
                 calibration.latest(str(self.environment["machine"])), self.sweep.plan.canary_limit

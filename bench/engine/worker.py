@@ -1,4 +1,4 @@
-"""The process that measures: `python -m bench.engine.worker`, started by `bench.engine.process`.
+"""The process that measures: `python -m bench.engine.worker`, or forked by `bench.engine.server`.
 
 It reads commands on stdin, a line of JSON each (`{"command": name, ...arguments}`), and answers each with a line of
 JSON on what was its stdout. A command is a method of `Commands`. An answer is its result, `{"error": ..., "oom": ...}`
@@ -22,7 +22,7 @@ from typing import Any
 from bench.cli import BadInput
 from bench.engine.plan import Plan
 from bench.engine.request import TIMED, Request
-from bench.metrics import LATENCY, TRAINING
+from bench.metrics import LATENCY, MEMORY, TRAINING
 
 
 def main() -> None:
@@ -84,9 +84,11 @@ class Commands:
 
         from bench.engine import speed, subject
         from bench.engine.check import import_modules
-        from bench.machine import canary
+        from bench.machine import allocator, canary
 
         self.request = Request.from_dict(request)
+        thresholds = allocator.MAPPING if self.request.kind == MEMORY else allocator.STEADY
+        self.allocator = allocator.settle(thresholds if self.request.kind in (*TIMED, MEMORY) else {})
         settings, training = self.request.settings, self.request.kind == TRAINING
         torch.set_num_threads(settings.threads)
         import_modules(settings.imports)
@@ -119,7 +121,7 @@ class Commands:
         from bench.engine import memory
 
         conditions = self._settle()
-        result = memory.measure(self.subject)
+        result = memory.measure(self.subject, self.allocator)
         figures = [
             {"metric": "memory", "value": result.peak.median, "lo": result.peak.lo, "hi": result.peak.hi,
              "n": result.peak.n, "method": result.method},

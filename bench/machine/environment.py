@@ -18,17 +18,13 @@ from typing import Any
 import psutil
 
 from bench.machine import nvml
+from bench.machine.allocator import STEADY
 from bench.paths import REPOSITORY
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
 ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
                          "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE")  # fmt: skip
 ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")
-
-STEADY_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
-"""glibc's thresholds in a process that is timed, where the user does not set them: the values at which glibc's own
-adjustment arrives in a long-running process. Left to itself, a process gets there late or never and maps its larger
-tensors afresh in each call until then; the same model then differs by 5 to 10 % from process to process."""
 
 CUDNN_BENCHMARK = True
 """Whether cuDNN tries its algorithms and keeps the fastest one, in every process that measures."""
@@ -131,7 +127,8 @@ def collect(device: str, threads: int) -> dict[str, Any]:
         "libraries": versions,
         "threads": threads,
         "allocator": allocator(),
-        "timed_allocator": STEADY_ALLOCATOR,  # of processes that are timed, where the user sets nothing else
+        # of processes that are timed, where the user sets nothing else
+        "timed_allocator": {name: str(value) for name, value in STEADY.items()},
         "tf32": "off, except in rows of dtype tf32",
         "variables": _variables(ENVIRONMENT_VARIABLES + ACCELERATOR_VARIABLES),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -23,7 +23,7 @@ from bench.cli import BadInput, Parser
 from bench.engine.process import environment
 from bench.engine.request import Request, Settings, automatic_batch
 from bench.engine.statistics import Ratio, ratio_of_rounds
-from bench.machine.environment import STEADY_ALLOCATOR
+from bench.machine.allocator import STEADY
 
 OURS, TIMM, TORCH = "bench.engine.speed", "timm's benchmark.py", "torch.utils.benchmark"
 HARNESS = "harness"
@@ -84,7 +84,7 @@ def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
     """Seconds a call by each method, all in one new process."""
     request = json.dumps({"side": asdict(side), "seconds": seconds})
     command = [sys.executable, "-m", "bench.validation.peers", "--child", request]
-    env = STEADY_ALLOCATOR | environment(side.settings.threads)
+    env = {name: str(value) for name, value in STEADY.items()} | environment(side.settings.threads)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         raise BadInput(f"{side.name} cannot be timed: {done.stderr.strip().splitlines()[-1:]}")

@@ -12,9 +12,11 @@ import psutil
 def workers_of(pid: int | None = None) -> list[psutil.Process]:
     """The processes that measure which a process (this one by default) has started."""
     found = []
-    for child in psutil.Process(pid).children():
+    for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "bench.engine.worker" in child.cmdline():
+            parent = child.parent()
+            forked = parent is not None and "bench.engine.server" in parent.cmdline()
+            if forked or "bench.engine.worker" in child.cmdline():
                 found.append(child)
     return found
 

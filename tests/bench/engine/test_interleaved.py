@@ -155,8 +155,9 @@ def test_an_interrupted_round_does_not_count() -> None:
 
 def test_a_side_that_does_not_answer_is_given_up() -> None:
     begun: list[str] = []
-    plan = replace(PLAN, rounds=1, timeout=1.0)  # less than any process takes to start
-    *_, outcome = measure([side("tiny")], plan=plan, begun=begun.append)
+    plan = replace(PLAN, rounds=1, timeout=1.0)  # less than any fresh interpreter takes to import PyTorch
+    slow = replace(side("tiny"), settings=replace(SETTINGS, process="exec"))
+    *_, outcome = measure([slow], plan=plan, begun=begun.append)
     assert outcome.replicates == [[None]]
     assert "no answer within 1 s" in outcome.failures[0][0]
 

@@ -37,7 +37,7 @@ ASKED: dict[str, Any] = {"models": [], "settings": asdict(Settings()), "dtypes":
 def test_a_fresh_process_takes_the_counts_of_a_killed_one() -> None:
     asked, done = counts(*MODELS), []
     records: list[Record] = []
-    with counting([asked], 1, ASKED) as (_, counted):
+    with counting([asked], Settings(), ASKED) as (_, counted):
         for request, made in counted:
             done.append(request)
             records += made
@@ -68,7 +68,7 @@ def test_a_killed_pass_costs_its_own_figure_alone(tmp_path: Path) -> None:
 
 
 def test_stopping_early_leaves_no_process() -> None:
-    with counting([counts("moganet_l"), counts("moganet_xl")], 1, ASKED) as (_, counted):
+    with counting([counts("moganet_l"), counts("moganet_xl")], Settings(), ASKED) as (_, counted):
         next(counted)
         left = workers_of()
         assert left
@@ -77,13 +77,13 @@ def test_stopping_early_leaves_no_process() -> None:
 
 def test_bad_input_that_a_worker_finds_is_raised() -> None:
     with pytest.raises(BadInput, match="overlock_t"):
-        check(1, **{**ASKED, "models": ["overlok_t"]})
+        check(Settings(), {**ASKED, "models": ["overlok_t"]})
 
 
 def test_a_worker_that_cannot_start_is_bad_input_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(BadInput, match="cannot start measuring: process ended with code 1"):
-        check(1, **ASKED)
+        check(Settings(), ASKED)
 
 
 LONG = """

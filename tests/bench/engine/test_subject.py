@@ -220,7 +220,7 @@ def test_memory_of_a_call_is_above_the_loaded_model() -> None:
         second = torch.ones(size, dtype=torch.uint8)
         return x * (first[0] + second[0])
 
-    result = memory.measure(subject_of(copies))
+    result = memory.measure(subject_of(copies), {})
     assert 1.8 * size < result.peak.median < 3 * size
     assert result.weights == 0
     assert result.further == ()

@@ -1,0 +1,203 @@
+"""The process that workers are forked from: `python -m bench.engine.server`, started by `bench.engine.launch`.
+
+It imports PyTorch, timm and the packages once, so that a worker costs a fork and not five seconds of imports. Its
+stdin is a Unix socket. The first message names modules to import beside (`{"imports": [...]}`) and is answered by
+`{"why_not": reason}`: empty if it can fork safely, which it can while it has a single thread and no CUDA context.
+Each further message comes with three descriptors: the worker's connection (its stdin and stdout), its stderr, and the
+socket on which the server tells the worker's pid, and its exit status when it ends. The server ends when its stdin is
+closed, and its workers when their connections are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+PRELOADED = (
+    "torch",
+    "timm",
+    "overlock",
+    "baselines",
+    "bench.engine.check",
+    "bench.engine.worker",
+    "bench.engine.speed",
+    "bench.engine.memory",
+    "bench.machine.canary",
+    "bench.cost.count",
+    "bench.profile.paths",
+)
+"""What nearly every worker needs."""
+
+MESSAGE = 65536
+SHIFT = 1 << 20
+
+
+def main() -> None:
+    """Serve until stdin is closed."""
+    control = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    first = control.recv(MESSAGE)
+    if not first:
+        return
+    preload(json.loads(first)["imports"])
+    control.sendall(json.dumps({"why_not": why_not_fork()}).encode() + b"\n")
+    _serve(control)
+
+
+def preload(imports: Sequence[str]) -> None:
+    """Import what workers need. A module that cannot be imported is left to the worker, which says what is wrong."""
+    with _one_thread_of_blas():
+        for name in ("numpy", "scipy.linalg"):
+            importlib.import_module(name)
+    for name in (*PRELOADED, *imports):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a user's module raises, and so will it in the worker
+            print(f"{name} is not preloaded: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _one_thread_of_blas() -> Iterator[None]:
+    """NumPy's and SciPy's own OpenBLAS start no threads while they are imported; PyTorch's products don't use them."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def why_not_fork() -> str:
+    """Why a fork of this process would not be safe; empty if it is."""
+    if sys.platform != "linux":
+        return f"forking is not safe on {sys.platform}"
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads > 1:
+        return f"importing started threads ({threads} run), and a fork would lose them"
+    if _run_in_a_fork(_cuda_is_lost):
+        return "importing asked CUDA for its devices, which a fork cannot use then"
+    return ""
+
+
+def _cuda_is_lost() -> bool:
+    import torch
+
+    return bool(getattr(torch._C, "_cuda_isInBadFork", bool)())
+
+
+def _run_in_a_fork(question: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(int(question()))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork a worker for each message, and tell how each ended."""
+    gc.collect()
+    gc.freeze()  # the collector of a worker need not touch, and so copy, what is shared with it
+    here, wake = socket.socketpair()
+    here.setblocking(False)
+    wake.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(wake.fileno())
+    status: dict[int, socket.socket] = {}
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(here, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is here:
+                with contextlib.suppress(BlockingIOError):
+                    here.recv(MESSAGE)
+                continue
+            message, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 3)
+            if not message:
+                return
+            connection, errors, told = descriptors
+            status_of = socket.socket(fileno=told)
+            try:
+                pid = os.fork()
+            except OSError as error:
+                _tell(status_of, {"error": f"cannot fork: {error.strerror}"})
+                status_of.close()
+            else:
+                if pid == 0:
+                    _become_worker(connection, errors, [control, here, wake, status_of, *status.values()], selector)
+                status[pid] = status_of
+                _tell(status_of, {"pid": pid})
+            os.close(connection)
+            os.close(errors)
+        _reap(status)
+
+
+def _reap(status: dict[int, socket.socket]) -> None:
+    while status:
+        pid, code = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        with status.pop(pid) as ended:
+            _tell(ended, {"code": os.waitstatus_to_exitcode(code)})
+
+
+def _tell(to: socket.socket, message: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
+        to.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _become_worker(
+    connection: int, errors: int, inherited: Sequence[socket.socket], selector: selectors.BaseSelector
+) -> None:
+    """In the child: leave the server's things, take the connection, and be a worker until it is closed."""
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        selector.close()
+        for one in inherited:
+            one.close()
+        os.setsid()
+        os.dup2(connection, 0)
+        os.dup2(connection, 1)
+        os.dup2(errors, 2)
+        os.close(connection)
+        os.close(errors)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        _shift()
+        from bench.engine.worker import main as work
+
+        work()
+    except BaseException:  # this process is a copy of the server, and must end here whatever happens
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+_kept: list[bytearray] = []
+
+
+def _shift() -> None:
+    """Move where this process's memory will lie: forks of one server would all have its layout, and their spread would
+    be less than that of processes that are started one by one."""
+    chance = random.SystemRandom()
+    _kept.extend(bytearray(chance.randrange(64, SHIFT // 8)) for _ in range(chance.randrange(1, 64)))
+
+
+if __name__ == "__main__":
+    main()
