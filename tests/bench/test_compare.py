@@ -24,7 +24,6 @@ import timm
 import torch
 
 import baselines  # noqa: F401 (registers the models)
-from bench.models import MODELS
 from tests.bench.processes import all_end, workers_of
 
 COMMAND = [sys.executable, "-m", "bench.compare"]
@@ -116,7 +115,7 @@ def test_both_forms_of_overlock_run_what_is_asked() -> None:
 
 
 def test_counting_runs_in_several_processes_and_keeps_the_order() -> None:
-    names = [name for name in MODELS if name.startswith(("moganet", "convnext"))]
+    names = ["moganet_t", "convnext_t", "moganet_xt", "convnext_s"]
     sizes = ["32", "64x32"]
     done = run("--models", *names, "--resolutions", *sizes, "--metrics", "params", "macs", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
@@ -150,7 +149,7 @@ def test_a_row_that_fails_costs_no_other(tmp_path: Path) -> None:
 def test_an_interrupted_sweep_resumes(tmp_path: Path) -> None:
     """The second run measures the new batch alone; figures of the first stand as they were, in one file."""
     path = tmp_path / "sweep.csv"
-    args = ["--models", "tiny", "resnet10t", *PLANTED, "--rounds", "1", "--metrics", "throughput"]
+    args = ["--models", "tiny", *PLANTED, "--rounds", "1", "--metrics", "throughput"]
     args += ["--resume", str(path)]
     first = run(*args, env=WITH_PLANTED)
     assert first.returncode == 0, first.stderr
@@ -161,9 +160,7 @@ def test_an_interrupted_sweep_resumes(tmp_path: Path) -> None:
     added = list(csv.DictReader(io.StringIO(path.read_text())))[len(before.splitlines()) - 1 :]
     assert {row["batch"] for row in added} == {"3"}
     rows = list(csv.DictReader(io.StringIO(second.stdout)))
-    assert [(row["model"], float(row["batch"])) for row in rows] == [
-        (model, batch) for model in ("tiny", "resnet10t") for batch in (2.0, 3.0)
-    ]
+    assert [(row["model"], float(row["batch"])) for row in rows] == [("tiny", 2.0), ("tiny", 3.0)]
     assert all(float(row["throughput"]) > 0 for row in rows)
 
 

@@ -18,6 +18,11 @@ from tests.overlock.tools import built, with_golden
 
 EXACT = 1e-9  # float64; relative to the largest value
 RUNS = {"224": (2, 3, 224, 224), "160x192": (1, 3, 160, 192), "384": (1, 3, 384, 384)}
+CASES = [
+    pytest.param(name, key, marks=pytest.mark.slow if (name, key) == ("overlock_t", "384") else ())
+    for name in with_golden(VARIANTS)
+    for key in RUNS
+]
 SIZES = sorted(key.removeprefix("logits_") for key in golden("overlock_xt.sizes"))
 TRAINING = {"overlock_xt.trainmode": (2, (224, 224)), "overlock_xt.trainmode_160x192": (4, (160, 192))}
 MAPS = {"pre": "blocks2", "base": "blocks3", "overview": "blocks4"}
@@ -44,8 +49,7 @@ def run(name: str, key: str) -> dict[str, Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("key", RUNS)
-@pytest.mark.parametrize("name", with_golden(VARIANTS))
+@pytest.mark.parametrize(("name", "key"), CASES)
 def test_logits(name: str, key: str) -> None:
     wanted, logits = golden(name)[f"logits_{key}"], run(name, key)["logits"]
     assert relative_error(logits, wanted) < EXACT
@@ -54,8 +58,7 @@ def test_logits(name: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("map_", [*MAPS, "focus"])
-@pytest.mark.parametrize("key", RUNS)
-@pytest.mark.parametrize("name", with_golden(VARIANTS))
+@pytest.mark.parametrize(("name", "key"), CASES)
 def test_intermediate_maps(name: str, key: str, map_: str) -> None:
     assert relative_error(run(name, key)[map_][:1, ::16, ::3, ::3], golden(name)[f"{map_}_{key}"]) < EXACT
 
@@ -89,7 +92,9 @@ def test_float32() -> None:
     assert relative_error(logits[0] - logits[1], wanted[0] - wanted[1]) < 5e-3  # 4e-4 of the logits' size apart
 
 
-@pytest.mark.parametrize("source", TRAINING)
+@pytest.mark.parametrize(
+    "source", [pytest.param("overlock_xt.trainmode", marks=pytest.mark.slow), "overlock_xt.trainmode_160x192"]
+)
 def test_training_mode(source: str) -> None:
     """Batch statistics: both heads' logits, the loss and the norm of every parameter's gradient."""
     wanted, (seed, size) = golden(source), TRAINING[source]

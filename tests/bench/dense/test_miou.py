@@ -76,7 +76,7 @@ def test_a_perfect_and_a_confused_model(tmp_path: Path) -> None:
 
 def test_constant_images_give_exact_scores(tmp_path: Path) -> None:
     """Images of one label each: resizing changes nothing, so every number is known."""
-    sizes = {"a": (5, (40, 50)), "b": (5, (33, 47)), "c": (77, (64, 20)), "d": (0, (30, 30))}
+    sizes = {"a": (5, (4, 500)), "b": (5, (3, 517)), "c": (77, (320, 4)), "d": (0, (2, 450))}  # thin: they are enlarged
     labels = {name: np.full(size, label, dtype=np.uint8) for name, (label, size) in sizes.items()}
     root = write_ade20k(tmp_path / "data", labels)
     for i, test in enumerate(

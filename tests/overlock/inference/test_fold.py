@@ -104,6 +104,11 @@ def test_float32(golden: Pair, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", sizes((32, 32), (160, 192), (224, 224)))
+@pytest.mark.parametrize(
+    "golden",
+    [n if n in (SMALLEST, "overlock_t") else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS],
+    indirect=True,
+)
 def test_float64(golden: Pair, size: tuple[int, int]) -> None:
     model = copy.deepcopy(golden.model).double()
     check_same(model, deploy(model), size, torch.float64)
