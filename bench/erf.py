@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _images(folder: Path) -> list[Path]:
-    from bench.accuracy.sources import is_image
+    from bench.evaluation.files import listing
 
-    found = [path for path in folder.rglob("*") if is_image(path.as_posix())] if folder.is_dir() else []
+    found = [folder / name for name in listing(folder).images()] if folder.is_dir() else []
     if not found:
         raise BadInput(f"--images {folder}: no images there")
     return found

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, weights: Mapping[str, str], baseline: str) -> 
             images.save_manifest(args.results)
         finished, unreadable = evaluate(images, runs, conditions, workers)
         environment, run_id = collect(conditions.device, torch.get_num_threads()), new_run()
-        seen = report.Seen(names, unreadable, args.allow_missing, real)
+        seen = report.Seen(names, unreadable, args.allow_missing, real, images.notes)
         records = [
             stamped(replace(record, threads=environment.get("threads")), environment, run_id)
             for predictions, one in zip(finished, runs, strict=True)

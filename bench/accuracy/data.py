@@ -5,25 +5,36 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from bench.accuracy import labels as lab
 from bench.accuracy.sources import Source, open_source
 from bench.cli import BadInput
+from bench.evaluation.files import described, refuse_repeated
+
+SHOWN = 12
+"""Classes that a sentence names."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with their class indices. `subset` are the classes that predictions are confined to (None: all)."""
+    """Images with their class indices.
+
+    Attributes:
+        subset: the classes that predictions are confined to (None: all).
+        classes: name of a folder -> index, where a custom set's folders make the classes.
+        notes: how classes are numbered, and what of `--data` and `--labels` is left out.
+    """
 
     dataset: str
     source: Source
     labels: Sequence[int]
     subset: tuple[int, ...] | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,17 +75,18 @@ def open_images(path: Path, dataset: str = "imagenet", labels: Path | None = Non
             f"--data {path}: {count} images where {dataset} has {expected}: complete it, let N be missing by "
             "--allow-missing N, or give --dataset custom for another set"
         )
+    refuse_repeated(f"--data {path}", source.names, "names two images")
+    index: dict[str, int] = {}
+    notes = described(source.left_out)
     if labels is not None:
-        classes = lab.of_file(labels, source.names)
+        classes, unused = lab.of_file(labels, source.names)
+        notes += unused
     elif source.labels is not None:
         classes = list(source.labels)
     else:
-        folders = [PurePosixPath(name).parent.name for name in source.names]
-        if not all(folders):
-            raise BadInput(
-                f"--data {path}: images without a class folder ({source.names[folders.index('')]}): give --labels"
-            )
-        classes = lab.of_folders(folders, dataset)
+        folders = class_folders(path, source)
+        index = lab.class_index({*folders, *empty_folders(source)} if dataset == "custom" else set(folders), dataset)
+        classes = [index[name] for name in folders]
     if min(classes) < 0:
         name = source.names[classes.index(min(classes))]
         raise BadInput(f"--data {path}: {name} has no label (the test split has none)")
@@ -82,7 +94,44 @@ def open_images(path: Path, dataset: str = "imagenet", labels: Path | None = Non
     outside = [label for label in set(classes) if subset is not None and label not in subset]
     if outside:
         raise BadInput(f"--data {path}: class {outside[0]} is not of {dataset}")
-    repeated = [name for name, times in Counter(source.names).items() if times > 1]
-    if repeated:
-        raise BadInput(f"--data {path}: two images are named {repeated[0]}")
-    return ImageSet(dataset, source, classes, subset)
+    if dataset != "custom":
+        return ImageSet(dataset, source, classes, subset, notes=notes)
+    return ImageSet(dataset, source, classes, subset, index, numbering(index, set(classes)) + notes)
+
+
+def class_folders(path: Path, source: Source) -> list[str]:
+    """The name of each image's folder.
+
+    Raises:
+        BadInput: if these folders do not lie side by side: then which of them are the classes is not known.
+    """
+    folders = [PurePosixPath(name).parent for name in source.names]
+    first = next(iter(folders))
+    for name, folder in zip(source.names, folders, strict=True):
+        if not folder.name:
+            raise BadInput(f"--data {path}: images without a class folder ({name}): give --labels")
+        if folder.parent != first.parent:
+            raise BadInput(
+                f"--data {path}: the folders {first} and {folder} do not lie side by side: give the folder whose "
+                "folders are the classes, or --labels"
+            )
+    return [folder.name for folder in folders]
+
+
+def empty_folders(source: Source) -> set[str]:
+    """The names of folders without images beside those that have some."""
+    above = PurePosixPath(source.names[0]).parent.parent
+    return {PurePosixPath(folder).name for folder in source.folders if PurePosixPath(folder).parent == above}
+
+
+def numbering(index: Mapping[str, int], used: set[int]) -> tuple[str, ...]:
+    """A sentence on how a custom set's folders are numbered."""
+    if not index:
+        return ()
+    listed = [f"{i} {name}" for name, i in sorted(index.items(), key=lambda item: item[1])]
+    shown = listed if len(listed) <= SHOWN else [*listed[: SHOWN - 1], "...", listed[-1]]
+    empty = sum(i not in used for i in index.values())
+    without = f"; {empty} of them without images" if empty else ""
+    alike = sorted(index) == sorted(index, key=index.__getitem__)
+    order = "" if alike else "; torchvision's ImageFolder has another order"
+    return (f"{len(listed)} classes by folder: {', '.join(shown)}{without}{order}",)

@@ -148,6 +148,7 @@ def header(
         "images": len(images),
         "manifest": images.digest,
         "classes": len(images.subset) if images.subset else None,
+        **({"class_index": dict(images.classes)} if images.classes else {}),
         **conditions.to_dict(),
         "torch": str(torch.__version__),
         "timm": timm.__version__,

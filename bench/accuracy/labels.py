@@ -9,11 +9,12 @@ import functools
 import json
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bench.cli import BadInput
+from bench.evaluation.files import described, is_image, natural_key, refuse_repeated
 
 
 @dataclass(frozen=True)
@@ -56,65 +57,98 @@ def subset(dataset: str) -> tuple[int, ...] | None:
     return None if listed is None else tuple(sorted(synset_index()[name] for name in _timm_file(listed).split()))
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """timm's sorting key, in which numbers within names count as numbers; then the name, lest `1` and `01` tie."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
-
-
-def of_folders(folders: Sequence[str], dataset: str) -> list[int]:
-    """The class index of each image's folder: a synset, an index (ImageNet-V2), or, in a custom set, any name.
+def class_index(classes: Collection[str], dataset: str) -> dict[str, int]:
+    """Name of a class folder -> index: a synset's, the number itself in ImageNet-V2, or, in a custom set of other
+    names, the place among all folders in timm's order.
 
     Raises:
-        BadInput: for a folder that is no class of the set.
+        BadInput: for a folder that is no class of the set, and where names may mean one index or another.
     """
-    distinct, index = set(folders), synset_index()
-    if dataset == "custom" and not distinct <= index.keys():
-        if all(name.isdecimal() for name in distinct):
-            return [int(name) for name in folders]
-        order = {name: i for i, name in enumerate(sorted(distinct, key=natural_key))}
-        return [order[name] for name in folders]
-    allowed = subset(dataset)
-    table: dict[str, int] = {}
-    for name in sorted(distinct):
-        value = index.get(name, int(name) if name.isdecimal() else -1)
+    synsets = synset_index()
+    known = [name for name in classes if name in synsets]
+    if dataset == "custom" and not known:
+        return _places(classes)
+    allowed, table = subset(dataset), dict[str, int]()
+    for name in sorted(classes):
+        number = int(name) if name.isdecimal() and dataset == "imagenet-v2" else -1
+        value = synsets.get(name, number)
         if not 0 <= value < 1000 or (allowed is not None and value not in allowed):
-            raise BadInput(
-                f"--data: folder {name!r} is no class of {dataset}: name folders by synset (n01440764), "
-                "or give --dataset custom"
+            mend = (
+                f"{known[0]!r} is one of ImageNet-1K: have folders of one kind, or give --labels"
+                if dataset == "custom"
+                else "name folders by synset (n01440764), or give --dataset custom"
             )
+            raise BadInput(f"--data: folder {name!r} is no class of {'ImageNet-1K' if known else dataset}: {mend}")
         table[name] = value
-    return [table[name] for name in folders]
+    return table
 
 
-def of_file(path: Path, names: Sequence[str]) -> list[int]:
-    """Class indices of `names` (sorted) by a ground-truth file.
+def _places(classes: Collection[str]) -> dict[str, int]:
+    table = {name: i for i, name in enumerate(sorted(classes, key=natural_key))}
+    if all(name.isdecimal() for name in table) and any(int(name) != i for name, i in table.items()):
+        raise BadInput(
+            f"--data: folders named by numbers ({', '.join(list(table)[:3])}, ...) may be indices or names: if indices,"
+            f" add the empty ones that are missing of 0 to {max(map(int, table))}; else put a letter before each, or "
+            "give --labels"
+        )
+    return table
+
+
+def of_file(path: Path, names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Class indices of `names` (sorted) by a ground-truth file, and what of the file names no image.
 
     Lines are `NAME LABEL ...` (also with commas or tabs, as in LOC_val_solution.csv), or one label for each image in
-    the order of names. A label is a synset or an index from 0. The development kit's numbers from 1 to 1000 are in
-    another order: they need its `meta.mat` beside the file.
+    the order of names. NAME is a path below the folder of images, the file's name, or that without its suffix: the
+    first of these by which all images have a line. A label is a synset or an index from 0. The development kit's
+    numbers from 1 to 1000 are in another order: they need its `meta.mat` beside the file.
 
     Raises:
-        BadInput: for an unknown label, an image without one, or numbers whose order is not known.
+        BadInput: for an unknown label, an image without one or with two, a name of two images, or numbers whose order
+            is not known.
     """
     try:
-        lines = [re.split(r"[,\s]+", line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BadInput(f"--labels {path}: {error.strerror}") from error
-    if lines and len(lines[0]) > 1:
-        table = {_stem(line[0]): line[1] for line in lines if len(line) > 1}
-        missing = [name for name in names if _stem(name) not in table]
-        if missing:
-            raise BadInput(f"--labels {path}: no label of {missing[0]} ({len(missing)} images have none)")
-        labels = [table[_stem(name)] for name in names]
-    elif len(lines) == len(names):
-        labels = [line[0] for line in lines]
-    else:
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--labels {path}: it is no text file: give lines of NAME LABEL, or of labels") from error
+    lines = [(i, re.split(r"[,\s]+", line.strip())) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    named = bool(lines) and len(lines[0][1]) > 1
+    odd = [i for i, fields in lines if (len(fields) > 1) != named]
+    if odd:
+        raise BadInput(f"--labels {path}: line {odd[0]} is unlike the first: give NAME LABEL in all lines")
+    if not named and len(lines) != len(names):
         raise BadInput(f"--labels {path}: {len(lines)} labels for {len(names)} images")
-    return _indices(labels, path, ordered=len(lines[0]) > 1)
+    if not named:
+        return _indices([fields[0] for _, fields in lines], path, ordered=False), ()
+    labels, others = _matched(path, [(fields[0], fields[1]) for _, fields in lines], names)
+    first, label = lines[0][1][:2]
+    heading = others[:1] == [first] and not label.isdecimal() and label not in synset_index()
+    unused = others[1:] if heading else others
+    return _indices(labels, path, ordered=True), described({f"lines of {path.name} that name no image": unused})
+
+
+def _matched(path: Path, lines: Sequence[tuple[str, str]], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The label of each image, and the names of other lines."""
+    missing: list[str] = []
+    keys: tuple[Callable[[str], str], ...] = (str, lambda name: PurePosixPath(name).name, _stem)
+    for key in keys:
+        table = {key(name): label for name, label in lines}
+        missing = [name for name in names if key(name) not in table]
+        if not missing:
+            break
+    else:
+        raise BadInput(f"--labels {path}: no label of {missing[0]} ({len(missing)} images have none)")
+    images = [key(name) for name in names]
+    refuse_repeated(f"--labels {path}", images, "is the name of two images, which need their paths")
+    known = set(images)
+    refuse_repeated(f"--labels {path}", (key(name) for name, _ in lines if key(name) in known), "has two lines")
+    return [table[name] for name in images], [name for name, _ in lines if key(name) not in known]
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    """A file's name without the suffix of an image."""
+    return PurePosixPath(name).stem if is_image(name) else PurePosixPath(name).name
 
 
 def _indices(labels: Sequence[str], path: Path, ordered: bool) -> list[int]:
@@ -153,13 +187,15 @@ def real_labels(names: Sequence[str], path: Path | None = None) -> list[tuple[in
     """
     try:
         text = path.read_text(encoding="utf-8") if path else _timm_file("imagenet_real_labels.json")
+        table = [tuple(map(int, of_image)) for of_image in json.loads(text)]
     except OSError as error:
         raise BadInput(f"--real {path}: {error.strerror}") from error
-    table = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"--real {path}: no JSON list of each image's labels ({error})") from error
     labels = []
     for name in names:
         number = re.search(r"ILSVRC2012_val_(\d{8})", name)
         if number is None or not 0 < int(number[1]) <= len(table):
             raise BadInput(f"--real: {name} is no image of ImageNet's validation set (ILSVRC2012_val_00000001.JPEG)")
-        labels.append(tuple(table[int(number[1]) - 1]))
+        labels.append(table[int(number[1]) - 1])
     return labels

@@ -31,12 +31,14 @@ class Seen:
         unreadable: index of an image -> why it cannot be read, as far as it was met in this pass.
         allow_missing: how many unreadable images leave a row valid.
         real: each image's ReaL labels, where they are asked for.
+        notes: on the set as a whole.
     """
 
     names: Sequence[str]
     unreadable: Mapping[int, str]
     allow_missing: int = 0
     real: Sequence[tuple[int, ...]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def reasons(p: Predictions, seen: Seen) -> tuple[str, ...]:
@@ -106,7 +108,7 @@ def records(p: Predictions, recipe: str, seen: Seen) -> list[Record]:
             timm=h["timm"],
             weights=h["weights"],
             dataset=f"{h['dataset']}:{h['manifest']}",
-            notes=notes(p, seen.names),
+            notes=notes(p, seen.names) + seen.notes,
         )
         if not of:
             made.append(record.failed("no image could be read", *bad))
@@ -150,6 +152,7 @@ def rows(made: Sequence[Record]) -> list[dict[str, Cell]]:
 def render(made: Sequence[Record], compared: Sequence[Comparison], environment: dict[str, Any], style: str) -> str:
     """The table in a style, and below it what makes rows invalid, the comparisons, and the machine."""
     invalid = [f"{r.model} {r.form} {r.resolution} is not valid: {why}" for r in made for why in r.reasons]
-    noted = [f"{r.model} {r.form} {r.resolution}: {note}" for r in made for note in r.notes]
-    lines = [*dict.fromkeys([*invalid, *noted]), *map(str, compared), made[0].dataset]
+    of_all = [note for note in made[0].notes if all(note in r.notes for r in made)]
+    noted = [f"{r.model} {r.form} {r.resolution}: {note}" for r in made for note in r.notes if note not in of_all]
+    lines = [*dict.fromkeys([*invalid, *noted]), *map(str, compared), made[0].dataset, *of_all]
     return printed.render(made, rows(made), lines, [asdict(c) for c in compared], environment, style)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from bench.accuracy.labels import natural_key
 from bench.cli import BadInput
+from bench.evaluation.files import (
+    EXTENSIONS,
+    HIDDEN,
+    LeftOut,
+    Listing,
+    is_hidden,
+    listing,
+    natural_key,
+    refuse_repeated,
+)
 
-EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+TABLES = (".parquet", ".arrow")
 
 
 class Source(Protocol):
@@ -28,12 +36,15 @@ class Source(Protocol):
     @property
     def labels(self) -> Sequence[int] | None: ...
 
+    @property
+    def folders(self) -> Sequence[str]:
+        """All folders, those without images too."""
+        ...
+
+    @property
+    def left_out(self) -> LeftOut: ...
+
     def read(self, i: int) -> bytes: ...
-
-
-def is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
 
 
 class Folder:
@@ -41,15 +52,13 @@ class Folder:
 
     labels: Sequence[int] | None = None
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, below: Listing | None = None) -> None:
         self.root = root
-        images = []
-        for folder, _, files in os.walk(root, followlinks=True):
-            relative = Path(folder).relative_to(root)
-            images += [((relative / file).as_posix(), Path(folder, file)) for file in files if is_image(file)]
-        images.sort(key=lambda item: natural_key(item[0]))
-        self.names = [name for name, _ in images]
-        self.sizes = [path.stat().st_size if path.exists() else -1 for _, path in images]
+        below = below or listing(root)
+        self.names = sorted(below.images(), key=natural_key)
+        self.folders, self.left_out = below.folders, below.left_out
+        paths = [root / name for name in self.names]
+        self.sizes = [path.stat().st_size if path.exists() else -1 for path in paths]
 
     def read(self, i: int) -> bytes:
         return (self.root / self.names[i]).read_bytes()
@@ -64,11 +73,25 @@ class Tar:
         self.path = path
         try:
             with tarfile.open(path, "r:") as archive:
-                members = [m for m in archive if m.isfile() and is_image(m.name)]
-        except tarfile.TarError as error:
+                entries = [(m.name.removeprefix("./"), m) for m in archive if m.name != "."]
+        except (OSError, tarfile.TarError) as error:
             raise BadInput(f"--data {path}: no uncompressed tar: {error}") from error
-        members.sort(key=lambda m: natural_key(m.name))
-        self.names = [m.name.removeprefix("./") for m in members]
+        refuse_repeated(f"--data {path}", (name for name, m in entries if m.isfile()))
+        listed = dict(entries)
+        below = Listing()
+        for name, m in listed.items():
+            if any(is_hidden(part) for part in PurePosixPath(name).parts):
+                below.leave_out(HIDDEN, name)
+            elif m.isdir():
+                below.folders.append(name)
+            elif m.isfile():
+                below.files.append(name)
+            else:
+                below.leave_out("no regular file", name)
+        self.names = sorted(below.images(), key=natural_key)
+        members = [listed[name] for name in self.names]
+        above = {parent.as_posix() for name in self.names for parent in PurePosixPath(name).parents}
+        self.folders, self.left_out = sorted({*below.folders, *above} - {"."}), below.left_out
         self.sizes = [m.size for m in members]
         self.offsets = [m.offset_data for m in members]
 
@@ -81,8 +104,10 @@ class Tar:
 class Columns:
     """Parquet or Arrow files as Hugging Face's data sets write them: a column `image` {bytes, path} and one `label`."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = list(files)
+    folders: Sequence[str] = ()
+
+    def __init__(self, files: Sequence[Path], left_out: LeftOut | None = None) -> None:
+        self.files, self.left_out = list(files), left_out or {}
         self.names: list[str] = []
         self.labels: list[int] = []
         self._places: list[tuple[int, int, int]] = []  # file, row group or record batch, row in it
@@ -96,7 +121,7 @@ class Columns:
                 paths = [row if isinstance(row, str) else (row or {}).get("path") for row in table["image"].to_pylist()]
                 for r, (name, label) in enumerate(zip(paths, table["label"].to_pylist(), strict=True)):
                     self.names.append(name or f"{path.name}/{g}-{r}")
-                    self.labels.append(int(label))
+                    self.labels.append(-1 if label is None else int(label))
                     self._places.append((f, g, r))
         self.sizes = [-1] * len(self.names)
 
@@ -163,11 +188,11 @@ def open_source(path: Path) -> Source:
     if not path.exists():
         raise BadInput(f"--data {path}: there is no such file or folder")
     if path.is_dir():
-        tables = sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".arrow"))
-        tables = [p for p in tables if p.name.startswith(("val", "test"))] or tables
-        source: Source = _columns(tables) if tables else Folder(path)
-    elif path.suffix in (".parquet", ".arrow"):
-        source = _columns([path])
+        below = listing(path)
+        tables = [name for name in below.files if Path(name).suffix in TABLES]
+        source: Source = _of_tables(path, tables, below) if tables else Folder(path, below)
+    elif path.suffix in TABLES:
+        source = _columns([path], {})
     else:
         source = Tar(path)
     if not source.names:
@@ -177,9 +202,22 @@ def open_source(path: Path) -> Source:
     return source
 
 
-def _columns(files: Sequence[Path]) -> Columns:
+def _of_tables(path: Path, tables: Sequence[str], below: Listing) -> Columns:
+    """The tables of the validation set or of the test set in a folder, or all, where none is named so."""
+    chosen = {split: [name for name in tables if Path(name).name.startswith(split)] for split in ("val", "test")}
+    if all(chosen.values()):
+        raise BadInput(
+            f"--data {path}: it has {chosen['val'][0]} and {chosen['test'][0]}: give the files of one set in a folder"
+        )
+    taken = chosen["val"] or chosen["test"] or tables
+    for name in sorted(set(below.files) - set(taken)):
+        below.leave_out("no table of the set", name)
+    return _columns([path / name for name in taken], below.left_out)
+
+
+def _columns(files: Sequence[Path], left_out: LeftOut) -> Columns:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise BadInput(f"--data {files[0]}: reading it needs pyarrow: pip install pyarrow") from error
-    return Columns(files)
+    return Columns(files, left_out)

@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 
 from bench.accuracy.data import ImageSet, open_images
-from bench.accuracy.labels import DATASETS, of_file, of_folders, real_labels, subset
+from bench.accuracy.labels import DATASETS, class_index, of_file, real_labels, subset
 from bench.accuracy.sources import Columns, Folder
 from bench.cli import BadInput
 from tests.bench.accuracy.trees import SYNSETS
@@ -115,7 +115,7 @@ LABEL_FILES = {
 def test_label_files(style: str, tmp_path: Path) -> None:
     path = tmp_path / "labels"
     path.write_text(LABEL_FILES[style])
-    assert of_file(path, NAMES) == WANTED
+    assert of_file(path, NAMES) == (WANTED, ())
 
 
 def test_the_development_kits_numbers(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_development_kits_numbers(tmp_path: Path) -> None:
     path = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
     path.write_text("".join(f"{int(np.flatnonzero(order == i)[0]) + 1}\n" for i in WANTED))
     scipy.io.savemat(tmp_path / "meta.mat", {"synsets": synsets})
-    assert of_file(path, NAMES) == WANTED
+    assert of_file(path, NAMES) == (WANTED, ())
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_subsets(dataset: str, classes: int) -> None:
     assert len(found or range(1000)) == classes
     assert len(set(found or range(1000))) == classes
     folders = [SYNSETS[i] for i in (found or range(1000))]
-    assert of_folders(folders, dataset) == list(found or range(1000))
+    assert class_index(folders, dataset) == {SYNSETS[i]: i for i in (found or range(1000))}
 
 
 def test_folders_of_v2_are_indices() -> None:
-    assert of_folders(["0", "10", "999"], "imagenet-v2") == [0, 10, 999]
+    assert class_index(["0", "10", "999"], "imagenet-v2") == {"0": 0, "10": 10, "999": 999}
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,137 @@ def test_folders_of_v2_are_indices() -> None:
 )
 def test_a_folder_of_no_class_is_refused(folder: str, dataset: str) -> None:
     with pytest.raises(BadInput, match=repr(folder)):
-        of_folders([SYNSETS[6], folder], dataset)
+        class_index([SYNSETS[6], folder], dataset)
 
 
 def test_folders_of_a_custom_set_are_numbered_in_natural_order() -> None:
-    assert of_folders(["c10", "c9", "c10"], "custom") == [1, 0, 1]
+    assert class_index(["c10", "c9"], "custom") == {"c9": 0, "c10": 1}
+
+
+def touched(root: Path, *names: str) -> Path:
+    """Empty images and folders of these names."""
+    for name in names:
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    return root
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_folders_without_images_are_classes_and_hidden_ones_are_none(archived: bool, tmp_path: Path) -> None:
+    names = ("ant/1.jpg", "bee/", "cat/2.JPG", ".ipynb_checkpoints/x.jpg", "__MACOSX/y.jpg", "cat/notes.txt")
+    path = touched(tmp_path / "val", *names)
+    if archived:
+        with tarfile.open(tmp_path / "val.tar", "w") as archive:
+            archive.add(path, "val")
+        path = tmp_path / "val.tar"
+    images = open_images(path, "custom")
+    assert images.labels == [0, 2]
+    assert images.classes == {"ant": 0, "bee": 1, "cat": 2}
+    classes, hidden, others = images.notes
+    assert classes == "3 classes by folder: 0 ant, 1 bee, 2 cat; 1 of them without images"
+    assert ".ipynb_checkpoints" in hidden
+    assert "__MACOSX" in hidden
+    assert others.endswith("1 (cat/notes.txt)" if not archived else "1 (val/cat/notes.txt)")
+
+
+def test_the_first_and_the_last_of_many_folders(tmp_path: Path) -> None:
+    folders = [f"c{i}/" for i in range(999)]
+    images = open_images(touched(tmp_path, *folders, "c0/1.jpg", "c998/1.jpg"), "custom")
+    assert images.labels == [0, 998]
+    assert "0 c0, 1 c1" in images.notes[0]
+    assert "998 c998; 997 of them without images; torchvision's ImageFolder has another order" in images.notes[0]
+
+
+def test_a_link_that_loops_changes_no_class(tmp_path: Path) -> None:
+    touched(tmp_path, "b/1.jpg", "c/1.jpg")
+    (tmp_path / "b" / "all").symlink_to(tmp_path)
+    images = open_images(tmp_path, "custom")
+    assert images.labels == [0, 1]
+    assert images.notes[1].endswith("1 (b/all)")
+
+
+@pytest.mark.parametrize(
+    ("names", "dataset", "words"),
+    {
+        "numbers from 1": ([f"{i}/x.jpg" for i in range(1, 13)], "custom", "may be indices or names"),
+        "some numbers": (["0/x.jpg", "10/x.jpg"], "custom", "missing of 0 to 10"),
+        "one index twice": (["0/x.jpg", "1/x.jpg", "01/x.jpg"], "custom", "may be indices or names"),
+        "numbers of ImageNet": (["0/x.jpg", "1/x.jpg"], "imagenet", "'0' is no class"),
+        "synsets and others": ([f"{SYNSETS[0]}/x.jpg", "other/"], "custom", "'other'"),
+        "two levels": (["a/x.jpg", "b/c/x.jpg"], "custom", "side by side"),
+        "two sets": (["train/a/x.jpg", "val/a/x.jpg"], "custom", "side by side"),
+        "images beside folders": (["a/x.jpg", "y.jpg"], "custom", "without a class folder (y.jpg)"),
+    }.values(),
+)
+def test_folders_whose_classes_are_not_known_are_refused(
+    names: list[str], dataset: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=re.escape(words)):
+        open_images(touched(tmp_path, *names), dataset, allow_missing=50_000)
+
+
+def test_folders_of_all_indices_are_indices(tmp_path: Path) -> None:
+    folders = [f"{i}/" for i in range(12)]
+    assert open_images(touched(tmp_path, *folders, "10/x.jpg", "2/x.jpg"), "custom").labels == [2, 10]
+
+
+LABELLED = {
+    "a byte-order mark": ("\ufeffa/1.jpg 3\nb/1.jpg 4\n", [3, 4]),
+    "paths": ("b/1.jpg 4\na/1.jpg 3\n", [3, 4]),
+    "a name twice": ("a/1.jpg 3\na/1.jpg 5\nb/1.jpg 4\n", "a/1.jpg has two lines"),
+    "a name of two images": ("1.jpg 3\n", "1.jpg is the name of two images"),
+    "a stem of two images": ("1 3\n", "1 is the name of two images"),
+    "lines of two kinds": ("a/1.jpg 3\nb/1.jpg\n", "line 2 is unlike the first"),
+}
+
+
+@pytest.mark.parametrize("case", LABELLED)
+def test_label_files_that_may_be_misread(case: str, tmp_path: Path) -> None:
+    text, wanted = LABELLED[case]
+    path = tmp_path / "labels"
+    path.write_text(text, encoding="utf-8")
+    if isinstance(wanted, str):
+        with pytest.raises(BadInput, match=re.escape(wanted)) as error:
+            of_file(path, ["a/1.jpg", "b/1.jpg"])
+        assert str(path) in str(error.value)
+    else:
+        assert of_file(path, ["a/1.jpg", "b/1.jpg"])[0] == wanted
+
+
+def test_suffixes_tell_two_images_apart_where_they_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    path.write_text("1.png 4\n1.jpg 3\n2.jpg 7\n")
+    labels, notes = of_file(path, ["1.jpg", "1.png"])
+    assert labels == [3, 4]
+    assert notes == ("left out, lines of labels that name no image: 1 (2.jpg)",)
+    path.write_text("1 3\n")
+    with pytest.raises(BadInput, match="1 is the name of two images"):
+        of_file(path, ["1.jpg", "1.png"])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b""])
+def test_label_files_that_are_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=re.escape(str(path))):
+        of_file(path, NAMES)
+
+
+@pytest.mark.parametrize("text", ["{", "3", '[["a"]]', "[1]", "\ud800"])
+def test_real_labels_that_are_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "real.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(BadInput, match=re.escape(str(path))):
+        real_labels(["ILSVRC2012_val_00000001.JPEG"], path)
+
+
+def test_tables_beside_those_of_the_set_are_named(tree: Path, tmp_path: Path) -> None:
+    assert "train-00000" in as_parquet(tree, tmp_path).notes[0]
+    (tmp_path / "data" / "test.parquet").touch()
+    with pytest.raises(BadInput, match="one set"):
+        open_images(tmp_path, "custom")
 
 
 @pytest.mark.parametrize("dataset", [name for name, d in DATASETS.items() if d.images])

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Counting:
 def test_an_image_is_decoded_once_for_all_models(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = open_images(tree, "custom")
     source = Counting(images.source)
-    images = ImageSet("custom", source, images.labels)
+    images = replace(images, source=source)
     transformed = Counter[Geometry]()
     make = Geometry.transform
 
@@ -132,7 +133,7 @@ def test_equal_logits_are_ordered_by_class(tree: Path, tmp_path: Path) -> None:
 def test_a_subset_confines_predictions(tree: Path, tmp_path: Path) -> None:
     images, conditions = open_images(tree, "custom"), Conditions(batch=16, workers=0)
     few = tuple(sorted(set(images.labels)))
-    confined = ImageSet("custom", images.source, images.labels, subset=few)
+    confined = replace(images, subset=few)
     got = evaluated(confined, run_of(confined, tmp_path / "few", conditions), conditions)
     all_classes = evaluated(images, run_of(images, tmp_path / "all", conditions), conditions)
     assert set(got.rows["top5"].flatten().tolist()) <= set(few)
@@ -188,7 +189,7 @@ class Deadly(Counting):
 
 def test_a_decoder_that_dies_loses_nothing_counted(tree: Path, tmp_path: Path) -> None:
     images, conditions = open_images(tree, "custom"), Conditions(batch=4, workers=1)
-    deadly = ImageSet("custom", Deadly(images.source, at=30), images.labels)
+    deadly = replace(images, source=Deadly(images.source, at=30))
     run = run_of(deadly, tmp_path / "a", conditions)
     with pytest.raises(BadInput, match="died"):
         evaluated(deadly, run, conditions)
@@ -228,7 +229,7 @@ def test_a_finished_run_is_not_done_again(tree: Path, tmp_path: Path) -> None:
     images, conditions = open_images(tree, "custom"), Conditions(batch=8, workers=0)
     first = evaluated(images, run_of(images, tmp_path, conditions), conditions)
     source = Counting(images.source)
-    again = ImageSet("custom", source, images.labels)
+    again = replace(images, source=source)
     second = evaluated(again, run_of(again, tmp_path, conditions), conditions)
     assert np.array_equal(first.rows, second.rows)
     assert first.header == second.header

@@ -24,6 +24,7 @@ from bench.accuracy.predictions import Predictions, read
 from bench.cli import BadInput
 from bench.loading import randomise
 from bench.records import store
+from tests.bench.accuracy.trees import crop, save
 
 SIZE = ("--resolutions", "64", "--batch-size", "4", "--workers", "0", "--threads", "1")
 
@@ -108,6 +109,31 @@ def test_the_right_top1_is_known(
     right = sum(int(a) == b for a, b in zip(other, labels, strict=True))
     (comparison,) = told["comparisons"]
     assert comparison["delta"] == pytest.approx(100 * (29 - right) / 40)
+
+
+def test_seventy_per_cent_of_sixty_images_in_a_thousand_folders(
+    weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most folders are empty, and are classes all the same; labels are the network's own predictions for 42 images."""
+    for i in range(60):
+        save(crop(i, 70, 70), tmp_path / "flat" / f"{i:02d}.jpg")
+    (tmp_path / "any.txt").write_text("0\n" * 60)
+    common = ["--models", "convnext_atto", "--weights", str(weights["convnext_atto"])]
+    top1.main([*arguments(tmp_path / "flat", tmp_path / "a"), *common, "--labels", str(tmp_path / "any.txt")])
+    for i in range(1000):
+        (tmp_path / "val" / f"n{i:08d}").mkdir(parents=True)
+    (tmp_path / "val" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "val" / ".ipynb_checkpoints" / "x.jpg").touch()
+    for i, row in enumerate(of(tmp_path / "a", "convnext_atto").rows["top5"].astype(int)):
+        label = row[0] if i < 42 else (row[0] + 1) % 1000
+        (tmp_path / "flat" / f"{i:02d}.jpg").rename(tmp_path / "val" / f"n{label:08d}" / f"{i:02d}.jpg")
+    capsys.readouterr()
+    assert top1.main([*arguments(tmp_path / "val", tmp_path / "b"), *common, "--format", "json"]) == cli.OK
+    record = json.loads(capsys.readouterr().out)["records"][0]
+    assert (record["metric"], record["n"], record["value"]) == ("top1", 60, pytest.approx(70.0))
+    assert "1000 classes by folder: 0 n00000000, 1 n00000001" in record["notes"][0]
+    assert ".ipynb_checkpoints" in record["notes"][1]
+    assert of(tmp_path / "b", "convnext_atto").header["class_index"]["n00000999"] == 999
 
 
 @pytest.mark.parametrize("name", ["overlock_xt", "unireplknet_a"])
