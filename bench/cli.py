@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 OK, REGRESSION, BAD_INPUT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: fine; regression or refuted claim; bad input or nothing measured; undecided; stopped by Ctrl-C."""
+"""Exit codes: fine; regression or refuted claim; bad input or nothing measured; undecided; stopped by Ctrl-C.
+
+A command that another signal stops ends with 128 and the signal's number."""
+
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
@@ -31,7 +36,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(command: str, main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its code; bad input is one line on stderr, without a traceback."""
+    """Run a command and exit with its code; bad input is one line on stderr, without a traceback.
+
+    SIGTERM and SIGHUP end it as Ctrl-C does: what is measured is kept, and no process or temporary folder stays.
+    """
+    stopped = stop_on_signals()
     try:
         code = main()
         sys.stdout.flush()
@@ -43,7 +52,23 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         sys.stderr.close()
         code = OK
-    sys.exit(code)
+    sys.exit(128 + stopped[0] if stopped and code == INTERRUPTED else code)
+
+
+def stop_on_signals() -> list[int]:
+    """Have SIGTERM and SIGHUP raise `KeyboardInterrupt`; the list gets the number of the one that came."""
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        for other in STOPPING:  # further ones would cut short what is cleaned up
+            signal.signal(other, signal.SIG_IGN)
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, stop)
+    return stopped
 
 
 def resolution(text: str) -> Resolution:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from bench.cli import BadInput
 from bench.evidence.statement import Statement
 from bench.published import Subject
 from bench.records.record import Record, from_json, new_run, stamped
+from bench.scratch import scratch
 from bench.tasks import COUNTED_AT
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ def counted(subjects: Sequence[Subject]) -> Measured:
 
 def _compare(models: Sequence[str], size: str, options: Sequence[str]) -> Measured:
     log.info("counting %s at %s %s", ", ".join(models), size, " ".join(options))
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "cost.json"
+    with scratch("count") as folder:
+        output = folder / "cost.json"
         asked = ["--metrics", "params", "macs", "--resolutions", size, "--output", str(output), *options]
         command = [sys.executable, "-m", "bench.compare", "--models", *models, *asked]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

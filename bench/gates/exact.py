@@ -10,7 +10,6 @@ import concurrent.futures
 import logging
 import multiprocessing
 import os
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli import BadInput, resolution_name
+from bench.cli import BadInput, resolution_name, stop_on_signals
 from bench.gates.expected import FAILED, Figure
 from bench.machine.environment import physical_cores
 from bench.models import MODELS, Entry
+from bench.scratch import scratch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,6 +97,10 @@ def _in_processes(
             return measured, *place.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise BadInput("a measuring process died, as it does when memory runs out: give fewer --models") from error
+        except KeyboardInterrupt:  # where a signal reached this process alone
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -108,6 +112,7 @@ def _work(name: str) -> tuple[bool, int]:
 
 def _begin(native: bool) -> None:
     """In a new process: one thread, C kernels or not, and no warnings of libraries about each other."""
+    stop_on_signals()
     warnings.simplefilter("ignore", FutureWarning)
     if not native:
         os.environ["OVERLOCK_NATIVE"] = "0"
@@ -160,8 +165,8 @@ def _guarded(name: str, work: Callable[[Entry, Path], Iterator[Figure]]) -> list
     entry = MODELS[name]
     measured: list[Figure] = []
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for figure in work(entry, Path(folder) / "weights.pth"):
+        with scratch("exact") as folder:
+            for figure in work(entry, folder / "weights.pth"):
                 measured.append(figure)
     except Exception as error:  # a model that fails is a result of its own, not the end of the gate
         traceback.print_exc()

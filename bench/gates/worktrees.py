@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.cli import BadInput
 from bench.paths import REPOSITORY
+from bench.scratch import scratch
+
+PURPOSE = "gate"
+"""Of the temporary folder, in its name."""
 
 
 def git(*args: str, repository: Path = REPOSITORY) -> str:
@@ -51,14 +54,24 @@ def uncommitted(repository: Path = REPOSITORY) -> list[str]:
 @contextmanager
 def checked_out(*commits: str, repository: Path = REPOSITORY) -> Iterator[list[Path]]:
     """A worktree of each commit, in a temporary folder; they are gone after it, whatever happens within."""
-    with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder:
-        roots = [Path(folder) / f"{i}-{commit[:12]}" for i, commit in enumerate(commits)]
-        try:
+    try:
+        with scratch(PURPOSE) as folder:
+            forget(repository)
+            roots = [folder / f"{i}-{commit[:12]}" for i, commit in enumerate(commits)]
             for root, commit in zip(roots, commits, strict=True):
                 git("worktree", "add", "--detach", "--quiet", str(root), commit, repository=repository)
             yield roots
-        finally:
-            for root in roots:
-                if root.exists():
-                    git("worktree", "remove", "--force", str(root), repository=repository)
-            git("worktree", "prune", repository=repository)
+    finally:
+        forget(repository)
+
+
+def forget(repository: Path) -> None:
+    """Have git forget the worktrees whose temporary folder is gone: those alone, as `prune` takes the user's as well.
+
+    Forced twice, as git leaves a worktree locked if it is killed while it makes it.
+    """
+    for line in git("worktree", "list", "--porcelain", repository=repository).splitlines():
+        root = Path(line.removeprefix("worktree "))
+        ours = line.startswith("worktree ") and root.parent.name.startswith(f"bench-{PURPOSE}-")
+        if ours and not root.parent.exists():
+            git("worktree", "remove", "--force", "--force", str(root), repository=repository)

@@ -12,7 +12,6 @@ import math
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from bench.cli import BadInput, Parser
 from bench.engine.statistics import Ratio, odd_round, ratio_of_rounds
 from bench.records import store
 from bench.records.record import Record
+from bench.scratch import scratch
 
 TWIN, SLOWED, MODEL = "convnext_t_twin", "convnext_t_slowed", "convnext_t"
 
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Record]:
     """The records of one `bench.compare`."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "records.json"
+    with scratch("trial") as folder:
+        output = folder / "records.json"
         command = [*under, sys.executable, "-m", "bench.compare", "--import", "bench.validation.planted"]
         command += ["--models", TWIN, SLOWED, MODEL, "--metrics", "throughput", "--batch-size", str(batch)]
         done = subprocess.run(

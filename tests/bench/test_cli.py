@@ -1,0 +1,139 @@
+"""Signals: SIGTERM and SIGHUP end a command as Ctrl-C does, and temporary folders go, at once or with the next one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from bench import cli
+from bench.gates import worktrees
+from bench.paths import REPOSITORY
+from bench.scratch import LOCK, LOCKED, scratch
+
+WORKS = """
+import sys, time
+from pathlib import Path
+from bench import cli
+from bench.gates.worktrees import checked_out, commit_of
+
+def main():
+    repository = Path(sys.argv[1])
+    with checked_out(commit_of("HEAD", repository), repository=repository):
+        print("made", flush=True)
+        time.sleep(60)
+
+cli.run("gate", main)
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One commit of one file."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "file").write_text("one")
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    for args in (("init", "-q", "-b", "main"), ("add", "."), (*who, "commit", "-qm", "one")):
+        subprocess.run(["git", "-C", str(folder), *args], check=True)
+    return folder
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made, by this process too."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def killed_by(number: int, repository: Path) -> int:
+    """The exit code of a command that gets a signal while it has a worktree."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKS, str(repository)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup may be above us
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "made\n"
+    process.send_signal(number)
+    return process.wait(30)
+
+
+def worktrees_of(repository: Path) -> int:
+    return worktrees.git("worktree", "list", repository=repository).count("\n") + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stopped_command_leaves_nothing(number: int, repository: Path, temporary: Path) -> None:
+    assert killed_by(number, repository) == 128 + number
+    assert not [*temporary.iterdir()]
+    assert worktrees_of(repository) == 1
+
+
+def test_the_next_command_removes_what_a_killed_one_left(repository: Path, temporary: Path) -> None:
+    assert killed_by(signal.SIGKILL, repository) == -signal.SIGKILL
+    assert len([*temporary.iterdir()]) == 1
+    assert worktrees_of(repository) == 2
+    with worktrees.checked_out(worktrees.commit_of("HEAD", repository), repository=repository) as (root,):
+        assert [*temporary.iterdir()] == [root.parent]
+    assert not [*temporary.iterdir()]
+    assert worktrees_of(repository) == 1
+
+
+def test_a_worktree_that_git_was_killed_at_is_forgotten_and_the_users_stay(repository: Path, temporary: Path) -> None:
+    gone, own = temporary / "bench-gate-gone" / "0", temporary / "mine" / "0"
+    for root in (gone, own):
+        worktrees.git("worktree", "add", "--detach", "--quiet", "--lock", str(root), repository=repository)
+        for path in sorted(root.rglob("*"), reverse=True):
+            path.unlink()
+        root.rmdir()  # the user's is on a disk that is not mounted now
+        root.parent.rmdir()
+    worktrees.forget(repository)
+    assert worktrees_of(repository) == 2
+    assert "mine" in worktrees.git("worktree", "list", repository=repository)
+
+
+def test_folders_in_use_and_those_of_others_stay(temporary: Path) -> None:
+    used, dead, foreign = (temporary / f"bench-{name}-1" for name in ("used", "dead", "foreign"))
+    for folder in (used, dead, foreign):
+        folder.mkdir()
+    for folder in (used, dead):
+        (folder / LOCKED).touch()
+    with FileLock(used / LOCK), scratch("own") as own:
+        assert {*temporary.iterdir()} == {used, foreign, own}
+    assert {*temporary.iterdir()} == {used, foreign}
+
+
+def test_a_second_signal_does_not_cut_the_cleaning_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    def main() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
+        return cli.OK
+
+    before = [signal.signal(number, signal.SIG_DFL) for number in cli.STOPPING]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.run("test", main)
+    finally:
+        for number, handler in zip(cli.STOPPING, before, strict=True):
+            signal.signal(number, handler)
+    assert ended.value.code == 128 + signal.SIGHUP
+    assert cleaned
