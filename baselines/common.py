@@ -1,36 +1,40 @@
-"""What the networks written here share: first weights, drop-path rates, timm's construction, released weights."""
+"""What the networks written here share: timm's conventions of a classifier, its construction, released weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from overlock.checkpoints import released
 from overlock.checkpoints.download import Release
 from overlock.checkpoints.loading import SOURCES, weights_overlay
+from overlock.layers import init_weights
 
 
-def init_weights(module: nn.Module) -> None:
-    """First weights: truncated normal of deviation 0.02 for convolution and linear, biases 0; norms keep 1 and 0."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+class Classifier(nn.Module):
+    """What timm asks of a network whose last layer is the linear `head`."""
 
+    num_features: int
 
-def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth's rate for each block of each stage: linear from 0 at the first to `rate` at the last."""
-    last = max(sum(depths) - 1, 1)
-    starts = [sum(depths[:stage]) for stage in range(len(depths))]
-    return [
-        [rate * (start + block) / last for block in range(depth)] for start, depth in zip(starts, depths, strict=True)
-    ]
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.get_submodule("head")
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer for `num_classes` (0: none), and timm's pooling `global_pool` where it is given."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        like = next(self.parameters())
+        self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+        init_weights(self.head)
 
 
 def default_cfg(crop_pct: float, first_conv: str) -> dict[str, Any]:

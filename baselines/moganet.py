@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, SelectAdaptivePool2d
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.models import FeatureListNet, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from baselines import common
-from baselines.common import build, default_cfg, drop_path_rates, init_weights
+from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
+from overlock.layers import Blocks, Checkpointing, init_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "moganet_xt": {"widths": (32, 64, 96, 192), "depths": (3, 3, 10, 2)},
@@ -141,7 +142,7 @@ class Downsample(nn.Module):
         return self.norm(self.projection(x))
 
 
-class MogaNet(nn.Module):
+class MogaNet(Classifier, Checkpointing):
     """MogaNet classifier: four times `patch_embed<i>`, `blocks<i>`, `norm<i>`, i = 1..4, then mean and `head`.
 
     Args:
@@ -170,16 +171,13 @@ class MogaNet(nn.Module):
             {"num_chs": c, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, c in enumerate(widths)
         ]
         self.num_stages = len(depths)
-        self.grad_checkpointing = False
-        rates = drop_path_rates(drop_path_rate, depths)
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
         for i, (channels, ratio) in enumerate(zip(widths, MLP_RATIOS, strict=True)):
             step = Stem(in_chans, channels) if i == 0 else Downsample(widths[i - 1], channels)
             self.add_module(f"patch_embed{i + 1}", step)
-            self.add_module(
-                f"blocks{i + 1}", nn.Sequential(*(MogaNetBlock(channels, ratio, rate) for rate in rates[i]))
-            )
+            self.add_module(f"blocks{i + 1}", Blocks(*(MogaNetBlock(channels, ratio, rate) for rate in rates[i])))
             self.add_module(f"norm{i + 1}", nn.BatchNorm2d(channels))
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.apply(init_weights)
@@ -188,22 +186,18 @@ class MogaNet(nn.Module):
         """(B, in_chans, H, W) -> (B, C, H/32, W/32), normalised."""
         for i in range(1, self.num_stages + 1):
             x = self.get_submodule(f"patch_embed{i}")(x)
-            blocks = self.get_submodule(f"blocks{i}")
-            x = checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x)
+            x = self.get_submodule(f"blocks{i}")(x)
             x = self.get_submodule(f"norm{i}")(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H/32, W/32) -> (B, num_classes), or (B, C) with `pre_logits`."""
-        x = self.head_drop(self.global_pool(x))
+        x = self.global_pool(x)
+        x = self.head_drop(x if self.global_pool.is_identity() else x.flatten(1))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -214,19 +208,14 @@ class MogaNet(nn.Module):
             else [(r"^patch_embed(\d+)", (0,)), (r"^blocks(\d+)\.(\d+)", None), (r"^norm(\d+)", (99999,))],
         }
 
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        like = self.get_submodule(f"norm{self.num_stages}").weight
-        self.head = nn.Identity()
-        if num_classes > 0:
-            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            init_weights(self.head)
+class MogaNetPyramid(FeatureListNet):
+    """`features_only` form: timm's, which would checkpoint norms too, each as a block of its own."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for module in self.values():
+            if isinstance(module, Blocks):
+                module.set_grad_checkpointing(enable)
 
 
 default_cfgs = generate_default_cfgs({name: default_cfg(0.9, "patch_embed1.projection.0") for name in VARIANTS})
@@ -240,7 +229,8 @@ def release(name: str) -> Release:
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return build(MogaNet, name, release, pretrained, {"out_indices": (0, 1, 2, 3)}, **(VARIANTS[name] | kwargs))
+        features = {"out_indices": (0, 1, 2, 3), "feature_cls": MogaNetPyramid}
+        return build(MogaNet, name, release, pretrained, features, **(VARIANTS[name] | kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     return entrypoint

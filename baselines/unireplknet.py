@@ -13,15 +13,25 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import DropPath, SelectAdaptivePool2d
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import FeatureInfo, feature_take_indices
 from torch import Tensor, nn
 
 from baselines import common
-from baselines.common import build, default_cfg, drop_path_rates, init_weights
+from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
-from overlock.layers import Branch, DilatedReparam, LayerNorm2d, fuse_conv_bn, global_response
+from overlock.layers import (
+    Blocks,
+    Branch,
+    Checkpointing,
+    DilatedReparam,
+    LayerNorm2d,
+    fuse_conv_bn,
+    global_response,
+    init_weights,
+    response_norm,
+)
 
 BRANCHES: dict[int, tuple[Branch, ...]] = {
     17: ((5, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
@@ -76,9 +86,12 @@ class GRN(nn.Module):
         self.beta = None if deploy else nn.Parameter(torch.zeros(1, 1, 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        response = global_response(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, 1, 1, C)
-        scale = self.gamma * response + 1
-        return x * scale if self.beta is None else torch.addcmul(self.beta, x, scale)
+        x, gamma = x.permute(0, 3, 1, 2), self.gamma.view(1, -1, 1, 1)
+        if self.beta is None:
+            y = x * (gamma * global_response(x) + 1)
+        else:
+            y = response_norm(x, gamma, self.beta.view(1, -1, 1, 1))
+        return y.permute(0, 2, 3, 1)
 
 
 class ToChannelsLast(nn.Module):
@@ -166,17 +179,15 @@ class UniRepLKNetBlock(nn.Module):
 Stages = TypeVar("Stages", bound="UniRepLKNetStages")
 
 
-class UniRepLKNetStages(nn.Module):
+class UniRepLKNetStages(Checkpointing):
     """What the classifier and the feature pyramid share: the way through a stage, and the step to the deploy form."""
 
     downsample_layers: nn.ModuleList
     stages: nn.ModuleList
     deploy: bool
-    grad_checkpointing = False
 
     def run_stage(self, i: int, x: Tensor) -> Tensor:
-        x = self.downsample_layers[i](x)
-        return checkpoint_seq(self.stages[i], x) if self.grad_checkpointing else self.stages[i](x)
+        return self.stages[i](self.downsample_layers[i](x))
 
     def to_deploy(self: Stages) -> Stages:
         """A new model in deploy form, in evaluation mode, with the same outputs; this one is left as it is."""
@@ -191,12 +202,8 @@ class UniRepLKNetStages(nn.Module):
             raise ValueError("the deploy form of UniRepLKNet is for inference only: train the training form instead")
         return super().train(mode)
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
 
-
-class UniRepLKNet(UniRepLKNetStages):
+class UniRepLKNet(UniRepLKNetStages, Classifier):
     """UniRepLKNet classifier.
 
     Args:
@@ -240,9 +247,9 @@ class UniRepLKNet(UniRepLKNetStages):
             for c_in, c_out in pairwise(widths)
         ]
         self.downsample_layers = nn.ModuleList([stem, *steps])
-        rates = drop_path_rates(drop_path_rate, depths)
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
         self.stages = nn.ModuleList(
-            nn.Sequential(*(UniRepLKNetBlock(c, k, rate, deploy) for k, rate in zip(ks, stage_rates, strict=True)))
+            Blocks(*(UniRepLKNetBlock(c, k, rate, deploy) for k, rate in zip(ks, stage_rates, strict=True)))
             for c, ks, stage_rates in zip(widths, kernel_sizes, rates, strict=True)
         )
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
@@ -278,20 +285,6 @@ class UniRepLKNet(UniRepLKNetStages):
             if coarse
             else [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.(\d+)", None)],
         }
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        like = self.norm.weight
-        self.head = nn.Identity()
-        if num_classes > 0:
-            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            init_weights(self.head)
 
 
 class UniRepLKNetPyramid(UniRepLKNetStages):

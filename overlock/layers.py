@@ -1,16 +1,18 @@
-"""Layers that OverLoCK is built of. `DilatedReparam`, `LayerNorm2d` and `global_response` serve UniRepLKNet too.
+"""Layers that OverLoCK is built of. Some serve the baselines too.
 
 Shapes: B batch, C channels, H W map. All maps are (B, C, H, W); any memory layout works, channels_last is the fast one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
 from overlock.tracing import eager_autograd, is_captured, under_autocast
@@ -30,6 +32,66 @@ BRANCHES: dict[int, tuple[Branch, ...]] = {
     5: ((3, 1), (3, 2)),
 }
 """OverLoCK's own branch table, by large-kernel size (UniRepLKNet's differs)."""
+
+
+class Checkpointing(nn.Module):
+    """A network whose blocks `run` can keep their inputs alone, and compute the rest again for the backward."""
+
+    grad_checkpointing = False
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for module in self.modules():
+            if isinstance(module, Checkpointing):
+                module.grad_checkpointing = enable
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Any:
+        if not self.grad_checkpointing or not torch.is_grad_enabled():
+            return block(*inputs)
+        if is_captured():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: _recomputation(block))
+
+
+class Blocks(nn.Sequential, Checkpointing):
+    """Blocks of one stage."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = self.run(block, x)
+        return x
+
+
+def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of a block's forward and of its repetition, which starts from the buffers that the forward started
+    from and leaves none changed: batch norms would move their statistics twice a step."""
+    before = {module: {k: _copy(b) for k, b in module._buffers.items()} for module in block.modules()}
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        after = {module: module._buffers for module in before}
+        for module, buffers in before.items():
+            module._buffers = {k: _copy(b) for k, b in buffers.items()}
+        try:
+            yield
+        finally:
+            for module, buffers in after.items():
+                module._buffers = buffers
+
+    return nullcontext(), again()
+
+
+def _copy(buffer: Tensor | None) -> Tensor | None:
+    return None if buffer is None else buffer.clone()
+
+
+def init_weights(module: nn.Module) -> None:
+    """First weights: truncated normal of deviation 0.02 for convolution and linear, biases 0; norms and scales keep
+    theirs."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def bn_affine(bn: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -122,32 +184,6 @@ class DilatedReparam(nn.Module):
             bias = bias + branch_bias
         return weight, bias
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Turn this module, in place, into its merged form (in the dtype that it has)."""
-        if self.merged:
-            return
-        weight, bias = self.merged_kernel()
-        conv = self.lk_origin
-        lk = nn.Conv2d(
-            conv.in_channels,
-            conv.out_channels,
-            self.kernel_size,
-            padding=self.kernel_size // 2,
-            groups=conv.groups,
-            bias=True,
-        )
-        lk = lk.to(device=weight.device, dtype=weight.dtype)
-        lk.weight.copy_(weight)
-        assert lk.bias is not None
-        lk.bias.copy_(bias)
-        self.lk_origin = lk
-        del self.origin_bn
-        for k, r in self.branches:
-            delattr(self, f"dil_conv_k{k}_{r}")
-            delattr(self, f"dil_bn_k{k}_{r}")
-        self.branches = ()
-
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over C of a (B, C, H, W) map; no copy where the map is channels_last."""
@@ -174,21 +210,15 @@ class SE(nn.Module):
         return x * self.proj(x).sigmoid()
 
 
-def global_response(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """GRN's scale (B, C, 1, 1): each channel's L2 norm over H, W, over the mean of these (ConvNeXt V2, eq. 1-2)."""
-    norm = _channel_norm(x)
-    return norm / (norm.mean(dim=1, keepdim=True) + eps)
+def global_response(x: Tensor) -> Tensor:
+    """GRN's scale (B, C, 1, 1): each channel's L2 norm over H, W, over the mean of these (ConvNeXt V2, eq. 1-2).
 
-
-def _channel_norm(x: Tensor) -> Tensor:
-    """(B, C, 1, 1); the root of a sum of squares: `vector_norm` takes ten times as long on a channels_last map."""
-    if eager_autograd():
-        return _ChannelNorm.apply(x)
+    The norm is the root of a sum of squares: `vector_norm` takes ten times as long on a channels_last map.
+    """
     squares = channel_dot(x, x)
-    if not torch.is_grad_enabled():
-        return squares.sqrt()
     zero = squares == 0  # keeps the root's gradient finite there
-    return (squares + zero).sqrt() * ~zero
+    norm = (squares + zero).sqrt() * ~zero if torch.is_grad_enabled() else squares.sqrt()
+    return norm / (norm.mean(dim=1, keepdim=True) + 1e-6)
 
 
 def channel_dot(x: Tensor, y: Tensor) -> Tensor:
@@ -202,23 +232,15 @@ def channel_dot(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([(a * b).sum((2, 3), keepdim=True) for a, b in parts])
 
 
-class _ChannelNorm(torch.autograd.Function):
-    """L2 norm over H and W; its gradient at an all-zero channel is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        norm = channel_dot(x, x).sqrt_()
-        ctx.save_for_backward(x, norm)
-        return norm
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, norm = ctx.saved_tensors
-        return x * torch.where(norm == 0, 0, grad / norm)
+def response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Global response normalisation of x (B, C, H, W): (gamma * scale + 1) * x + beta, both (1, C, 1, 1)."""
+    if eager_autograd():
+        return _GRN.apply(x, gamma, beta)
+    return torch.addcmul(beta, x, gamma * global_response(x) + 1)
 
 
 class GRN(nn.Module):
-    """Global response normalisation: (gamma * scale + 1) * x + beta; gamma and beta start at 0."""
+    """Global response normalisation; gamma and beta start at 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -226,9 +248,7 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if eager_autograd():
-            return _GRN.apply(x, self.gamma, self.beta)
-        return torch.addcmul(self.beta, x, self.gamma * global_response(x) + 1)
+        return response_norm(x, self.gamma, self.beta)
 
 
 class _GRN(torch.autograd.Function):

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from overlock.blocks import DynamicConvBlock, RepConvBlock
 from overlock.contmix import BACKENDS
+from overlock.layers import Checkpointing, init_weights
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -72,7 +73,7 @@ def refuse_training(model: nn.Module, mode: bool) -> bool:
 Self = TypeVar("Self", bound="OverLoCK")
 
 
-class OverLoCK(nn.Module):
+class OverLoCK(Checkpointing):
     """OverLoCK classifier.
 
     Args:
@@ -113,8 +114,7 @@ class OverLoCK(nn.Module):
         c1, c2, c3, c4 = dims
         self.ctx_dim = cc = c4 // 4
         self.num_features, self.head_hidden_size = c4 + cc, HEAD_WIDTH
-        self.grad_checkpointing = False
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depth) + sum(sub_depth), device="cpu").tolist())
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depth) + sum(sub_depth)))
 
         def stage(i: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -169,11 +169,6 @@ class OverLoCK(nn.Module):
     def train(self: Self, mode: bool = True) -> Self:
         """Raises ValueError for the folded form."""
         return super().train(refuse_training(self, mode))
-
-    def run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Stage i (1-4) on the output of the one before it."""
@@ -238,10 +233,6 @@ class OverLoCK(nn.Module):
             self.aux_head[-1] = self._classifier(self.dims[3]).to(like).apply(init_weights)
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's groups for layer-wise learning rates: by this dictionary's order, then by the numbers captured."""
         if coarse:
@@ -257,14 +248,6 @@ class OverLoCK(nn.Module):
             "focus3": [(r"^high_level_proj", (0,)), (r"^sub_blocks3\.(\d+)", None)],
             "focus4": [(r"^patch_embedx", (0,)), (r"^sub_blocks4\.(\d+)", None)],
         }
-
-
-def init_weights(module: nn.Module) -> None:
-    """Truncated normal of deviation 0.02 for convolutions, biases 0; norms and scales keep their own start."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def set_backend(model: nn.Module, backend: str) -> nn.Module:

@@ -6,14 +6,19 @@ differs in its parameters runs at one.
 
 from __future__ import annotations
 
+import copy
 import importlib
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+import baselines  # noqa: F401
+import overlock  # noqa: F401
 from bench.models import MODELS
+from tests.golden_tools import fill, image
 
 SIZES = [(32, 32), (72, 72), (160, 192), (224, 224), (640, 384)]
 LARGER_MODEL = [(72, 72), (160, 192)]
@@ -52,9 +57,47 @@ def test_runs_at_every_size(name: str, form: str) -> None:
     model = seeded(model.to_empty(device="cpu"))
     with torch.inference_mode():
         for size in sizes_of(name, form):
-            image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
-            logits = model(image)
+            x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+            logits = model(x)
             assert logits.shape == (1, 1000), size
             assert logits.isfinite().all(), size
             if size[0] >= 160:  # smaller images leave the last maps one or two positions
                 assert logits.std() > 0, size
+
+
+ONES = (1, 1, 1, 1)
+TINY = {
+    "overlock_xt": {"depth": ONES, "sub_depth": (2, 1), "dims": (8, 16, 16, 32), "sub_num_heads": (1, 2)},
+    "unireplknet_a": {"depths": ONES, "widths": (8, 8, 16, 16), "kernel_sizes": ((3,), (13,), (13,), (13,))},
+    "moganet_xt": {"depths": ONES, "widths": (8, 16, 16, 16)},
+    "convnext_t": {"depths": ONES, "dims": (8, 8, 16, 16)},
+}
+"""A small one of each family."""
+
+
+def a_step(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients and buffers after a training step."""
+    torch.manual_seed(0)  # of stochastic depth and dropout
+    out = model(x)
+    sum(y.square().mean() for y in tree_leaves(out)).backward()
+    gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    return gradients, dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("name", TINY)
+def test_checkpointed_training_is_plain_training(name: str, features_only: bool) -> None:
+    """The same gradients, and the same buffers, in whatever layer of a block they are."""
+    options = {"features_only": True} if features_only else {"drop_path_rate": 0.3, "num_classes": 3}
+    plain = fill(timm.create_model(name, **TINY[name], **options)).train()
+    if name != "convnext_t":  # timm's own checkpointing repeats every layer as it is after the forward
+        block = next(m for m in plain.modules() if type(m).__name__.endswith("Block"))
+        layer = next(m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[1] > 1)
+        nn.utils.parametrizations.spectral_norm(layer)  # has buffers that its own forward reads and moves
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.set_grad_checkpointing()
+    x = image(1, (2, 3, 64, 64), torch.float32)
+    (wanted, buffers), (gradients, kept) = a_step(plain, x), a_step(checkpointed, x)
+    assert wanted.keys() == gradients.keys()
+    assert [key for key, value in wanted.items() if not torch.equal(gradients[key], value)] == []
+    assert [key for key, value in buffers.items() if not torch.equal(kept[key], value)] == []
