@@ -171,7 +171,7 @@ class MogaNet(Classifier, Checkpointing):
             {"num_chs": c, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, c in enumerate(widths)
         ]
         self.num_stages = len(depths)
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         for i, (channels, ratio) in enumerate(zip(widths, MLP_RATIOS, strict=True)):
             step = Stem(in_chans, channels) if i == 0 else Downsample(widths[i - 1], channels)
             self.add_module(f"patch_embed{i + 1}", step)

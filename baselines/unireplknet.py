@@ -247,7 +247,7 @@ class UniRepLKNet(UniRepLKNetStages, Classifier):
             for c_in, c_out in pairwise(widths)
         ]
         self.downsample_layers = nn.ModuleList([stem, *steps])
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.stages = nn.ModuleList(
             Blocks(*(UniRepLKNetBlock(c, k, rate, deploy) for k, rate in zip(ks, stage_rates, strict=True)))
             for c, ks, stage_rates in zip(widths, kernel_sizes, rates, strict=True)

@@ -114,7 +114,7 @@ class OverLoCK(Checkpointing):
         c1, c2, c3, c4 = dims
         self.ctx_dim = cc = c4 // 4
         self.num_features, self.head_hidden_size = c4 + cc, HEAD_WIDTH
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depth) + sum(sub_depth)))
+        rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(depth) + sum(sub_depth)))
 
         def stage(i: int) -> nn.ModuleList:
             return nn.ModuleList(
