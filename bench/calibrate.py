@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.records import store
     from bench.records.record import new_run, stamped
 
+    if not args.no_save:
+        store.check()
     settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
     checked = check(settings, {"models": [args.model], "settings": asdict(settings), "dtypes": [args.dtype]})
     environment = checked["environment"]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import secrets
 import signal
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -52,6 +56,12 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         sys.stderr.close()
         code = OK
+    except OSError as error:  # of a file that was not looked at before, or of a full disk behind our output
+        where = f"{error.filename}: " if error.filename else "writing the output: "
+        print(f"bench.{command}: error: {where}{error.strerror or error}", file=sys.stderr)
+        if not error.filename:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more as it exits
+        code = BAD_INPUT
     sys.exit(128 + stopped[0] if stopped and code == INTERRUPTED else code)
 
 
@@ -151,24 +161,64 @@ def write(path: Path, text: str) -> None:
     Raises:
         BadInput: if it cannot be written.
     """
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}; give --output a file that can be written") from error
+    write_whole(path, text + "\n")
     print(f"wrote {path}", file=sys.stderr)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as a whole: readers see the old text or the new one, and where it fails the old one stays.
+
+    A link stays a link and the file behind it is written; an existing file keeps its mode. Devices, pipes, and files
+    in a folder that cannot be written to are written in place.
+
+    Raises:
+        BadInput: if it cannot be written.
+    """
+    try:
+        target = path.resolve()
+        mode = _mode(target)
+        if mode is not None and not (stat.S_ISREG(mode) and os.access(target.parent, os.W_OK)):
+            target.write_text(text, encoding="utf-8")
+            return
+        partial = target.with_name(f".{secrets.token_hex(8)}.part")  # of nobody else, and short beside a long name
+        try:
+            partial.write_text(text, encoding="utf-8")
+            if mode is not None:
+                partial.chmod(stat.S_IMODE(mode))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that loops
+        raise BadInput(unwritable(path, error)) from error
+
+
 def check_writable(path: Path) -> None:
-    """Make sure, before anything is measured, that `path` can be written; an existing file is left as it is.
+    """Make sure, before anything is measured, that `path` can be written; neither it nor a link there is touched.
 
     Raises:
         BadInput: if it cannot.
     """
-    existed = path.exists()
     try:
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}; give --output a file that can be written") from error
-    if not existed:
-        path.unlink()
+        target = path.resolve()
+        mode = _mode(target)
+        if mode is None:
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass
+        elif not stat.S_ISFIFO(mode):  # which waits for its reader
+            with target.open("ab"):
+                pass
+    except (OSError, RuntimeError) as error:
+        raise BadInput(unwritable(path, error)) from error
+
+
+def unwritable(path: Path, error: Exception) -> str:
+    """What to say of a file that cannot be written."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"cannot write {path}: {why}; give a file that can be written, in a folder that exists"
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None

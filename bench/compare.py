@@ -86,8 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [entry.name for entry in entries]
     baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
     weights = dict(checkpoint(text, names) for text in args.weights)
-    for path in filter(None, (args.output, args.resume)):
-        cli.check_writable(path)
+    if args.output:
+        cli.check_writable(args.output)
+        if args.resume and args.output.resolve() == args.resume.resolve():
+            raise BadInput(f"--output and --resume are both {args.output}: give each a file of its own")
     sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
     metrics = [metric for metric in ASKED if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
@@ -95,9 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.engine.runner import Runner
     from bench.engine.sweep import Sweep
     from bench.machine.environment import physical_cores
+    from bench.published import published
     from bench.records import store
 
+    published()  # a damaged file is refused here, not when all is measured
     earlier = store.read(args.against) if args.against else []
+    if args.resume:
+        store.check_appendable(args.resume)
+    if args.save:
+        store.check()
     settings = Settings(
         device=args.device,
         dtype=args.dtypes[0],
@@ -273,7 +281,10 @@ def precision(runner: Runner) -> list[str]:
             f"a rough figure (without --quick: {DEFAULT.rounds} rounds)."
         )
     if ratios:
-        lines.append(sentence(latest(str(runner.environment.get("machine", "")))))
+        try:
+            lines.append(sentence(latest(str(runner.environment.get("machine", "")))))
+        except BadInput as error:  # which must not keep what was measured from being shown
+            lines.append(f"The calibration of this machine cannot be read: {error}")
     return lines
 
 

@@ -103,10 +103,13 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def _exact(args: argparse.Namespace) -> int:
+    from bench.files import locked
     from bench.gates import exact, expected
     from bench.records.store import results_folder
 
     path = args.expected or results_folder() / "expected.csv"
+    if args.update:
+        cli.check_writable(path)
     names = chosen(args.models or ["all"])
     known = expected.read(path) if path.exists() or not args.update else {}
     with progress() as bar:
@@ -118,9 +121,11 @@ def _exact(args: argparse.Namespace) -> int:
     judgements = expected.judge(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
     if not args.update:
         return report("Exact gate", judgements, args)
-    expected.write(
-        path, expected.updated(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
-    )
+    with locked(path):  # and read again: another --update may have written other models meanwhile
+        known = expected.read(path) if path.exists() else {}
+        expected.write(
+            path, expected.updated(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
+        )
     changed = sum(judgement.verdict != verdict.OK for judgement in judgements)
     print(verdict.render("Expected figures that change", judgements, args.format, args.all_rows))
     print(f"wrote {path}: {changed} of {len(measured.figures)} figures changed", file=sys.stderr)

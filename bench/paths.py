@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.cli import BadInput
+
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
 
@@ -12,10 +14,11 @@ def data_file(name: str) -> Path:
     """Path of a data file such as `published.csv`.
 
     Raises:
-        FileNotFoundError: if it is in neither place, naming both.
+        BadInput: if it is in neither place, naming both.
     """
     candidates = (PACKAGE / "data" / name, REPOSITORY / "results" / name)
     for path in candidates:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{name} is in neither {candidates[0].parent} nor {candidates[1].parent}")
+    where = f"{candidates[0].parent} nor {candidates[1].parent}"
+    raise BadInput(f"{name} is in neither {where}: restore it from git, or install the suite again")

@@ -9,13 +9,15 @@ Importing this imports no torch and no pandas.
 
 from __future__ import annotations
 
-import csv
 import functools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from bench.cli import BadInput
 from bench.families import SIZE_NAMES
+from bench.files import parse_csv, read_text
 from bench.metrics import METRICS
 from bench.models import MODELS, family_of
 from bench.paths import data_file
@@ -32,6 +34,8 @@ COUNTING = 0.01
 
 REPEATED_ACCURACY = 0.03
 """Points by which a repeated evaluation of the same weights may differ: other kernels, another JPEG decoder."""
+
+COLUMNS = ("model", "metric", "value", "unit", "task", "dataset", "resolution", "protocol", "source", "confidence")
 
 LEFT_OUT = ("third party",)
 """Retrainings by others: figures of neither the authors nor timm."""
@@ -133,12 +137,22 @@ def distinct(figures: Iterable[Printed]) -> list[Printed]:
 
 @functools.cache
 def published() -> Mapping[Subject, tuple[Printed, ...]]:
-    """Everything published of the four families' cost and accuracy, by what it is of, in the file's order."""
+    """Everything published of the four families' cost and accuracy, by what it is of, in the file's order.
+
+    Raises:
+        BadInput: if the file is damaged or holds no figure.
+    """
+    path, mend = data_file("published.csv"), "restore it from git, or install the suite again"
     figures: dict[Subject, list[Printed]] = {}
-    with data_file("published.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+    for number, row in parse_csv(read_text(path, mend), path, COLUMNS, mend):
+        try:
             if _wanted(row):
                 figures.setdefault(_subject(row), []).append(_printed(row))
+        except (KeyError, ValueError, StopIteration) as error:
+            why = f"{type(error).__name__} {error}".strip()
+            raise BadInput(f"{path}, line {number}: no published figure can be read there ({why}): {mend}") from error
+    if not figures:
+        raise BadInput(f"{path} holds no published figure: {mend}")
     return {subject: tuple(printed) for subject, printed in figures.items()}
 
 
@@ -185,6 +199,8 @@ def _wanted(row: Mapping[str, str]) -> bool:
 def _printed(row: Mapping[str, str]) -> Printed:
     read = re.search(r"\+-([\d.]+) pt, \+-([\d.]+) G", row["confidence"])
     slack = 0.0 if read is None else float(read[2] if row["unit"] == "G" else read[1])
+    if not math.isfinite(float(row["value"]) * SCALE[row["unit"]]):
+        raise ValueError(f"{row['value']} is not finite")
     return Printed(row["value"], row["unit"], row["source"], row["protocol"], slack, row["confidence"], row["model"])
 
 

@@ -21,6 +21,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], style: str,
     align = ["left"] * words + ["right"] * (len(headings) - words)
     if style == "table":
         headings = [*headings[:words], *(heading.replace(" ", "\n", 1) for heading in headings[words:])]
+    if style == "markdown":  # in which a bar begins a new cell, wherever it stands
+        headings, *rows = [[str(cell).replace("|", "\\|") for cell in row] for row in (headings, *rows)]
     return tabulate(rows, headings, tablefmt=STYLES[style], colalign=align if rows else None, disable_numparse=True)
 
 

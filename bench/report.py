@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.files import read_text
 from bench.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -64,9 +65,12 @@ def write(report: Report, parts: Sequence[str], results: Path, readme: Path, out
     Raises:
         BadInput: if something cannot be written.
     """
+    from bench.reporting import readme as generated
     from bench.reporting.results import latex, results_readme
 
     written: list[Path] = []
+    if "readme" in parts and readme.is_file():
+        generated.update(readme, report)  # which may be refused: before anything is written
     try:
         if "results" in parts:
             written.append(_write(results / "README.md", results_readme(report)))
@@ -89,7 +93,7 @@ def write(report: Report, parts: Sequence[str], results: Path, readme: Path, out
 
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    cli.write_whole(path, text)
     return path
 
 
@@ -114,13 +118,15 @@ def check(report: Report, results: Path, readme: Path) -> int:
 
     stale = []
     present = results / "README.md"
-    if not present.is_file() or present.read_text(encoding="utf-8") != results_readme(report):
+    mend = "python -m bench.report writes it; give --readme another file, or mend this one"
+    if not present.is_file() or read_text(present, mend) != results_readme(report):
         stale.append(str(present))
     if readme.is_file():
-        if readme.read_text(encoding="utf-8") != generated.update(readme, report):
+        text = read_text(readme, mend)
+        if text != generated.update(readme, report):
             stale.append(str(readme))
         figure = readme.parent / generated.FIGURE_FILE
-        marked = f"<!-- bench.report:{generated.FIGURE} -->" in readme.read_text(encoding="utf-8")
+        marked = f"<!-- bench.report:{generated.FIGURE} -->" in text
         if marked and generated.headline(report) and _fingerprint(figure) != report.fingerprint:
             stale.append(str(figure))
     if stale:
@@ -134,7 +140,7 @@ def _fingerprint(figure: Path) -> str:
     """The fingerprint of the data that an SVG was drawn of."""
     if not figure.is_file():
         return ""
-    found = re.search(r"<desc>(\w+)</desc>", figure.read_text(encoding="utf-8"))
+    found = re.search(r"<desc>(\w+)</desc>", figure.read_text(encoding="utf-8", errors="replace"))
     return found[1] if found else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.cli import BadInput
+from bench.files import parse_csv, read_text
 from bench.paths import data_file
 from bench.published import Subject
 from bench.records.record import Record
@@ -87,7 +87,10 @@ def load_files(files: Sequence[Path]) -> Evidence:
     placed: list[Placed] = []
     for path in files:
         if path.is_dir():
-            placed += [item for file in sorted(path.glob("*.csv")) for item in _in(file)]
+            files = sorted(path.glob("*.csv"))
+            if not files:
+                raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
+            placed += [item for file in files for item in _in(file)]
         else:
             placed += _in(path)
     return Evidence(placed)
@@ -140,8 +143,9 @@ _NOT_THE_DEFAULT = re.compile(r"_pretrain|_reparam|1k_384\.pth|unireplknet_s_in2
 @cache
 def _sums() -> dict[str, str]:
     """File of released weights -> its SHA-256, where that is known."""
-    with data_file("weights.csv").open(newline="", encoding="utf-8") as file:
-        return {row["value"].rpartition("/")[2]: row["sha256"] for row in csv.DictReader(file) if row["sha256"]}
+    path, mend = data_file("weights.csv"), "restore it from git, or install the suite again"
+    rows = parse_csv(read_text(path, mend), path, ("value", "sha256"), mend)
+    return {row["value"].rpartition("/")[2]: row["sha256"] for _, row in rows if row["sha256"]}
 
 
 def conditions(record: Record) -> Conditions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -90,6 +91,10 @@ def _decide(statement: Statement, rests: Sequence[Placed], bounds: tuple[float, 
     """The finding from one record for each subject. `bounds` is the interval of a noisy quantity."""
     measured = statement.quantity([placed.value for placed in rests])
     lo, hi = bounds or (measured, measured)
+    if not math.isfinite(measured) or math.isnan(lo) or math.isnan(hi):
+        return Finding(
+            statement, Verdict.NOT_MEASURED, evidence=tuple(rests), detail="the records give no finite value"
+        )
     contradicted = _contradicted(statement)
     detail = ""
     if contradicted:
@@ -182,7 +187,8 @@ def _decide_timed(statement: Statement, run: dict[Subject, Placed], evidence: Ev
         record = paired[0].record
         low, high = (paired[0].value if bound is None else bound for bound in (record.lo, record.hi))
         finding = _decide(statement, rests, (low * factor, high * factor))
-        finding = replace(finding, measured=paired[0].value * factor, evidence=(paired[0], *rests))
+        if finding.measured is not None and math.isfinite(factor):
+            finding = replace(finding, measured=paired[0].value * factor, evidence=(paired[0], *rests))
     else:
         finding = _decide(statement, rests, _bounds(statement, rests))
     r = rests[0].record

@@ -123,8 +123,9 @@ def measure(statements: Sequence[Statement], kinds: Sequence[str], models: Colle
     Raises:
         BadInput: if no statement speaks of these models, or counting fails.
     """
-    from bench.records.store import save
+    from bench.records.store import check, save
 
+    check(results)
     made = 0
     for kind in kinds:
         subjects = wanted(statements, kind, models)

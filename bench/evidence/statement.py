@@ -43,10 +43,13 @@ class Statement:
         return any(subject.timed for subject in self.subjects)
 
     def quantity(self, values: list[float]) -> float:
-        """The relation's left side from the subjects' values, in their order."""
+        """The relation's left side from the subjects' values, in their order; nan where it has none (over 0, say)."""
         if self.combine == "sum":
             return sum(value * factor for value, factor in zip(values, self.factors, strict=True))
-        return math.prod(value**factor for value, factor in zip(values, self.factors, strict=True))
+        try:
+            return math.prod(float(value) ** factor for value, factor in zip(values, self.factors, strict=True))
+        except (ZeroDivisionError, OverflowError):
+            return math.nan
 
     def published(self) -> str:
         """What is stated: the printed figures, contradicting ones side by side, or words."""

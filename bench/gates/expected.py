@@ -8,12 +8,15 @@ Imports no torch.
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from bench.cli import BadInput
+from bench.cli import BadInput, write_whole
+from bench.files import parse_csv, read_text
 from bench.gates.verdict import DIFFERS, INVALID, OK, Judgement
 from bench.models import MODELS
 
@@ -48,6 +51,21 @@ class Figure:
         return self.model, self.form, self.metric, self.resolution, self.dtype
 
     @property
+    def flaw(self) -> str:
+        """Why this can be no expected figure, whatever it is compared with; empty where it can."""
+        if self.metric.startswith("logits"):
+            try:
+                finite = all(map(math.isfinite, map(float, self.value.split())))
+            except ValueError:
+                return "not numbers"
+            return "" if finite and self.value.strip() else "not finite: was every tensor loaded?"
+        if self.metric.startswith(("params", "macs", "memory")):
+            return "" if re.fullmatch(r"[0-9]{1,18}", self.value) else "no whole number"
+        if self.metric == "loaded":
+            return "" if re.fullmatch(r"([0-9]+) of \1 tensors", self.value) else "not every tensor arrived"
+        return "" if self.metric == "state_dict" and self.value else f"no metric {self.metric} with a value is expected"
+
+    @property
     def subject(self) -> str:
         return " ".join(filter(None, (self.model, self.form, self.resolution, self.dtype)))
 
@@ -56,7 +74,7 @@ class Figure:
         """The value for people: counts with separators, the first numbers of a fingerprint."""
         if self.value.isdecimal():
             return f"{int(self.value):,}"
-        if self.metric.startswith("logits"):
+        if self.metric.startswith("logits") and not self.flaw:
             return " ".join([f"{float(number):.6g}" for number in self.value.split()[:2]] + ["..."])
         return self.value
 
@@ -68,19 +86,19 @@ def read(path: Path) -> dict[Key, Figure]:
     """The figures of a file, by key.
 
     Raises:
-        BadInput: if it is not there, or no such file.
+        BadInput: if it is not there, is no such file, or has a figure that nothing can be compared with.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise BadInput(f"{path}: its columns are {reader.fieldnames}, not {', '.join(COLUMNS)}")
-            figures = [Figure(**row) for row in reader]
-    except FileNotFoundError as error:
-        raise BadInput(f"there is no file {path}: python -m bench.gate --exact --update writes one") from error
-    except (OSError, UnicodeDecodeError, TypeError) as error:
-        raise BadInput(f"cannot read {path}: {error}") from error
-    return {figure.key: figure for figure in figures}
+    mend = "restore it from git; python -m bench.gate --exact --update writes one where there is none"
+    figures: dict[Key, Figure] = {}
+    for number, row in parse_csv(read_text(path, mend), path, COLUMNS, mend):
+        figure = Figure(**{name: row[name] for name in COLUMNS})
+        flaw = "there twice" if figure.key in figures else figure.flaw
+        if flaw:
+            raise BadInput(
+                f"{path}, line {number}: {figure.subject} {figure.metric} is {flaw} ({figure.value:.40}): {mend}"
+            )
+        figures[figure.key] = figure
+    return figures
 
 
 def write(path: Path, figures: Iterable[Figure]) -> None:
@@ -89,17 +107,15 @@ def write(path: Path, figures: Iterable[Figure]) -> None:
     Raises:
         BadInput: if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *map(astuple, figures)])
-        partial.replace(path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *map(astuple, figures)])
+    write_whole(path, text.getvalue())
 
 
 def difference(expected: Figure, measured: Figure, capability: str) -> str:
     """How a figure differs, measured on a CPU of this capability, in words; empty where it is what is expected."""
+    if measured.flaw or expected.flaw:
+        return measured.flaw or f"the file's is {expected.flaw}"
     if expected.value == measured.value:
         return ""
     if measured.metric.startswith("logits"):
@@ -115,14 +131,9 @@ def difference(expected: Figure, measured: Figure, capability: str) -> str:
 
 
 def _logits_differ(expected: Figure, measured: Figure) -> str:
-    try:
-        old, new = (tuple(map(float, figure.value.split())) for figure in (expected, measured))
-    except ValueError:
-        return "not the same"
+    old, new = (tuple(map(float, figure.value.split())) for figure in (expected, measured))
     if len(old) != len(new):
         return "not the same"
-    if not all(map(math.isfinite, new)):
-        return "not finite: was every tensor loaded?"
     largest = max(abs(a - b) for a, b in zip(old, new, strict=True)) / max(abs(old[0]), 1e-30)
     tolerance = LOGITS_TOLERANCE[measured.dtype]
     return f"by {largest:.1e} of the logits' size (tolerance {tolerance:g})" if largest > tolerance else ""
@@ -146,7 +157,7 @@ def judge(
             judgements.append(Judgement(figure.subject, FAILED, INVALID, {}, figure.value))
             continue
         known = expected.get(figure.key)
-        change = difference(known, figure, capability) if known else "not in the file: --update adds it"
+        change = difference(known, figure, capability) if known else figure.flaw or "not in the file: --update adds it"
         cells = {"expected": known.shown if known else "", "measured": figure.shown, "change": change}
         judgements.append(Judgement(figure.subject, figure.metric, DIFFERS if change else OK, cells))
     seen, wanted = {figure.key for figure in measured}, set(models)
@@ -169,15 +180,18 @@ def updated(
     Not measured are other models, and metrics that were `skipped`.
 
     Raises:
-        BadInput: if a model could not be measured.
+        BadInput: if a model could not be measured, or a figure of it can be no expected one.
     """
-    failed = [figure for figure in measured if figure.metric == FAILED]
-    if failed:
-        raise BadInput(f"{failed[0].subject} could not be measured, and nothing is written: {failed[0].value}")
+    for figure in measured:
+        if figure.metric == FAILED:
+            raise BadInput(f"{figure.subject} could not be measured, and nothing is written: {figure.value}")
+        if figure.flaw:
+            raise BadInput(f"{figure.subject} {figure.metric}: {figure.flaw} ({figure.value:.40}); nothing is written")
     wanted = set(models)
     new = []
     for figure in measured:
         known = expected.get(figure.key)
         new.append(known if known and not difference(known, figure, capability) else figure)
     kept = [f for f in expected.values() if f.model not in wanted or f.metric in skipped]
-    return sorted(new + kept, key=lambda figure: list(MODELS).index(figure.model))
+    order = {name: i for i, name in enumerate(MODELS)}
+    return sorted(new + kept, key=lambda figure: order.get(figure.model, len(order)))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -20,6 +21,10 @@ VERSION = 3
 
 OUT_OF_MEMORY = "OOM"
 """How the first reason of a record begins when the measurement ran out of memory."""
+
+
+NO_FIGURE: Mapping[str, Any] = {"value": None, "lo": None, "hi": None, "n": None, "valid": False}
+"""What a record without a figure has in the place of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,15 @@ class Record:
     time: str = ""  # UTC, ISO 8601
     version: int = VERSION
 
+    def __post_init__(self) -> None:
+        """A figure that is not finite is no figure: nothing may show it, judge it, or find it equal to another."""
+        bounds = [bound for bound in (self.lo, self.hi) if bound is not None]  # one may be open: infinite
+        drawn = [] if self.value is None else [self.value, *self.samples]
+        if not all(map(math.isfinite, drawn)) or any(map(math.isnan, bounds)):
+            reason = f"not finite: {', '.join(map(str, [*drawn[:1], *bounds]))}"
+            for name, value in {**NO_FIGURE, "samples": (), "reasons": (*self.reasons, reason)}.items():
+                object.__setattr__(self, name, value)
+
     @property
     def out_of_memory(self) -> bool:
         return bool(self.reasons) and self.reasons[0].startswith(OUT_OF_MEMORY)
@@ -80,7 +94,7 @@ class Record:
 
     def failed(self, *reasons: str) -> Record:
         """This record without a value, for these reasons."""
-        return replace(self, value=None, lo=None, hi=None, n=None, valid=False, reasons=reasons)
+        return replace(self, **NO_FIGURE, reasons=reasons)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,16 +131,49 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     """A record read back, brought up to date; fields of a later version that are unknown here are left out.
 
     Raises:
-        ValueError: if a field without a default is missing.
+        ValueError: if a field without a default is missing, or one is not of its type; it names the field.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"not a record: {values!r:.60}")
     known = {key: value for key, value in values.items() if key in FIELDS}
-    for key in TUPLES:
-        known[key] = tuple(known.get(key) or ())
+    for field in fields(Record):
+        value = known.get(field.name)
+        if isinstance(value, list) or (value is None and field.name in TUPLES):
+            known[field.name] = value = tuple(value or ())
+        if field.name in known and not _FITS[str(field.type)](value):
+            raise ValueError(f"not a record: {field.name} is {value!r:.60}")
     try:
-        return _up_to_date(Record(**known))
+        record = Record(**known)
     except TypeError as error:
         raise ValueError(f"not a record: {error}") from error
+    for name, pattern in _PATTERNS.items():
+        if not re.fullmatch(pattern, getattr(record, name)):
+            raise ValueError(f"not a record: {name} is {getattr(record, name)!r:.60}")
+    return _up_to_date(record)
 
+
+def _number(value: Any) -> bool:
+    return isinstance(value, float) or (_whole(value) and value.bit_length() < 1000)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "float | None": lambda value: value is None or _number(value),
+    "int | None": lambda value: value is None or _whole(value),
+    "int": _whole,
+    "bool | None": lambda value: value is None or isinstance(value, bool),
+    "bool": lambda value: isinstance(value, bool),
+    "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(isinstance(item, str) for item in value),
+    "tuple[float, ...]": lambda value: isinstance(value, tuple) and all(map(_number, value)),
+}
+"""Whether a value fits a field, by the field's type."""
+
+_PATTERNS = {"resolution": r"(\d{1,6}(x\d{1,6})?|none)?", "machine": r"([\w+-][\w.+-]{0,199})?"}
+"""Fields that others take apart, or name folders with."""
 
 _HEAD_IN_METHOD = re.compile(r"(\w+)(?: on a (fixed path \([^)]*\)))?(?:; |, |$)")
 """How `method` began in version 2, where the task had heads: `maskrcnn on a fixed path (...); timed so and so`."""
@@ -159,7 +206,11 @@ def from_json(text: str) -> tuple[dict[str, Any], list[Record]]:
     Raises:
         ValueError: if the text is not such a file.
     """
-    data = json.loads(text)
-    if not isinstance(data, dict) or not isinstance(data.get("records"), list):
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("not a file of records: nested too deeply") from error
+    environment = data.get("environment") or {} if isinstance(data, dict) else None
+    if not isinstance(environment, dict) or not isinstance(data.get("records"), list):
         raise ValueError('not a file of records: it should be {"environment": {...}, "records": [...]}')
-    return dict(data.get("environment") or {}), [from_dict(values) for values in data["records"]]
+    return environment, [from_dict(values) for values in data["records"]]

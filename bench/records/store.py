@@ -14,13 +14,11 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from bench.cli import BadInput
+from bench.cli import BadInput, check_writable, unwritable, write_whole
+from bench.files import locked, parse_csv, read_text
 from bench.paths import REPOSITORY
 from bench.records.record import FIELDS, TUPLES, Record, from_dict, from_json
 
@@ -28,8 +26,8 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.csv"
 ENVIRONMENTS = "environments.jsonl"
-LOCK_TIMEOUT = 60.0
-"""Seconds to wait for another writer, who holds the lock for some milliseconds."""
+MEND = "give a file of records that bench.compare wrote, or mend it by hand or from git"
+"""What a user can do about a file that cannot be read."""
 
 _NUMBERS = ("value", "lo", "hi")
 _COUNTS = ("n", "batch", "threads", "version")
@@ -72,13 +70,46 @@ def append(path: Path, records: Iterable[Record]) -> None:
     rows = [_cells(record) for record in records]
     if not rows:
         return
-    with _locked(path):
-        columns = _repaired_columns(path)
+    with locked(path):
+        columns = _columns(path)
+        _repair(path)
         missing = [name for name in FIELDS if name not in columns]
         if missing:
             columns = [*columns, *missing]
             _rewrite(path, columns)
         _add(path, _text([[row.get(name, "") for name in columns] for row in rows]))
+
+
+def check(results: Path | None = None) -> None:
+    """Make sure, before anything is measured, that `save` can keep what will be: no file of ours there is damaged.
+
+    Raises:
+        BadInput: if one is, or the folder cannot be written to.
+    """
+    results = results or results_folder()
+    here = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    if not here.is_dir():
+        raise BadInput(f"{here} is no folder: no records can be kept in {results}; give another one, or move the file")
+    check_writable(here / RECORDS)
+    for file in sorted(results.glob(f"*/{ENVIRONMENTS}")):
+        environments(file.parent)
+        check_writable(file)
+    for file in sorted(results.glob(f"*/{RECORDS}")):
+        check_appendable(file)
+
+
+def check_appendable(path: Path) -> None:
+    """Make sure, before anything is measured, that `append` can add to a file; nothing of it is touched.
+
+    Raises:
+        BadInput: if it cannot, or the file is not one of records.
+    """
+    check_writable(path)
+    if path.exists():
+        if not path.is_file():
+            raise BadInput(f"{path} is no file that lines can be added to: give a CSV file, or a name that is free")
+        if _columns(path):
+            _parse(read_text(path, MEND), path)
 
 
 def machines(results: Path | None = None) -> list[Path]:
@@ -97,14 +128,13 @@ def read(path: Path) -> list[Record]:
         if not files:
             raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
         return [record for file in files for record in read(file)]
+    content = read_text(path, MEND)
+    if not content.lstrip().startswith("{"):
+        return _parse(content, path)
     try:
-        content = path.read_text(encoding="utf-8", errors="strict")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read records from {path}: {error}") from error
-    try:
-        return from_json(content)[1] if content.lstrip().startswith("{") else _parse(content, path)
+        return from_json(content)[1]
     except ValueError as error:
-        raise BadInput(f"{path}: {error}") from error
+        raise BadInput(f"{path}: {error}: {MEND}") from error
 
 
 def environments(folder: Path) -> dict[str, dict[str, Any]]:
@@ -112,40 +142,22 @@ def environments(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(_environment_lines(folder / ENVIRONMENTS))
 
 
-def _environment_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        return []
-    found = []
-    for number, line in enumerate(_whole(path.read_text(encoding="utf-8"), path).splitlines(), 1):
+def _environment_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    content = read_text(path, MEND) if path.is_file() else ""
+    for number, line in enumerate(_whole(content, path).split("\n")[:-1], 1):
         try:
             data = json.loads(line)
-            found.append((str(data["run"]), dict(data["environment"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}, line {number}: no environment of a run: {error}") from error
-    return found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Within it no other writer touches the file."""
-    lock = FileLock(f"{path}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_TIMEOUT)
-    except Timeout as error:
-        raise BadInput(
-            f"{path} is being written to for more than {LOCK_TIMEOUT:g} s: who holds {path}.lock?"
-        ) from error
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+            run, environment = data["run"], data["environment"]
+            if not isinstance(run, str) or not isinstance(environment, dict):
+                raise TypeError("run is no text, or environment no object")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise BadInput(f"{path}, line {number}: no environment of a run ({why}): {MEND}") from error
+        yield run, environment
 
 
 def _append_text(path: Path, text: str) -> None:
-    with _locked(path):
+    with locked(path):
         _repair(path)
         _add(path, text)
 
@@ -161,7 +173,7 @@ def _add(path: Path, text: str) -> None:
     except OSError as error:
         if path.exists():
             os.truncate(path, size)
-        raise BadInput(f"cannot write {path}: {error.strerror or error}; nothing was added to it") from error
+        raise BadInput(f"{unwritable(path, error)}; nothing was added to it") from error
 
 
 def _whole(content: str, path: Path) -> str:
@@ -178,39 +190,31 @@ def _repair(path: Path) -> None:
         content = path.read_bytes()
         end = content.rfind(b"\n") + 1
         if end != len(content):
-            log.warning("%s: its last line was never finished and is removed", path)
+            log.warning("%s: its last line was never finished and is removed: %.200r", path, content[end:])
             os.truncate(path, end)
 
 
-def _repaired_columns(path: Path) -> list[str]:
-    """The columns of a file whose unfinished last line, if any, is removed; none for a new file."""
-    _repair(path)
-    if not path.exists() or not path.stat().st_size:
+def _columns(path: Path) -> list[str]:
+    """The columns of a file of records, none for a new one; nothing of it is touched.
+
+    Raises:
+        BadInput: if it is something else. A first line without an end must be the beginning of ours.
+    """
+    content = read_text(path, MEND) if path.exists() else ""
+    first, end, _ = content.partition("\n")
+    if not end and _text([FIELDS]).startswith(first):
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        columns = next(csv.reader(file))
-    _check_columns(columns, path)
-    return columns
-
-
-def _check_columns(columns: Sequence[str], path: Path) -> None:
-    if "model" not in columns or "metric" not in columns:
-        raise BadInput(f"{path}: no file of records: its first line names no columns model and metric")
+    parse_csv(first, path, ("model", "metric"), MEND)
+    if not end:
+        raise BadInput(f"{path}: no file of records: its first line has no end: {MEND}")
+    return next(csv.reader([first]))
 
 
 def _rewrite(path: Path, columns: Sequence[str]) -> None:
     """Give a file these columns, empty where it had none; replaced as a whole."""
-    rows: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(_text([columns, *([row.get(name) or "" for name in columns] for row in rows)]), "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    content = read_text(path, MEND) if path.exists() else ""
+    rows = parse_csv(content, path, (), MEND)
+    write_whole(path, _text([columns, *([row.get(name, "") for name in columns] for _, row in rows)]))
 
 
 def _text(rows: Iterable[Sequence[str]]) -> str:
@@ -235,15 +239,13 @@ def _cell(value: Any) -> str:
 
 
 def _parse(content: str, path: Path) -> list[Record]:
-    reader = csv.DictReader(io.StringIO(_whole(content, path), newline=""))
-    _check_columns(reader.fieldnames or (), path)
     records = []
-    for number, row in enumerate(reader, 2):
+    for number, row in parse_csv(_whole(content, path), path, ("model", "metric"), MEND):
         try:
             values = {name: _value(name, text) for name, text in row.items() if name in FIELDS and text}
             records.append(from_dict({"value": None, "unit": "", "form": "", "version": 1, **values}))
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{path}, line {number}: {error}: {MEND}") from error
     return records
 
 

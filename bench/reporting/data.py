@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cli import BadInput
 from bench.evidence.evidence import Evidence, Placed, load
 from bench.evidence.figures import figure_statements
 from bench.evidence.judge import Finding, judge_all
 from bench.evidence.statements import STATEMENTS
 from bench.machine.environment import describe
-from bench.records.store import environments
+from bench.records.store import ENVIRONMENTS, MEND, environments
 from bench.reporting.rows import Row, rows
 
 
@@ -45,7 +46,11 @@ def gather(results: Path) -> Report:
     machines: dict[str, str] = {}
     for folder in sorted({results / f.record.machine for f in evidence.all if f.record.machine}):
         known = environments(folder)
-        machines[folder.name] = describe(known[max(known)]) if known else folder.name
+        try:
+            machines[folder.name] = describe(known[max(known)]) if known else folder.name
+        except (KeyError, TypeError, AttributeError) as error:
+            where = f"{folder / ENVIRONMENTS}: the environment of run {max(known)}"
+            raise BadInput(f"{where} does not describe a machine ({error}): {MEND}") from error
     findings = judge_all((*STATEMENTS, *figure_statements()), evidence)
     return Report(evidence, machines, rows(evidence.all), findings)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
+from bench.files import read_text
 from bench.reporting.data import Report
 from bench.reporting.rows import Row, main_rows
 from bench.reporting.tables import comparison, shared
@@ -31,7 +32,9 @@ def replaced(text: str, parts: Mapping[str, str]) -> str:
         if opening not in text:
             continue
         if closing not in text.split(opening, 1)[1]:
-            raise BadInput(f"README.md: {opening} is never closed by {closing}")
+            raise BadInput(
+                f"README.md: {opening} is never closed by {closing}: add that line, or take the first one out"
+            )
         before, rest = text.split(opening, 1)
         after = rest.split(closing, 1)[1]
         text = f"{before}{opening}\n\n{content.strip()}\n\n{closing}{after}"
@@ -65,5 +68,9 @@ def _time(row: Row) -> str:
 
 
 def update(path: Path, report: Report) -> str:
-    """The README's text with its generated parts as they should be."""
-    return replaced(path.read_text(encoding="utf-8"), parts(report))
+    """The README's text with its generated parts as they should be.
+
+    Raises:
+        BadInput: if it is no text, or a marker is not closed.
+    """
+    return replaced(read_text(path, "give --readme a Markdown file in UTF-8"), parts(report))

@@ -230,6 +230,20 @@ def test_the_newest_run_counts() -> None:
     assert finding.verdict == Verdict.REFUTED
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_what_is_not_finite_is_never_judged(value: float) -> None:
+    """Nor is a ratio to 0; a right record that came before still is."""
+    params = record(model="x", metric="params", value=value, unit="count")
+    if not math.isfinite(value):
+        assert verdict(PARAMS, params).verdict == Verdict.NOT_MEASURED
+        earlier = replace(params, value=33e6, valid=True, reasons=(), time="2020-01-01T00:00:00+00:00")
+        assert verdict(PARAMS, earlier, params).verdict == Verdict.REPRODUCED
+    for statement in ("faster-overlock_t-convnext_b", "proportional-overlock_t-convnext_b"):
+        of_speed = [replace(r, value=value) if r.model == "convnext_b" else r for r in speeds(20, 10)]
+        finding = verdict(BY_ID[statement], *of_speed)
+        assert (finding.verdict, finding.measured) == (Verdict.NOT_MEASURED, None)
+
+
 def test_places_are_lines_of_files(tmp_path: Path) -> None:
     results = kept(tmp_path / "results", cost())
     for found in load(results).all:

@@ -127,6 +127,48 @@ def test_differences_are_told_from_noise(metric: str, dtype: str, old: str, new:
     assert bool(difference(a, b, "AVX512")) == differs
 
 
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        *(("logits", f"2 {bad} -1") for bad in ("nan", "inf", "-inf", "garbage")),
+        ("logits native", "nan nan nan"),
+        ("logits", ""),
+        *((metric, bad) for metric in ("params", "macs", "memory") for bad in ("nan", "", "-1", "not counted: no")),
+        ("loaded", "704 of 705 tensors; not x"),
+        ("state_dict", ""),
+    ],
+)
+def test_what_is_no_figure_is_never_equal_and_never_written(metric: str, value: str) -> None:
+    """On either side: not to itself, nor to a right one; and no --update writes it."""
+    right = {"loaded": "5 of 5 tensors", "state_dict": "5 tensors ab"}.get(
+        metric, "2 1 -1" if "logits" in metric else "5"
+    )
+    bad, good = (Figure("moganet_xt", "deploy", metric, "224", "float32", v) for v in (value, right))
+    assert difference(bad, bad, "AVX512")
+    assert difference(bad, good, "AVX512")
+    assert difference(good, bad, "AVX512")
+    assert not difference(good, good, "AVX512")
+    for known in ({}, {bad.key: bad}, {good.key: good}):
+        (judgement,) = judge(known, [bad], ["moganet_xt"], "")
+        assert judgement.verdict == "DIFFERS"
+        with pytest.raises(BadInput, match="nothing is written"):
+            updated(known, [bad], ["moganet_xt"], "")
+
+
+def test_two_updates_at_once_both_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another one wrote meanwhile stays: the file is read again before it is written."""
+    path = tmp_path / "expected.csv"
+    first, second = (Figure(name, "deploy", "params", "", "", "5") for name in ("convnext_t", "moganet_xt"))
+
+    def meanwhile(names: object, done: object) -> exact.Measured:
+        expected.write(path, [first])
+        return exact.Measured([second], "", "")
+
+    monkeypatch.setattr(exact, "measure", meanwhile)
+    assert gate.main(["--exact", "--update", "--models", "moganet_xt", "--expected", str(path)]) == 0
+    assert list(expected.read(path).values()) == [first, second]
+
+
 def test_memory_is_held_to_less_on_another_kind_of_cpu() -> None:
     a, b = (Figure("m", "deploy", "memory", "224", "float32", value) for value in ("1000", "1110"))
     assert difference(a, b, "AVX512")

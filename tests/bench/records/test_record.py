@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -112,3 +113,18 @@ def test_a_stamp_fills_in_what_the_record_does_not_say() -> None:
 def test_runs_sort_by_time_and_differ() -> None:
     assert new_run()[:8].isdigit()
     assert new_run() != new_run()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_no_figure(bad: float) -> None:
+    """On its way in and out: nothing may judge it, show it, or find it equal to another."""
+    record = replace(RECORD, value=bad)
+    assert (record.value, record.valid, record.n) == (None, False, None)
+    assert f"not finite: {bad}" in record.reasons[-1]
+    assert replace(RECORD, samples=(1.0, bad)).value is None
+    assert from_dict({**RECORD.to_dict(), "value": bad}).value is None
+
+
+def test_an_open_bound_is_a_bound_and_nan_is_none() -> None:
+    assert replace(RECORD, lo=0.0, hi=math.inf).hi == math.inf
+    assert replace(RECORD, lo=math.nan, hi=1.0).value is None
