@@ -75,6 +75,8 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
     names = (label(first), label(second))
     if first.header["manifest"] != second.header["manifest"]:
         raise BadInput(f"{names[0]} and {names[1]} were evaluated on different images: they cannot be paired")
+    if len(first.rows) != len(second.rows):
+        raise BadInput(f"{names[0]} and {names[1]} have {len(first.rows)} and {len(second.rows)} of the same images")
     both_read = first.evaluated & second.evaluated
     a, b = first.correct(1)[both_read], second.correct(1)[both_read]
     n = int(both_read.sum())

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,9 @@ from bench.evaluation.store import Store, images_of, replace
 FINISHED = "predictions.npz"
 EVALUATED, UNREADABLE, NOT_FINITE = 0, 1, 2
 NO_CLASS = 65_535
+NAMING = {"model", "form", "resolution", "manifest"}
+"""What every header has."""
+
 ROW = np.dtype([("image", "<u4"), ("label", "<u2"), ("rank", "<u2"), ("top5", "<u2", (5,)), ("status", "u1")])
 """`rank` counts the classes with a higher logit than the label's, equal ones of lower index included. `status` is
 EVALUATED, UNREADABLE (no prediction) or NOT_FINITE (of the logits); the latter two have NO_CLASS everywhere."""
@@ -54,13 +59,19 @@ def read(path: Path) -> Predictions:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            header = json.loads(str(arrays["header"]))
+            if not isinstance(header, dict) or not header.keys() >= NAMING:
+                raise ValueError("its header does not say of what")
             rows = np.zeros(len(arrays["label"]), ROW)
             for name in ("label", "rank", "top5", "status"):
-                rows[name] = arrays[name]
+                values = arrays[name]
+                if not np.can_cast(values.dtype, ROW[name].base) or values.shape != rows[name].shape:
+                    raise ValueError(f"{name} of type {values.dtype} and shape {values.shape}")
+                rows[name] = values
             rows["image"] = np.arange(len(rows))
-            return Predictions(json.loads(str(arrays["header"])), rows)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path}: no file of predictions: {error}") from error
+            return Predictions(header, rows)
+    except (OSError, EOFError, TypeError, ValueError, LookupError, AttributeError, BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path}: no file of predictions, or damaged ({error}): remove it, or give another") from error
 
 
 def key(header: Mapping[str, Any]) -> str:
@@ -108,8 +119,14 @@ def open_store(folder: Path, header: Mapping[str, Any], images: int, batch: int,
     form = BatchRows(images, batch)
     store = Store(folder, header, form, rank)
     if (folder / FINISHED).exists():
-        finished = read(folder / FINISHED)
-        store.check_header(finished.header)
+        try:
+            finished = read(folder / FINISHED)
+            store.check_header(finished.header)
+            if len(finished.rows) != images:
+                raise BadInput(f"{folder / FINISHED} is damaged: {len(finished.rows)} of {images} images: remove it")
+        except BadInput:
+            store.close()
+            raise
         store.results, _ = form.split(finished.rows)
     return store
 

@@ -124,4 +124,5 @@ def render(records: Sequence[Record], differences: Sequence[str], environment: d
         row[record.metric] = record.value
     table = [row | report.last_columns(next(r for r in records if r.model == model)) for model, row in rows.items()]
     invalid = dict.fromkeys(f"{r.model} is not valid: {reason}" for r in records for reason in r.reasons)
-    return report.render(records, table, [*invalid, *differences], differences, environment, style)
+    notes = dict.fromkeys(note for record in records for note in record.notes)
+    return report.render(records, table, [*invalid, *differences, *notes], differences, environment, style)

@@ -6,17 +6,20 @@ import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
 from bench.cli import BadInput
+from bench.dense.annotations import check
 from bench.dense.transforms import Image
+from bench.evaluation.files import EXTENSIONS, LeftOut, Listing, described, listing, refuse_repeated
 
 
 class UnreadableImage(ValueError):
@@ -29,11 +32,17 @@ def read_image(path: Path) -> Image:
     Raises:
         UnreadableImage: where it is missing, damaged or no image.
     """
+    return _read(path, lambda file: np.array(ImageOps.exif_transpose(file).convert("RGB")))
+
+
+def _read(path: Path, pixels: Callable[[PIL.Image], NDArray[Any]]) -> NDArray[Any]:
     try:
         with PIL.open(path) as file:
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except (OSError, UnidentifiedImageError, PIL.DecompressionBombError, SyntaxError) as error:
-        raise UnreadableImage(f"{path.name}: {error}") from error
+            return pixels(file)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds
+        raise UnreadableImage(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def files_hash(files: list[Path], *contents: bytes) -> str:
@@ -48,13 +57,21 @@ def files_hash(files: list[Path], *contents: bytes) -> str:
 
 @dataclass
 class ADE20K:
-    """`images/<split>/*.jpg` with `annotations/<split>/*.png` of the same stems (scene parsing, 150 classes)."""
+    """Images of `images/<split>` with `annotations/<split>/*.png` of the same stems (scene parsing, 150 classes).
 
-    root: Path
-    names: list[str]
+    Attributes:
+        files: stem -> the image and its annotation.
+        notes: how classes are numbered, and which files are left out.
+    """
+
+    files: dict[str, tuple[Path, Path]]
     hash: str
-    split: str = "validation"
+    notes: tuple[str, ...] = ()
     expected = 2000  # of the validation set
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
 
     @classmethod
     def open(cls, root: Path, split: str = "validation") -> ADE20K:
@@ -63,29 +80,52 @@ class ADE20K:
         for folder in (images, labels):
             if not folder.is_dir():
                 raise BadInput(f"no {folder}: give --data the folder that has images/{split} and annotations/{split}")
-        names = sorted(path.stem for path in images.glob("*.jpg"))
-        if not names:
-            raise BadInput(f"no .jpg files in {images}")
-        missing = [name for name in names if not (labels / f"{name}.png").is_file()]
+        found, masks, left_out = dict[str, Path](), dict[str, Path](), LeftOut()
+        for folder, table, suffixes in ((images, found, EXTENSIONS), (labels, masks, (".png",))):
+            below = listing(folder)
+            table.update(_by_stem(folder, below, suffixes))
+            for reason, names in below.left_out.items():
+                left_out.setdefault(reason, []).extend(names)
+        if not found:
+            raise BadInput(f"no images in {images} ({', '.join(EXTENSIONS)})")
+        missing = sorted(name for name in found if name not in masks)
         if missing:
             raise BadInput(f"{len(missing)} images without annotation in {labels}, the first: {missing[0]}.png")
-        files = [images / f"{n}.jpg" for n in names] + [labels / f"{n}.png" for n in names]
-        return cls(root, names, files_hash(files), split)
+        left_out["an annotation without an image"] = sorted(set(masks) - set(found))
+        files = {name: (found[name], masks[name]) for name in sorted(found)}
+        identity = files_hash([pair[i] for i in (0, 1) for pair in files.values()])
+        classes = "150 classes: class k is label k + 1 of the annotations, whose 0 is ignored"
+        return cls(files, identity, (classes, *described(left_out)))
 
     def image(self, name: str) -> Image:
-        return read_image(self.root / "images" / self.split / f"{name}.jpg")
+        return read_image(self.files[name][0])
 
     def label(self, name: str) -> NDArray[np.uint8]:
         """(H, W) as in the file: 0 is "other"."""
-        path = self.root / "annotations" / self.split / f"{name}.png"
-        try:
-            with PIL.open(path) as file:
-                label = np.array(file)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise UnreadableImage(f"{path.name}: {error}") from error
+        path = self.files[name][1]
+        label = _read(path, np.array)
         if label.ndim != 2 or label.dtype != np.uint8 or (label.size and label.max() > 150):
             raise UnreadableImage(f"{path.name}: no annotation of 150 classes in 8 bits")
         return label
+
+    def pair(self, name: str) -> tuple[Image, NDArray[np.uint8]]:
+        """An image and its annotation, of one size."""
+        image, label = self.image(name), self.label(name)
+        if image.shape[:2] != label.shape:
+            raise UnreadableImage(f"{name}: image {image.shape[:2]} and annotation {label.shape} differ in size")
+        return image, label
+
+
+def _by_stem(folder: Path, below: Listing, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Relative name without its suffix -> the file, of these suffixes; others are left out.
+
+    Raises:
+        BadInput: if two files differ in their suffix alone.
+    """
+    names = list(below.images(suffixes))
+    stems = [PurePosixPath(name).with_suffix("").as_posix() for name in names]
+    refuse_repeated(str(folder), stems, "is the name of two files, but for the suffix")
+    return {stem: folder / name for stem, name in zip(stems, names, strict=True)}
 
 
 @dataclass
@@ -99,11 +139,12 @@ class COCO:
     ids: dict[str, int]
     categories: list[int]
     split: str = "val2017"
+    notes: tuple[str, ...] = ()
     expected = 5000  # of val2017
 
     @classmethod
     def open(cls, root: Path, split: str = "val2017") -> COCO:
-        """Raises BadInput where annotations or images are missing, or the categories are not 80."""
+        """Raises BadInput where the folder of images is missing, or an annotation cannot be used."""
         from pycocotools.coco import COCO as Index
 
         path = root / "annotations" / f"instances_{split}.json"
@@ -116,20 +157,20 @@ class COCO:
             raise BadInput(f"{path} is no JSON file: {error}") from error
         if not (root / split).is_dir():
             raise BadInput(f"no {root / split}: give --data the folder that has annotations and {split}")
-        if not isinstance(dataset, dict) or not {"images", "annotations", "categories"} <= set(dataset):
-            raise BadInput(f"{path} has no images, annotations and categories")
-        categories = sorted(c["id"] for c in dataset["categories"])
-        if len(categories) != 80:
-            raise BadInput(f"{path} has {len(categories)} categories: the heads are for COCO's 80")
+        check(path, dataset)
+        categories = sorted(dataset["categories"], key=lambda c: c["id"])
         index = Index()
         index.dataset = dataset
         with contextlib.redirect_stdout(io.StringIO()):
             index.createIndex()
         ids = {image["file_name"]: image["id"] for image in sorted(dataset["images"], key=lambda i: i["id"])}
-        if not ids:
-            raise BadInput(f"{path} names no images")
         files = [root / split / name for name in ids]
-        return cls(root, list(ids), files_hash(files, content), index, ids, categories, split)
+        below = listing(root / split)
+        below.left_out["no image of the annotations"] = sorted(set(below.images()) - set(ids))
+        of = [f"{i} {categories[i].get('name')} (id {categories[i]['id']})" for i in (0, 1, len(categories) - 1)]
+        classes = f"{len(categories)} classes by category id: {of[0]}, {of[1]}, ..., {of[2]}"
+        notes = (classes, *described(below.left_out))
+        return cls(root, list(ids), files_hash(files, content), index, ids, [c["id"] for c in categories], split, notes)
 
     def image(self, name: str) -> Image:
         image = read_image(self.root / self.split / name)

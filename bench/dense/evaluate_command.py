@@ -30,7 +30,7 @@ class Evaluation(Protocol):
         task: as in records.
         variant: as in records.
         resolution: as in records: the limits (long x short) that images are scaled to fit.
-        data: the set, with `hash` and `expected` images.
+        data: the set, with `hash`, `expected` images, and `notes` on it.
     """
 
     name: str
@@ -72,7 +72,7 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
             how = Pass(args.results / f"{entry.name}.{args.head}", header, workers, args.workers)
             run = evaluation.run(entry, model, place, how)
             if not run.rows:
-                raise BadInput(f"--data {args.data}: none of its images could be read")
+                raise BadInput(f"--data {args.data}: none of its images could be used: {first(run)}")
             if workers.rank > 0:
                 continue
             why = reasons(run, data.expected, label)
@@ -80,7 +80,7 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
                 model=entry.name, form=args.form, metric="", value=None, unit="%", resolution=evaluation.resolution,
                 task=evaluation.task, head=args.head, variant=evaluation.variant, n=len(run.rows), batch=1,
                 dtype=args.dtype, device=place.device, threads=environment.get("threads"), weights=label,
-                dataset=data.hash, valid=not why, reasons=why, time=now(),
+                dataset=data.hash, valid=not why, reasons=why, notes=data.notes, time=now(),
             )  # fmt: skip
             for metric, value in evaluation.figures(entry.name, run).items():
                 records.append(stamped(replace(common, metric=metric, value=value), environment, run_id))
@@ -92,12 +92,16 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
     return OK
 
 
+def first(run: Run) -> str:
+    """Why the first images could not be used."""
+    return "; ".join(list(run.unreadable.values())[:3])
+
+
 def reasons(run: Run, expected: int, weights: str) -> tuple[str, ...]:
     """Why a figure is not this model's on the real set: images missing or unreadable, random weights."""
     why = []
     if run.unreadable:
-        first = list(run.unreadable.values())[:3]
-        why.append(f"{len(run.unreadable)} unreadable images: {'; '.join(first)}")
+        why.append(f"{len(run.unreadable)} unreadable images: {first(run)}")
     if len(run.rows) != expected:
         why.append(f"{len(run.rows)} images where the real set has {expected}")
     if weights.startswith("random"):

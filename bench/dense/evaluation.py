@@ -108,8 +108,13 @@ class JSONLines:
 
     def decode(self, content: bytes) -> tuple[dict[int, Row], int]:
         size = content.rfind(b"\n") + 1
-        rows = [json.loads(line) for line in content[:size].splitlines()]
-        return {self.numbers[row.pop("image")]: row for row in rows}, size
+        rows = {}
+        for i, line in enumerate(content[:size].splitlines(), start=1):
+            row = json.loads(line)
+            if not isinstance(row, dict) or str(row.get("image")) not in self.numbers or len(row) < 2:
+                raise ValueError(f"line {i} is no result of an image of the set")
+            rows[self.numbers[str(row.pop("image"))]] = row
+        return rows, size
 
 
 @dataclass(frozen=True)
@@ -165,17 +170,11 @@ def over_images(names: Sequence[str], load: Callable[[str], Any], infer: Callabl
 def evaluate_ade20k(model: nn.Module, data: ADE20K, test: SegmentationTest, place: Place, how: Pass) -> Run:
     """Each image's row: `counts` of classes, see `bench.dense.miou`."""
 
-    def load(name: str) -> tuple[Image, NDArray[np.uint8]]:
-        image, label = data.image(name), data.label(name)
-        if image.shape[:2] != label.shape:
-            raise UnreadableImage(f"{name}: image {image.shape[:2]} and annotation {label.shape} differ in size")
-        return image, label
-
     def infer(sample: tuple[Image, NDArray[np.uint8]]) -> Row:
         image, label = sample
         return {"counts": to_row(image_counts(segment(model, image, test, place), shift_labels(label)))}
 
-    return over_images(data.names, load, infer, how)
+    return over_images(data.names, data.pair, infer, how)
 
 
 def evaluate_coco(model: nn.Module, data: COCO, place: Place, how: Pass) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor], source: str) ->
     own = backbone.state_dict()
     body = {key: value for key, value in state.items() if key in own or not key.startswith(HEADS)}
     kept = {key: value for key, value in own.items() if key not in body and key.startswith(added or ("\0",))}
-    _check({**body, **kept}, own, source, "no weights of this backbone")
+    check_names({**body, **kept}, own, source, "no weights of this backbone")
     backbone.load_state_dict({**body, **kept}, strict=True)
 
 
@@ -57,7 +58,7 @@ def load_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         BadInput: naming missing, unexpected or misshapen entries; the model is unchanged then.
     """
     state = _own_names(model.backbone, state, "backbone.")
-    _check(state, model.state_dict(), source, "no checkpoint of this model and head")
+    check_names(state, model.state_dict(), source, "no checkpoint of this model and head")
     model.load_state_dict(state, strict=True)
 
 
@@ -72,7 +73,12 @@ def _own_names(backbone: Any, state: dict[str, Tensor], prefix: str = "") -> dic
     }
 
 
-def _check(state: dict[str, Tensor], own: dict[str, Tensor], source: str, what: str) -> None:
+def check_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, what: str) -> None:
+    """Make sure that a state has a model's names and shapes.
+
+    Raises:
+        BadInput: `source` is `what`, and the names that differ.
+    """
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],

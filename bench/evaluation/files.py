@@ -69,10 +69,10 @@ class Listing:
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(name)
 
-    def images(self) -> Iterator[str]:
-        """The images of the files; the others are left out."""
+    def images(self, suffixes: Sequence[str] = EXTENSIONS) -> Iterator[str]:
+        """The files of these suffixes; the others are left out."""
         for name in self.files:
-            if is_image(name):
+            if PurePosixPath(name).suffix.lower() in suffixes:
                 yield name
             else:
                 self.leave_out(NO_IMAGE, name)

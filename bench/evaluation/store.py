@@ -91,7 +91,10 @@ class Store(Generic[T]):
 
     def _read(self) -> None:
         if self._header_file.exists():
-            self.check_header(json.loads(self._header_file.read_text(encoding="utf-8")))
+            known = json.loads(self._header_file.read_text(encoding="utf-8"))
+            if not isinstance(known, dict):
+                raise ValueError("header.json is no JSON object")
+            self.check_header(known)
         elif self._parts:
             raise BadInput(
                 f"{self.folder} holds results of an earlier version, which cannot be resumed: "

@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 
 from bench.cli import BadInput
 from bench.dense.evaluation import AUTOCAST, Place
+from bench.dense.weights import check_names
 from bench.torchrun import Workers
 
 log = logging.getLogger(__name__)
@@ -155,10 +156,20 @@ def _save(path: Path, losses: Any, optimiser: torch.optim.Optimizer, schedule: S
 def _resume(path: Path, losses: Any, optimiser: Any, schedule: Schedule, device: str) -> int:
     if not path.exists():
         return 0
-    content = torch.load(path, map_location=device, weights_only=True)
-    if content["meta"]["schedule"] != repr(schedule):
-        raise BadInput(f"{path} is of another schedule ({content['meta']['schedule']}): give --output another file")
-    losses.model.load_state_dict(content["state_dict"])
-    optimiser.load_state_dict(content["optimiser"])
-    log.info("goes on from iteration %d of %s", content["meta"]["iteration"], path)
-    return int(content["meta"]["iteration"])
+    mend = "give --output another file"
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        meta, state, moments = content["meta"], content["state_dict"], content["optimiser"]
+        iteration, known = int(meta["iteration"]), str(meta["schedule"])
+    except Exception as error:  # what kind it is depends on what the file is instead
+        raise BadInput(f"--output {path} is there and is no state of this training: {mend}") from error
+    if known != repr(schedule):
+        raise BadInput(f"{path} is of another schedule ({known}): {mend}")
+    check_names(state, losses.model.state_dict(), str(path), f"of another model than --model and --head: {mend}")
+    losses.model.load_state_dict(state)
+    try:
+        optimiser.load_state_dict(moments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"--output {path} has a damaged state of the optimiser: {mend}") from error
+    log.info("goes on from iteration %d of %s", iteration, path)
+    return iteration

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from bench.dense.training.loop import Endless, Schedule, train
 from bench.dense.training.losses import DetectionLosses, SegmentationLosses
 from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
+from bench.evaluation.files import some
 from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.torchrun import Workers
@@ -47,18 +49,22 @@ def segmentation(args: argparse.Namespace) -> int:
     schedule = Schedule(args.iterations, args.lr, args.weight_decay, args.warmup, 1e-6)
 
     def sample(name: str) -> Any:
-        return segmentation_sample(data.image(name), shift_labels(data.label(name)), scale)
+        image, label = data.pair(name)
+        return segmentation_sample(image, shift_labels(label), scale)
 
     def losses(model: nn.Module) -> nn.Module:
         assert isinstance(model, SegmentationModel)
         return SegmentationLosses(model)
 
-    return _run(args, losses, data.names, sample, default_collate, lambda batches: schedule)
+    return _run(args, data, losses, data.names, sample, default_collate, lambda batches: schedule)
 
 
 def detection(args: argparse.Namespace) -> int:
     """Fine-tune Mask R-CNN or a cascade on COCO's training set; returns the exit code."""
     data = COCO.open(args.data, "train2017")
+    absent = [name for name in data.names if not (data.root / data.split / name).is_file()]
+    if absent:
+        raise BadInput(f"--data {args.data}: images of the annotations are not in {data.split}: {some(absent)}")
     names = [name for name in data.names if _annotations(data, name)]
     if not names:
         raise BadInput(f"--data {args.data}: no image of train2017 has objects")
@@ -75,7 +81,7 @@ def detection(args: argparse.Namespace) -> int:
         milestones = {12: (8 / 12, 11 / 12), 36: (27 / 36, 33 / 36)}.get(args.epochs, (0.75, 11 / 12))
         return Schedule(args.epochs * batches, args.lr, args.weight_decay, args.warmup, 1e-3, milestones, args.clip)
 
-    return _run(args, losses, names, sample, batch_detection, schedule)
+    return _run(args, data, losses, names, sample, batch_detection, schedule)
 
 
 def _annotations(data: COCO, name: str) -> list[Any]:
@@ -101,11 +107,23 @@ class _Samples(Dataset[Any]):
         try:
             return self.load(self.names[i])
         except UnreadableImage as error:
-            raise BadInput(f"--data: {error}") from error
+            return error  # raised by `_batches`: what a process raises comes with its traceback in the message
+
+
+def _batch(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, UnreadableImage)), None) or collate(samples)
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    for batch in loader:
+        if isinstance(batch, UnreadableImage):
+            raise BadInput(f"--data: {batch}: mend the file, or remove it")
+        yield batch
 
 
 def _run(
     args: argparse.Namespace,
+    data: ADE20K | COCO,
     losses: Callable[[nn.Module], nn.Module],
     names: Sequence[str],
     sample: Callable[[str], Any],
@@ -116,6 +134,8 @@ def _run(
     if args.threads:
         torch.set_num_threads(args.threads)
     wanted = choose_device(args.device)
+    for note in data.notes:
+        log.info("%s", note)
     with Workers("nccl" if wanted.startswith("cuda") else "gloo") as workers:
         if args.batch_size % workers.size:
             raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
@@ -129,9 +149,9 @@ def _run(
             sampler = Endless(len(names), workers, start * args.batch_size, args.seed)
             loader = DataLoader(
                 _Samples(names, sample), args.batch_size // workers.size, sampler=sampler, num_workers=args.workers,
-                collate_fn=collate, pin_memory=place.device.startswith("cuda"),
+                collate_fn=partial(_batch, collate), pin_memory=place.device.startswith("cuda"),
             )  # fmt: skip
-            return iter(loader)
+            return _batches(loader)
 
         def report(iteration: int, values: dict[str, float]) -> None:
             if workers.rank == 0 and (iteration % args.print_every == 0 or iteration + 1 == schedule.iterations):

@@ -254,6 +254,34 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         run(tmp_path / "b", Schedule(30, 0.05, 0.0, 3, 1e-3))
 
 
+STATES = {
+    "a released checkpoint": ({"meta": {"epoch": 300}, "state_dict": {"weight": torch.ones(1, 1)}}, "no state of this"),
+    "a flat one": ({"weight": torch.ones(1, 1)}, "no state of this"),
+    "another model's": ({"state_dict": {"bias": torch.ones(1)}}, "another model"),
+    "another shape": ({"state_dict": {"weight": torch.ones(2, 1)}}, "another model"),
+    "no optimiser's": ({"optimiser": {"param_groups": []}}, "damaged state of the optimiser"),
+    "text": (None, "no state of this"),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_an_output_that_is_something_else_is_refused_and_left_as_it_is(case: str, tmp_path: Path) -> None:
+    content, words = STATES[case]
+    path, schedule = tmp_path / "m.pth", Schedule(4, 0.05, 0.0, 0, 1.0)
+    if content is None:
+        path.write_text("nothing of the kind")
+    elif ("state_dict" in content and "meta" in content) or "weight" in content:
+        torch.save(content, path)
+    else:
+        run(tmp_path, schedule)
+        torch.save(torch.load(path, weights_only=True) | content, path)
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match=words) as error:
+        run(tmp_path, schedule)
+    assert "give --output another file" in str(error.value)
+    assert path.read_bytes() == before
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not finite at iteration"):
         run(tmp_path, Schedule(400, 1e30, 0.0, 0, 1.0))

@@ -97,10 +97,23 @@ def test_results_of_an_earlier_version_are_refused(form: Format[Any], tmp_path: 
 
 def test_a_damaged_header_is_refused(form: Format[Any], tmp_path: Path) -> None:
     fill(tmp_path, form, [0])
-    (tmp_path / "header.json").write_text("")
-    for _ in range(2):  # the refusal leaves no lock
+    for content in (b"", b"[]", b"\xff\xfe"):  # each refusal leaves no lock
+        (tmp_path / "header.json").write_bytes(content)
         with pytest.raises(BadInput, match="damaged results"):
             Store(tmp_path, HEADER, form)
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", "7", '{"image": "z", "value": 1}', '{"image": []}', '{"image": "a"}', "\0"]
+)
+def test_a_damaged_line_is_refused(form: Format[Any], line: str, tmp_path: Path) -> None:
+    if form.suffix != "jsonl":
+        pytest.skip("rows of bytes have no lines: those of no batch are dropped")
+    fill(tmp_path, form, [0])
+    with (tmp_path / "part-0.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(BadInput, match=r"damaged results.*remove it"):
+        Store(tmp_path, HEADER, form)
 
 
 def test_two_runs_do_not_share_a_folder_at_once(form: Format[Any], tmp_path: Path) -> None:

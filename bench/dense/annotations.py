@@ -1,0 +1,88 @@
+"""COCO's annotation files, checked in full when they are opened: hours of inference come before they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.cli import BadInput
+from bench.evaluation.files import refuse_repeated
+
+CATEGORIES = 80
+LARGEST = 1e9  # of a coordinate; not a number and infinity are not within it either
+
+
+def check(path: Path, dataset: Any) -> None:
+    """Make sure that pycocotools and training can use everything in `dataset`, the content of `path`.
+
+    Raises:
+        BadInput: naming the first image, category or annotation that they would fail on, ignore or take for another.
+    """
+    lists = ("images", "annotations", "categories")
+    if not isinstance(dataset, dict) or not all(_objects(dataset.get(name)) for name in lists):
+        raise BadInput(f"{path} has no images, annotations and categories")
+    if len(dataset["categories"]) != CATEGORIES:
+        raise BadInput(f"{path} has {len(dataset['categories'])} categories: the heads are for COCO's {CATEGORIES}")
+    if not dataset["images"]:
+        raise BadInput(f"{path} names no images")
+    for kind, why in (("images", _image), ("categories", _identified), ("annotations", _identified)):
+        for i, entry in enumerate(dataset[kind]):
+            if reason := why(entry):
+                raise BadInput(f"{path}: {kind}[{i}] {reason}: mend it")
+        refuse_repeated(f"{path}, {kind}", (f"id {entry['id']}" for entry in dataset[kind]))
+    refuse_repeated(f"{path}, images", (image["file_name"] for image in dataset["images"]))
+    images = {image["id"]: image for image in dataset["images"]}
+    categories = {category["id"] for category in dataset["categories"]}
+    for annotation in dataset["annotations"]:
+        if reason := _annotation(annotation, images, categories):
+            raise BadInput(f"{path}: annotation {annotation['id']} {reason}: mend it, or remove it")
+
+
+def _objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _identified(entry: Mapping[str, Any]) -> str:
+    # pycocotools takes an object of id 0 for one that nothing matched
+    return "" if _whole(entry.get("id")) and entry["id"] > 0 else "has no id above 0"
+
+
+def _image(entry: Mapping[str, Any]) -> str:
+    if not _whole(entry.get("id")) or not isinstance(entry.get("file_name"), str):
+        return "has no id and file_name"
+    sides: list[Any] = [entry.get("height"), entry.get("width")]
+    return "" if all(_whole(side) and side > 0 for side in sides) else "has no height and width in pixels"
+
+
+def _annotation(a: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]], categories: set[int]) -> str:
+    """Why an annotation cannot be used; empty if it can."""
+    if not _whole(a.get("image_id")) or a["image_id"] not in images:
+        return f"is of image_id {a.get('image_id')}, which no image has"
+    if not _whole(a.get("category_id")) or a["category_id"] not in categories:
+        return f"has category_id {a.get('category_id')}, which no category has"
+    if a.get("iscrowd") not in (0, 1):
+        return "has no iscrowd of 0 or 1"
+    if not _numbers([a.get("area")]) or a["area"] < 0:
+        return "has no area of 0 or more"
+    if not _numbers(a.get("bbox")) or len(a["bbox"]) != 4 or min(a["bbox"][2:]) < 0:
+        return "has no bbox of x, y, width, height"
+    shape = a.get("segmentation")
+    if isinstance(shape, dict):
+        image = images[a["image_id"]]
+        right = shape.get("size") == [image["height"], image["width"]] and isinstance(shape.get("counts"), str | list)
+        return "" if right else "has a run-length code without counts, or of another size than its image"
+    if not isinstance(shape, list) or not shape:
+        return "has an empty segmentation"
+    right = all(_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape)
+    return "" if right else "has a polygon of fewer than three points x, y"
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _numbers(values: object) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and -LARGEST < v < LARGEST for v in values
+    )
