@@ -39,7 +39,7 @@ def parser() -> Parser:
     add("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
     add("--resolution", type=cli.resolution, default=(224, 224), metavar="SIZE")
     add("--device", type=cli.device, default="auto")
-    add("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
+    add("--dtype", type=cli.dtype, choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
     add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
     add("--no-save", action="store_true", help="print only")
     return p

@@ -98,6 +98,15 @@ def resolution_name(size: Resolution) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
+SHORT_DTYPES = {"fp32": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def dtype(text: str) -> str:
+    """The name that torch gives a dtype, by that or a short one, `bf16`; also behind `amp-`."""
+    prefix, dash, name = text.rpartition("-")
+    return f"{prefix}{dash}{SHORT_DTYPES.get(name, name)}"
+
+
 def natural(text: str, least: int = 0) -> int:
     """A whole number of 0 or more."""
     if not text.isdecimal() or int(text) < least:
@@ -125,7 +134,7 @@ def device(text: str) -> str:
 def add_device(p: Parser, dtypes: Sequence[str], dtype_help: str, workers: int) -> None:
     """The arguments of a command that runs networks over images: where, in what dtype, in how many processes."""
     p.add_argument("--device", type=device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
-    p.add_argument("--dtype", choices=dtypes, default="float32", help=dtype_help)
+    p.add_argument("--dtype", type=dtype, choices=dtypes, default="float32", help=dtype_help)
     p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network (default: torch's choice)")
     p.add_argument("--workers", type=natural, default=workers, metavar="N",
                    help=f"processes that read images, for each process (default: {workers})")  # fmt: skip

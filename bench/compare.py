@@ -46,8 +46,16 @@ def parser() -> Parser:
         help=f"{', '.join(ASKED)} (default: {' '.join(DEFAULT_METRICS)})")  # fmt: skip
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
     add("--device", type=cli.device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
-    add("--dtypes", "--dtype", nargs="+", choices=("float32", "tf32", "bfloat16", "float16"), default=["float32"],
-        metavar="DTYPE", help="of weights and inputs: float32 (default), tf32, bfloat16, float16")  # fmt: skip
+    add(
+        "--dtypes",
+        "--dtype",
+        nargs="+",
+        type=cli.dtype,
+        choices=("float32", "tf32", "bfloat16", "float16"),
+        default=["float32"],
+        metavar="DTYPE",
+        help="of weights and inputs: float32 (default), tf32, bfloat16, float16",
+    )
     add("--layout", choices=("auto", "channels_last", "channels_first"), default="auto", help="auto: the faster")
     add("--batch-sizes", "--batch-size", nargs="+", type=cli.positive_or_auto, default=["auto"], metavar="N",
         help="auto (default): by device and resolution; latency is always of one image")  # fmt: skip
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = head_of(args.task, args.head)
     entries = chosen(args.models)
     names = [entry.name for entry in entries]
-    baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
+    baseline = named(args.baseline, "--baseline", names) if args.baseline is not None else names[-1]
     weights = dict(checkpoint(text, names) for text in args.weights)
     if args.output:
         cli.check_writable(args.output)

@@ -49,7 +49,7 @@ def parser() -> Parser:
     speed("--form", choices=("train", "deploy"), default="deploy")
     speed("--resolutions", nargs="+", type=cli.resolution, default=[(224, 224)], metavar="SIZE", help="224 or HxW")
     speed("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
-    speed("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
+    speed("--dtype", type=cli.dtype, choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
     speed("--layout", choices=("auto", "channels_last", "channels_first"), default="channels_last")
     speed("--device", type=cli.device, default="auto")
     speed("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
@@ -97,7 +97,7 @@ def chosen(names: Sequence[str]) -> list[str]:
     for name in names:
         entry = find(name)
         if entry is None and name != "all":
-            raise unknown(name)
+            raise unknown(name, hint="only models of the suite have figures to compare with")
         short |= dict.fromkeys(MODELS if entry is None else [entry.name])
     return list(short)
 

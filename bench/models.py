@@ -64,13 +64,13 @@ def entry_for_timm(name: str) -> Entry:
     return Entry(name, TIMM, name)
 
 
-def unknown(name: str, timm_names: Sequence[str] = ()) -> BadInput:
+def unknown(name: str, timm_names: Sequence[str] = (), hint: str = "any timm model name works too") -> BadInput:
     """The error for a name that is neither ours nor timm's, with the nearest names that are."""
     key = name.lower().replace("-", "_")
     near = difflib.get_close_matches(key, [*MODELS, *_ALIASES], n=3, cutoff=0.6)
     near += difflib.get_close_matches(key, timm_names, n=3, cutoff=0.7)
-    hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else f"the suite has {', '.join(MODELS)}"
-    return BadInput(f"unknown model {name!r}: {hint} (any timm model name works too)")
+    nearest = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else f"the suite has {', '.join(MODELS)}"
+    return BadInput(f"unknown model {name!r}: {nearest} ({hint})")
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:
@@ -87,7 +87,7 @@ def named(name: str, option: str, names: Sequence[str]) -> str:
     entry = find(name)
     short = entry.name if entry else name
     if short not in names:
-        raise BadInput(f"{option} {name}: not among --models {' '.join(names)}")
+        raise BadInput(f"{option} {name or repr(name)}: not among --models {' '.join(names)}; give one of them")
     return short
 
 

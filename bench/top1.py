@@ -69,11 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.models or args.data is None:
         raise BadInput("give --models and --data (or --compare and two files of predictions)")
     names = [entry.name for entry in chosen(args.models)]
-    baseline = named(args.baseline, "--baseline", names) if args.baseline else names[-1]
+    baseline = named(args.baseline, "--baseline", names) if args.baseline is not None else names[-1]
     weights = weights_of(args.weights, names)
     if args.output:
         cli.check_writable(args.output)
+    from bench.published import published
+    from bench.records import store
 
+    published()  # a damaged file is refused here, not when all is evaluated
+    if args.save:
+        store.check()
     from bench.accuracy.command import run
 
     return run(args, weights, baseline)

@@ -56,6 +56,8 @@ class Evaluation(Protocol):
 
 def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
     """Evaluate each model, print the table, return the exit code."""
+    if args.save:
+        store.check()
     if args.threads:
         torch.set_num_threads(args.threads)
     entries = [resolve(name) for name in args.models]

@@ -46,6 +46,8 @@ def import_modules(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise BadInput(f"--import {name}: {error}; is its folder on PYTHONPATH?") from error
+        except (Exception, SystemExit) as error:  # whatever a user's module does
+            raise BadInput(f"--import {name}: it raises {type(error).__name__}: {error}; mend the module") from error
 
 
 def check_backend(name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.accuracy.paired import compare, label
-from bench.accuracy.predictions import Predictions, read
+from bench.accuracy.predictions import NOT_FINITE, Predictions, read
 from bench.cli import BadInput
 from bench.gates.verdict import INVALID, OK, REGRESSION, UNDECIDED, Judgement
 
@@ -42,6 +42,10 @@ def _judge(name: str, ours: Predictions, theirs: Predictions | None) -> Judgemen
     if differ:
         differences = "; ".join(f"{key} {ours.header.get(key)} against {theirs.header.get(key)}" for key in differ)
         return Judgement(name, "top1", INVALID, {}, differences)
+    broken = [int((side.rows["status"] == NOT_FINITE).sum()) for side in (ours, theirs)]
+    if any(broken):  # both sides would agree on them
+        reason = f"logits that are not finite: of {broken[0]} images here, of {broken[1]} in the recorded evaluation"
+        return Judgement(name, "top1", INVALID, {}, reason)
     comparison = compare(ours, theirs)
     verdict = OK if comparison.lo >= -MARGIN else REGRESSION if comparison.hi < -MARGIN else UNDECIDED
     cells = {

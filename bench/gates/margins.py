@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.cli import BadInput
 from bench.engine.statistics import CONFIDENCE, POWER, Ratio, t_quantile
-from bench.gates.verdict import OK, REGRESSION, UNDECIDED, Judgement
+from bench.gates.verdict import INVALID, OK, REGRESSION, UNDECIDED, Judgement
 from bench.machine.calibration import SPREAD
 from bench.records import store
 
@@ -21,7 +21,9 @@ SPREADS = 3.0
 
 
 def verdict(ratio: Ratio, margin: float) -> str:
-    """REGRESSION, OK or UNDECIDED."""
+    """REGRESSION, OK or UNDECIDED; INVALID where there is no finite ratio."""
+    if not math.isfinite(ratio.value) or math.isnan(ratio.lo) or math.isnan(ratio.hi):
+        return INVALID
     border = 1 / (1 + margin)
     if ratio.hi < border:
         return REGRESSION
@@ -97,6 +99,8 @@ def cells(ratio: Ratio, margin: float) -> dict[str, str]:
 
 
 def _reason(judged: str, ratio: Ratio) -> str:
+    if judged == INVALID:
+        return "the speeds give no finite ratio"
     if judged == UNDECIDED:
         return f"differences below {ratio.smallest_visible:.1%} could not be seen"
     if judged == REGRESSION:

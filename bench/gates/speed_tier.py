@@ -63,6 +63,8 @@ def run(asked: SpeedGate, bar: Progress) -> tuple[str, list[Judgement]]:
         BadInput: if there is no such revision, the tree is dirty, or this machine was never calibrated.
     """
     revisions = _revisions(asked.base, asked.allow_dirty) if asked.base else None
+    if asked.record:
+        store.check(asked.results)
     from bench.machine.device import choose_device
     from bench.machine.environment import collect
 

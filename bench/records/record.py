@@ -149,6 +149,8 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     for name, pattern in _PATTERNS.items():
         if not re.fullmatch(pattern, getattr(record, name)):
             raise ValueError(f"not a record: {name} is {getattr(record, name)!r:.60}")
+    if record.unit == "ratio" and any(figure <= 0 for figure in (record.value or 1, *record.samples)):
+        raise ValueError("not a record: a ratio that is not above 0")
     return _up_to_date(record)
 
 

@@ -181,6 +181,7 @@ BAD = {
     "batch of 0": (["--models", "overlock_t", "--batch-size", "0"], "1 or more"),
     "unwritable output": (["--models", "overlock_t", "--output", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
     "baseline elsewhere": (["--models", "overlock_t", "--baseline", "convnext_b"], "convnext_b"),
+    "empty baseline": (["--models", "overlock_t", "--baseline", ""], "--baseline ''"),
     "unknown backend": (["--models", "overlock_t", "--metrics", "params", "--backend", "quick"], "reference"),
     "tf32 on a CPU": (["--models", "overlock_t", "--device", "cpu", "--dtype", "tf32"], "float32"),
     "weights of none": (["--models", "overlock_t", "--weights", "overlock_t=/nowhere.pth"], "/nowhere.pth"),

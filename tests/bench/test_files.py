@@ -12,9 +12,11 @@ import pytest
 
 from bench import claims, cli, compare, gate, published, report
 from bench.cli import BadInput
+from bench.engine.check import import_modules
 from bench.gates import expected
 from bench.records import store
 from bench.records.record import FIELDS, Record, to_json
+from bench.render import table
 
 RECORD = Record(model="m", form="deploy", metric="macs", value=5.0, unit="MACs", resolution="224", machine="here")
 ENVIRONMENT = {"machine": "here", "run": "r"}
@@ -226,3 +228,22 @@ def test_a_damaged_file_of_expected_figures_is_refused(tmp_path: Path) -> None:
 
 def test_claims_of_damaged_files(damaged: Path) -> None:
     refused(lambda: claims.main(["--records", str(damaged)]), "damaged.csv")
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('one\\ntwo')", "import sys; sys.exit(3)", "1 +"])
+def test_a_module_that_cannot_be_imported_is_named(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raising_module.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    refused(lambda: import_modules(["raising_module"]), "--import raising_module", "it raises")
+
+
+@pytest.mark.parametrize(("given", "name"), [("bf16", "bfloat16"), ("fp16", "float16"), ("amp-half", "amp-float16")])
+def test_short_names_of_dtypes(given: str, name: str) -> None:
+    assert cli.dtype(given) == name
+    assert compare.parser().parse_args(["--models", "m", "--dtype", "fp32", "tf32"]).dtypes == ["float32", "tf32"]
+
+
+def test_a_bar_in_a_name_is_no_cell() -> None:
+    text = table(["a|b", "c"], [["x|y", "z"]], "markdown")
+    assert "a\\|b" in text
+    assert "x\\|y" in text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import gate
-from bench.accuracy.predictions import NO_CLASS, ROW, finish, open_store
+from bench.accuracy.predictions import EVALUATED, NO_CLASS, NOT_FINITE, ROW, finish, open_store
 from bench.cli import BadInput
 
 IMAGES = 50_000
@@ -18,7 +18,7 @@ HEADER = {
 }  # fmt: skip
 
 
-def predictions(folder: Path, wrong: int, lucky: int = 0, **header: object) -> Path:
+def predictions(folder: Path, wrong: int, lucky: int = 0, status: int = EVALUATED, **header: object) -> Path:
     """40,000 images right, less the first `wrong` of them, and `lucky` ones more."""
     rows = np.zeros(IMAGES, ROW)
     rows["image"] = np.arange(IMAGES)
@@ -27,6 +27,7 @@ def predictions(folder: Path, wrong: int, lucky: int = 0, **header: object) -> P
     rows["rank"][IMAGES - lucky :] = 0
     rows["top5"] = NO_CLASS
     rows["top5"][:, 0] = rows["rank"]
+    rows["status"][0] = status
     store = open_store(folder, {**HEADER, **header}, IMAGES, IMAGES)
     finish(store, {0: rows})
     store.close()
@@ -49,6 +50,19 @@ def test_verdicts(
     before, after = predictions(tmp_path / "before", 0), predictions(tmp_path / "after", wrong, lucky, torch="2.16")
     assert gate.main(["--accuracy", str(after), "--against", str(before), "--all-rows"]) == code
     assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", [("before",), ("after",), ("before", "after")], ids=" ".join)
+def test_logits_that_are_not_finite_are_not_judged(
+    broken: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On either side; on both they would be equal."""
+    before, after = (
+        predictions(tmp_path / name, 0, status=NOT_FINITE if name in broken else EVALUATED)
+        for name in ("before", "after")
+    )
+    assert gate.main(["--accuracy", str(after), "--against", str(before)]) == 2
+    assert "not finite" in capsys.readouterr().out
 
 
 def test_other_images_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

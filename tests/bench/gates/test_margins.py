@@ -25,6 +25,12 @@ def ratio(value: float, half: float) -> Ratio:
     return Ratio(value, value - half, value + half, 6, (), 2 * half)
 
 
+@pytest.mark.parametrize(("value", "half"), [(math.nan, 0.0), (math.inf, 0.0), (1.0, math.nan)])
+def test_a_ratio_that_is_not_finite_is_invalid(value: float, half: float) -> None:
+    judged = judgement("m", "throughput", ratio(value, half), 0.03)
+    assert (judged.verdict, exit_code([judged])) == ("INVALID", 2)
+
+
 @pytest.mark.parametrize(
     ("value", "half", "verdict"),
     [
