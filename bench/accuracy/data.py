@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from bench.accuracy import labels as lab
 from bench.accuracy.sources import Source, open_source
 from bench.cli import BadInput
 from bench.evaluation.files import described, refuse_repeated
+from bench.evaluation.store import replace
 
 SHOWN = 12
 """Classes that a sentence names."""
@@ -52,12 +52,19 @@ class ImageSet:
         return hashlib.sha256(self.manifest.encode("utf-8", "surrogateescape")).hexdigest()
 
     def save_manifest(self, folder: Path) -> Path:
-        """Write `manifest-<start of the hash>.tsv.gz`, the same bytes each time."""
+        """Write `manifest-<start of the hash>.tsv.gz`, the same bytes each time.
+
+        Raises:
+            BadInput: if it cannot be written.
+        """
         path = folder / f"manifest-{self.digest[:12]}.tsv.gz"
         if not path.exists():
-            partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-            partial.write_bytes(gzip.compress(self.manifest.encode("utf-8", "surrogateescape"), mtime=0))
-            partial.replace(path)
+            try:
+                replace(path, gzip.compress(self.manifest.encode("utf-8", "surrogateescape"), mtime=0))
+            except OSError as error:
+                raise BadInput(
+                    f"cannot write {path}: {error.strerror}: make room, or give --results another folder"
+                ) from error
         return path
 
 

@@ -74,6 +74,8 @@ class Tar:
         try:
             with tarfile.open(path, "r:") as archive:
                 entries = [(m.name.removeprefix("./"), m) for m in archive if m.name != "."]
+                if path.stat().st_size < archive.offset + tarfile.BLOCKSIZE:  # tarfile takes that for the end
+                    raise BadInput(f"--data {path}: it is cut short after {len(entries)} files: fetch it again")
         except (OSError, tarfile.TarError) as error:
             raise BadInput(f"--data {path}: no uncompressed tar: {error}") from error
         refuse_repeated(f"--data {path}", (name for name, m in entries if m.isfile()))
@@ -121,7 +123,9 @@ class Columns:
                 paths = [row if isinstance(row, str) else (row or {}).get("path") for row in table["image"].to_pylist()]
                 for r, (name, label) in enumerate(zip(paths, table["label"].to_pylist(), strict=True)):
                     self.names.append(name or f"{path.name}/{g}-{r}")
-                    self.labels.append(-1 if label is None else int(label))
+                    if not isinstance(label, int | None):
+                        raise BadInput(f"--data {path}: the label of {self.names[-1]} is {label!r}, no whole number")
+                    self.labels.append(-1 if label is None else label)
                     self._places.append((f, g, r))
         self.sizes = [-1] * len(self.names)
 

@@ -273,6 +273,32 @@ def test_suffixes_tell_two_images_apart_where_they_are_given(tmp_path: Path) -> 
         of_file(path, ["1.jpg", "1.png"])
 
 
+@pytest.mark.parametrize("end", [1536, 1536 + 700, 1536 + 512, -1024])
+def test_a_tar_that_is_cut_short_is_refused(end: int, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(bytes(10))
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
+            archive.add(tmp_path / "x.jpg", name)
+        last = archive.offset
+    content = (tmp_path / "val.tar").read_bytes()
+    assert open_images(tmp_path / "val.tar", "custom").labels == [0, 0, 1]
+    (tmp_path / "val.tar").write_bytes(content[: last if end == -1024 else end])
+    with pytest.raises(BadInput, match=r"cut short|no uncompressed tar"):
+        open_images(tmp_path / "val.tar", "custom")
+
+
+def test_labels_of_a_table_are_whole_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": b"", "path": "a"}], "label": [1.5]}), tmp_path / "x.parquet")
+    with pytest.raises(BadInput, match=r"the label of a is 1\.5"):
+        open_images(tmp_path / "x.parquet", "custom")
+
+
+def test_a_manifest_that_cannot_be_written(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"cannot write .*manifest"):
+        open_images(tree, "custom").save_manifest(tmp_path / "file")
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b""])
 def test_label_files_that_are_none(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "labels"
