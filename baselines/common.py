@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg
-from torch import Tensor, nn
+from torch import nn
 
 from overlock.checkpoints import released
 from overlock.checkpoints.download import Release
-from overlock.checkpoints.loading import SOURCES, weights_overlay
 from overlock.layers import init_weights
 
 
@@ -65,18 +64,6 @@ def release(name: str, fits: Callable[[released.Row], bool]) -> Release:
     raise ValueError(f"weights.csv has no file of {name}")
 
 
-def released_state_dict(file: Release) -> dict[str, Tensor]:
-    """The state dict of a released file, in the training form of its model: what `pretrained=True` loads.
-
-    Raises:
-        overlock.checkpoints.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
-        ValueError: if the file holds other weights.
-    """
-    with torch.device("meta"):
-        model = timm.create_model(file.name)
-    return released.released_state(model, file)
-
-
 def build(
     cls: type[nn.Module],
     name: str,
@@ -85,25 +72,15 @@ def build(
     feature_cfg: dict[str, Any],
     **kwargs: Any,
 ) -> nn.Module:
-    """Build `cls` under timm's conventions.
-
-    Args:
-        file: gives the released file of `name`.
-        kwargs: the class's and timm's (`features_only`, `out_indices`, ...).
+    """Build `cls` under timm's conventions; `file` gives the released file of `name`.
 
     Raises:
         RuntimeError: if `pretrained` and there are no weights to load: never random weights instead.
-    """  # fmt: skip
+    """
     named = kwargs.get("pretrained_cfg_overlay") or {}
-    if pretrained and kwargs.get("deploy") and not any(named.get(source) for source in SOURCES):
+    if pretrained and kwargs.get("deploy") and not any(named.get(source) for source in released.SOURCES):
         kwargs["deploy"] = False  # the form that is released
         trained: Any = build(cls, name, file, True, feature_cfg, **kwargs)
         return trained.to_deploy()
-    given = kwargs.pop("pretrained_cfg_overlay", None)
-    overlay = weights_overlay(given, pretrained, lambda: released_state_dict(file(name)))
-    model = build_model_with_cfg(
-        cls, name, pretrained, pretrained_cfg_overlay=overlay, feature_cfg=feature_cfg, **kwargs
-    )
-    cfg: Any = model.pretrained_cfg
-    cfg["state_dict"] = None  # loaded by now: don't hold a second copy of the weights
-    return model
+    make = functools.partial(build_model_with_cfg, cls, name, feature_cfg=feature_cfg)
+    return released.create(make, name, pretrained, lambda: file(name), **kwargs)

@@ -6,6 +6,7 @@ timm's own recipe for these weights is 288 at crop 1.0, the published one 224 at
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from baselines import common
 from overlock.checkpoints import released
 from overlock.checkpoints.download import Release
-from overlock.checkpoints.loading import weights_overlay
 from overlock.layers import LayerNorm2d
 
 TAG = "fb_in1k"
@@ -119,12 +119,9 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         asked = kwargs.pop("pretrained_cfg", None)  # timm passes the tag of `<name>.<tag>` here
         if asked and asked != TAG:
             raise ValueError(f"{name} is pinned to {VARIANTS[name]}: use timm's own name for other weights than {TAG}")
-        given = RECIPE | (kwargs.pop("pretrained_cfg_overlay", None) or {})
-        overlay = weights_overlay(given, pretrained, lambda: common.released_state_dict(release(name)))
-        model: nn.Module = timm.create_model(VARIANTS[name], pretrained, pretrained_cfg_overlay=overlay, **kwargs)
-        cfg: Any = model.pretrained_cfg
-        cfg["state_dict"] = None  # loaded by now: don't hold a second copy of the weights
-        return model
+        overlay = RECIPE | (kwargs.pop("pretrained_cfg_overlay", None) or {})
+        make = functools.partial(timm.create_model, VARIANTS[name])
+        return released.create(make, name, pretrained, lambda: release(name), pretrained_cfg_overlay=overlay, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     return entrypoint

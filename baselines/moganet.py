@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from baselines import common
 from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
+from overlock.checkpoints.loading import StrictLoading
 from overlock.layers import Blocks, Checkpointing, init_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -142,7 +143,7 @@ class Downsample(nn.Module):
         return self.norm(self.projection(x))
 
 
-class MogaNet(Classifier, Checkpointing):
+class MogaNet(Classifier, Checkpointing, StrictLoading):
     """MogaNet classifier: four times `patch_embed<i>`, `blocks<i>`, `norm<i>`, i = 1..4, then mean and `head`.
 
     Args:

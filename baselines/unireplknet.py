@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from baselines import common
 from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
+from overlock.checkpoints.loading import StrictLoading
 from overlock.layers import (
     Blocks,
     Branch,
@@ -179,7 +180,7 @@ class UniRepLKNetBlock(nn.Module):
 Stages = TypeVar("Stages", bound="UniRepLKNetStages")
 
 
-class UniRepLKNetStages(Checkpointing):
+class UniRepLKNetStages(Checkpointing, StrictLoading):
     """What the classifier and the feature pyramid share: the way through a stage, and the step to the deploy form."""
 
     downsample_layers: nn.ModuleList

@@ -7,14 +7,18 @@ import importlib
 import logging
 import math
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.cli import BadInput
 from bench.models import Entry, entry_for_timm, find, unknown
+from overlock.checkpoints.download import sha256
+from overlock.checkpoints.loading import fitted, load_state
+from overlock.checkpoints.reading import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -62,26 +66,23 @@ def counted_structure(entry: Entry, form: str) -> nn.Module:
     return create_on_meta(entry, **entry.family.structure[form])
 
 
-def describe_structure(entry: Entry, form: str) -> str:
-    """Which structure was counted, as builder keywords; empty where there is but one."""
-    return ", ".join(f"{key}={value}" for key, value in entry.family.structure[form].items())
-
-
 def load(entry: Entry, form: str, weights: Path | None, seed: int, backend: str = "auto") -> nn.Module:
     """The model that runs in a form, on the CPU in float32: training form first, its weights, then `overlock.deploy`.
 
+    A file may also hold the training form without its auxiliary head, or the re-parameterised form for form `deploy`.
     `backend` chooses ContMix's implementation, where the model has it.
 
     Raises:
         BadInput: if the checkpoint is unreadable or another model's.
     """
-    training_form = entry.family.structure.get("train", {})
     if weights is None:
-        model = _materialised(create_on_meta(entry, **training_form), entry, training_form)
+        structure = entry.family.structure.get("train", {})
+        model = _materialised(create_on_meta(entry, **structure), entry, structure)
         randomise(model, seed)
     else:
-        model = create(entry, **training_form)
-        load_weights(model, entry.name, weights)
+        state, structure = read_weights(entry, form, weights)
+        model = create(entry, **structure)
+        load_state(model, state, str(weights))
     import overlock
 
     overlock.set_backend(model, backend)
@@ -107,20 +108,32 @@ def _materialised(blank: nn.Module, entry: Entry, kwargs: Any) -> nn.Module:
     return model
 
 
-def load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Load a released checkpoint strictly; on the meta device this only checks names and shapes."""
-    from overlock.checkpoints.loading import load_checkpoint
+def read_weights(entry: Entry, form: str, path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The weights of a file, and the structure that they are of, as the builder's keywords.
 
+    Raises:
+        BadInput: if they are unreadable or another model's.
+    """
+    structures = [entry.family.structure.get("train", {})]
+    if structures[0].get("aux_head"):
+        structures.append({**structures[0], "aux_head": False})
+    if form == "deploy" and entry.family.folds:
+        structures.append(entry.family.structure["deploy"])
+    problems: list[Exception] = []
     try:
-        load_checkpoint(model, path)
+        state = read_checkpoint(path)
+        for structure in structures:
+            try:
+                return fitted(create_on_meta(entry, **structure), state, str(path)), structure
+            except ValueError as error:
+                problems.append(error)
+        raise problems[0]
     except (OSError, ValueError) as error:
-        raise BadInput(f"--weights {name}={path}: {textwrap.shorten(str(error), 400)}") from error
+        raise BadInput(f"--weights {entry.name}={path}: {textwrap.shorten(str(error), 400)}") from error
 
 
 def weights_label(weights: Path | None, seed: int) -> str:
     """SHA-256 of the weights' file, or `random:<seed>`."""
-    from overlock.checkpoints.download import sha256
-
     return f"random:{seed}" if weights is None else sha256(weights)
 
 

@@ -16,6 +16,7 @@ from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from overlock.blocks import DynamicConvBlock, RepConvBlock
+from overlock.checkpoints.loading import StrictLoading
 from overlock.contmix import BACKENDS
 from overlock.layers import Checkpointing, init_weights
 
@@ -73,7 +74,7 @@ def refuse_training(model: nn.Module, mode: bool) -> bool:
 Self = TypeVar("Self", bound="OverLoCK")
 
 
-class OverLoCK(Checkpointing):
+class OverLoCK(Checkpointing, StrictLoading):
     """OverLoCK classifier.
 
     Args:

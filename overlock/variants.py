@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import nn
 
-from overlock.checkpoints.loading import weights_overlay
-from overlock.checkpoints.released import overlock_release, released_state
+from overlock.checkpoints.released import create, overlock_release
 from overlock.model import OverLoCK
 from overlock.pyramid import OverLoCKPyramid
 
@@ -69,30 +67,17 @@ default_cfgs = generate_default_cfgs(
 
 
 def _build(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    form = kwargs.pop("dense_form", "segmentation")
-    features = {
-        "out_indices": (0, 1, 2, 3),
-        "feature_cls": lambda model, **cfg: OverLoCKPyramid(model, form=form, **cfg),
-    }
-    form_kwargs = {key: kwargs[key] for key in ("aux_head", "deploy") if key in kwargs}
+    def build(pretrained: bool, dense_form: str = "segmentation", **kwargs: Any) -> nn.Module:
+        features = {
+            "out_indices": (0, 1, 2, 3),
+            "feature_cls": lambda model, **cfg: OverLoCKPyramid(model, form=dense_form, **cfg),
+        }
+        made: nn.Module = build_model_with_cfg(
+            OverLoCK, name, pretrained, feature_cfg=features, **{**VARIANTS[name], **kwargs}
+        )
+        return made
 
-    def released() -> dict[str, Tensor]:
-        with torch.device("meta"):
-            whole = OverLoCK(**VARIANTS[name], **form_kwargs)
-        return released_state(whole, overlock_release(name, bool(kwargs.get("deploy"))))
-
-    overlay = weights_overlay(kwargs.pop("pretrained_cfg_overlay", None), pretrained, released)
-    model = build_model_with_cfg(
-        OverLoCK,
-        name,
-        pretrained,
-        pretrained_cfg_overlay=overlay,
-        feature_cfg=features,
-        **{**VARIANTS[name], **kwargs},
-    )
-    cfg: Any = model.pretrained_cfg
-    cfg["state_dict"] = None  # loaded by now: don't hold a second copy of the weights
-    return model
+    return create(build, name, pretrained, lambda: overlock_release(name, bool(kwargs.get("deploy"))), **kwargs)
 
 
 @register_model

@@ -12,7 +12,6 @@ from bench import loading
 from bench.cli import BadInput, Resolution
 from bench.models import Entry
 from overlock.checkpoints.download import Unavailable, fetch
-from overlock.checkpoints.loading import fitted, load_state, read_checkpoint
 
 RELEASED, RANDOM, FINE_TUNED = "released", "random", "fine-tuned:"
 SEED = 0
@@ -48,8 +47,7 @@ def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[
         return _from_timm(entry)
     released = weights == RELEASED or weights.startswith(FINE_TUNED)
     path = released_file(entry, weights) if released else Path(weights)
-    model = _reparameterised(entry, path, backend) if form == "deploy" else None
-    return model or loading.load(entry, form, path, SEED, backend), loading.weights_label(path, SEED)
+    return loading.load(entry, form, path, SEED, backend), loading.weights_label(path, SEED)
 
 
 def released_file(entry: Entry, weights: str = RELEASED) -> Path:
@@ -83,22 +81,3 @@ def state_digest(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _reparameterised(entry: Entry, path: Path, backend: str) -> nn.Module | None:
-    """The network of a file in the re-parameterised form; None if the file does not have that form's names."""
-    structure = entry.family.structure
-    if "train" not in structure:
-        return None
-    try:
-        state = read_checkpoint(path)
-        fitted(loading.create_on_meta(entry, **structure["deploy"]), state, str(path))
-    except (ValueError, OSError):
-        return None  # the training form, or a file that its loader then refuses with the reason
-    import overlock
-
-    model = loading.create(entry, **structure["deploy"])
-    load_state(model, state, str(path))
-    overlock.set_backend(model, backend)
-    deployed: nn.Module = overlock.deploy(model)
-    return deployed.eval()

@@ -15,7 +15,8 @@ import overlock
 from bench.cli import BadInput
 from bench.dense.layers import ConvModule
 from overlock import OverLoCKPyramid
-from overlock.checkpoints import loading as weights
+from overlock.checkpoints import reading
+from overlock.checkpoints.loading import misfit
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,7 +28,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         BadInput: for a file that is missing, unreadable, or holds no weights.
     """
     try:
-        return weights.read_checkpoint(path)
+        return reading.read_checkpoint(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{error}: give --weights a released checkpoint") from error
 
@@ -79,14 +80,7 @@ def check_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: 
     Raises:
         BadInput: `source` is `what`, and the names that differ.
     """
-    problems = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": [key for key in state if key in own and state[key].shape != own[key].shape],
-    }
-    if any(problems.values()):
-        differences = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if keys[3:] else ''})"
-                         for kind, keys in problems.items() if keys)  # fmt: skip
+    if differences := misfit(own, state):
         raise BadInput(f"{source} is {what}: {differences}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cli import BadInput
 from bench.engine.request import Settings
-from bench.loading import create_on_meta, load_weights, resolve
+from bench.loading import read_weights, resolve
 from bench.machine.device import choose_device
 from bench.machine.environment import collect
 
@@ -30,8 +30,7 @@ def check(
     entries = {name: resolve(name) for name in models}
     check_backend(asked.backend)
     for name, path in asked.weights.items() if task == "classification" else ():  # other tasks check where they load
-        entry = entries[name]
-        load_weights(create_on_meta(entry, **entry.family.structure.get("train", {})), name, Path(path))
+        read_weights(entries[name], "deploy", Path(path))
     return {"device": device, "environment": collect(device, asked.threads)}
 
 

@@ -96,6 +96,9 @@ def prepare(request: Request) -> Subject:
     if training and not task.trains:
         raise ValueError(f"no training step of {request.task} is timed: leave the metric training out")
     model = task.load(resolve(request.model), request)
+    if training and getattr(model, "aux_head", 0) is None:
+        path = s.weights[request.model]
+        raise BadInput(f"--weights {request.model}={path} has no auxiliary head: leave the metric training out")
     layout = "channels_first" if s.layout == "auto" else s.layout  # until the faster one is known
     subject = place(model, s.device, s.dtype, layout, request.images, request.resolution, s.seed)
     if training:

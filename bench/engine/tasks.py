@@ -69,7 +69,7 @@ def count(request: Request, metric: str) -> Iterator[Counted]:
     entry = loading.resolve(request.model)
     keywords = entry.family.structure[request.form]
     model = loading.counted_structure(entry, request.form)
-    structure = loading.describe_structure(entry, request.form)
+    structure = ", ".join(f"{key}={value}" for key, value in keywords.items())
     on = (f"counted on {structure}",) if structure else ()
     if metric == "params":
         parameters = cost.count_parameters(model)

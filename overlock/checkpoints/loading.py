@@ -1,80 +1,34 @@
-"""Checkpoints as they are released -> a state dict -> a model, strictly. Nothing but tensors and plain data is read."""
+"""A state dict -> a model: the one strict way, by which every weight of a file arrives, or nothing changes."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
-import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from overlock.checkpoints.reading import plain_names, read_checkpoint, shown
+
 log = logging.getLogger(__name__)
 
-CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where files keep their weights, the averaged copy first; a flat file has none of them."""
 
-SOURCES = ("state_dict", "file", "url", "hf_hub_id")
-"""Keys of timm's pretrained configuration that name weights."""
-
-SHOWN = 4  # keys named in an error
+class Misfit(ValueError, RuntimeError):
+    """A state dict is not the model's. (A RuntimeError too, which `load_state_dict` is known to raise.)"""
 
 
-def _harmless() -> list[Any]:
-    """What training scripts leave beside the weights: a namespace of arguments, numpy scalars (numpy 1's and 2's)."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}
-    names = ((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))
-    return [argparse.Namespace, np.dtype, *types, *names]
+class StrictLoading(nn.Module):
+    """A network whose `load_state_dict`, whoever calls it, takes what `fitted` takes, and changes nothing otherwise."""
 
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a released file, on the CPU.
-
-    Reads safetensors, and torch's files that are flat or hold the weights under one of `CONTAINERS` (the averaged copy
-    where both are there), with or without `module.` before every name. Logs what it took.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or holds no weights.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    content, taken = _content(path), "the whole file"
-    for container in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
-            content, taken = content[container], container
-            break
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds no state dict but a {type(content).__name__}")
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(f"{path} holds no weights; at its top are {_shown(map(str, content))}")
-    if all(key.startswith("module.") for key in state):
-        state, taken = {key.removeprefix("module."): value for key, value in state.items()}, f"{taken}, module. removed"
-    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    left_out = f"; left out {_shown(others)}" if others else ""
-    log.info("%s: %d tensors from %s%s", path.name, len(state), taken, left_out)
-    return state
-
-
-def _content(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # what is wrong with the file decides which kind: many
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"cannot read weights from {path}: {lines[0]}") from error
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        given = OrderedDict(fitted(self, state_dict, "the state dict", strict))
+        if hasattr(state_dict, "_metadata"):
+            given._metadata = state_dict._metadata  # type: ignore[attr-defined]
+        return super().load_state_dict(given, strict, assign)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
@@ -82,7 +36,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or names or shapes are not the model's: it tells which, and loads nothing.
+        ValueError: if it cannot be read, or is not the model's: it tells what differs, and loads nothing.
     """
     load_state(model, read_checkpoint(path), str(path))
 
@@ -94,31 +48,79 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         model.load_state_dict(state, strict=True)
 
 
-def fitted(model: nn.Module, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """`state` under the model's names, all of them and no others, in the model's shapes.
+def fitted(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool = True) -> dict[str, Tensor]:
+    """`state` under the model's names, all of them and no others (unless not `strict`), in the model's shapes.
 
     A network of timm's renames what its authors released; a model without OverLoCK's auxiliary head, which only
     training uses, takes a file that has it.
 
     Raises:
-        ValueError: naming what is missing, unexpected or of another shape.
+        Misfit: a ValueError, naming what is missing, unexpected or of another shape or kind, and what to do.
     """
-    own, given = model.state_dict(), dict(state)
+    own = model.state_dict()
+    wrapped = {plain: name for name, plain in plain_names(own).items()}
+    given = {wrapped.get(plain, plain): state[name] for name, plain in plain_names(state).items()}
     if getattr(model, "aux_head", 0) is None:
         given = {key: value for key, value in given.items() if not key.startswith("aux_head.")}
     if own.keys() != given.keys():
         given = _renamed(model, given)
-    missing, unexpected = [k for k in own if k not in given], [k for k in given if k not in own]
-    reshaped = [
-        f"{key} is {tuple(given[key].shape)}, the model's {tuple(own[key].shape)}"
-        for key in own
-        if key in given and given[key].shape != own[key].shape
-    ]
-    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    wrong = [f"{len(names)} {kind} ({_shown(names)})" for kind, names in problems if names]
-    if wrong:
-        raise ValueError(f"{source} does not fit {type(model).__name__}: of {len(own)} tensors {', '.join(wrong)}")
+    if why := misfit(own, given, strict):
+        hint = "; ".join([*_hints(own, given), f"of {len(own)} tensors {why}"])
+        raise Misfit(f"{source} does not fit {type(model).__name__}: {hint}")
     return given
+
+
+def misfit(own: Mapping[str, Any], given: Mapping[str, Any], strict: bool = True) -> str:
+    """How a state dict differs from the model's own; empty if it fits."""
+    both = [key for key in own if key in given and isinstance(own[key], Tensor)]
+    unusable = {key: _unusable(given[key], own[key]) for key in both}
+    reshaped = [key for key in both if not unusable[key] and given[key].shape != own[key].shape]
+    problems: dict[str, Iterable[str]] = {
+        "missing": [key for key in own if strict and key not in given],
+        "unexpected": [key for key in given if strict and key not in own],
+        "of another shape": [f"{k} is {tuple(given[k].shape)}, the model's {tuple(own[k].shape)}" for k in reshaped],
+        "of another kind": [f"{key} is {what}" for key, what in unusable.items() if what],
+    }
+    return ", ".join(f"{len(list(keys))} {kind} ({shown(keys)})" for kind, keys in problems.items() if keys)
+
+
+def _unusable(value: Any, own: Tensor) -> str:
+    """What a value is that cannot be copied into the model's own; empty if it can."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.layout != torch.strided:
+        return "sparse"
+    if value.is_meta and not own.is_meta:
+        return "without data (on the meta device)"
+    if value.is_quantized != own.is_quantized or value.is_complex() != own.is_complex():
+        return str(value.dtype)
+    return str(value.dtype) if own.is_floating_point() and not value.is_floating_point() else ""
+
+
+def _hints(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What a file is that does not fit, and what to do, as far as its names and shapes tell."""
+    missing, unexpected = own.keys() - given.keys(), given.keys() - own.keys()
+    if _biased(unexpected, own):
+        return [
+            "it is of a deployed model, with batch norms folded into convolutions: load the training checkpoint, "
+            "or give the deployed file to a model of that form (deploy=True, or overlock.deploy)"
+        ]
+    if _biased(missing, given):
+        return ["it is of the training form, and the model is deployed: load it before the model is deployed"]
+    if unexpected or any(not key.startswith("aux_head.") for key in missing):
+        return []
+    hints = ["it has no auxiliary head, which only training uses: create the model with aux_head=False"] * bool(missing)
+    shapes = [(given[key].shape, own[key].shape) for key in own.keys() - missing if own[key].shape != given[key].shape]
+    classes = {(a[0], b[0]) if a[1:] == b[1:] and len(a) else None for a, b in shapes}
+    if len(classes) == 1 and (pair := classes.pop()):
+        hints.append(f"it has {pair[0]} classes and the model {pair[1]}: create the model with num_classes={pair[0]}")
+    return hints
+
+
+def _biased(names: Iterable[str], others: Mapping[str, Any]) -> bool:
+    """Whether there are biases among the names of convolutions that have none among the others."""
+    stems = [name.removesuffix(".bias") for name in names if name.endswith(".bias")]
+    return any(f"{stem}.weight" in others and f"{stem}.bias" not in others for stem in stems)
 
 
 def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -133,25 +135,3 @@ def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     except (KeyError, IndexError, RuntimeError) as error:
         log.info("timm cannot rename the weights given for %s: %s", type(model).__name__, error)
         return state
-
-
-def _shown(keys: Iterable[str]) -> str:
-    names = list(keys)
-    return ", ".join(names[:SHOWN]) + (f", ... {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def weights_overlay(
-    overlay: Mapping[str, Any] | None, pretrained: bool, released: Callable[[], dict[str, Tensor]]
-) -> dict[str, Any]:
-    """timm's `pretrained_cfg_overlay` with the weights that `pretrained=True` loads: `released()` unless it names some.
-
-    A file that it names is read here, where only tensors and plain data are.
-    """
-    values = dict(overlay or {})
-    if not pretrained:
-        return values
-    if values.get("file") and not values.get("state_dict"):
-        values["state_dict"] = read_checkpoint(values.pop("file"))
-    elif not any(values.get(source) for source in SOURCES):
-        values["state_dict"] = released()
-    return values

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
+import timm
+import torch
+from timm.models import PretrainedCfg, load_state_dict_from_hf
 from torch import Tensor, nn
 
 from overlock.checkpoints.download import Release, fetch
-from overlock.checkpoints.loading import fitted, read_checkpoint
+from overlock.checkpoints.loading import fitted
+from overlock.checkpoints.reading import read_checkpoint
 
 PACKAGE = Path(__file__).resolve().parents[1]
 Row = Mapping[str, str]
-Model = TypeVar("Model", bound=nn.Module)
+
+SOURCES = ("state_dict", "file", "hf_hub_id", "url")
+"""Keys of timm's pretrained configuration that name weights, each before the next."""
+
+FEATURES = ("pretrained_cfg", "features_only", "out_indices", "feature_cls", "feature_cfg", "dense_form", "cache_dir")
+"""Keywords that say nothing of the model that weights are of."""
 
 
 @functools.cache
@@ -49,12 +58,52 @@ def overlock_release(name: str, deploy: bool = False) -> Release:
     return release(name, matching[0])
 
 
-def released_state(model: nn.Module, released: Release) -> dict[str, Tensor]:
-    """The weights of a released file, fetched if need be, under the names and in the shapes of `model`.
+def create(
+    build: Callable[..., nn.Module],
+    name: str,
+    pretrained: bool,
+    file: Callable[[], Release],
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """`build(pretrained=..., pretrained_cfg_overlay=..., **kwargs)`, which is timm's, with strictly loaded weights.
+
+    They are `file()`, fetched if need be, unless `pretrained_cfg_overlay` names others by a key of `SOURCES`. They must
+    fit the registered model `name` as the keywords make it, with the overlay's classes and input channels (1000 and 3);
+    timm then adapts them to the ones asked for.
 
     Raises:
-        overlock.checkpoints.download.Unavailable: a RuntimeError, if it cannot be fetched or has the wrong sum.
+        overlock.checkpoints.download.Unavailable: a RuntimeError, if they cannot be fetched or have the wrong sum.
         ValueError: if it holds other weights.
     """
-    path = fetch(released)
-    return fitted(model, read_checkpoint(path), str(path))
+    given: Any = kwargs.get("pretrained_cfg")  # timm's, of a model on the hub; or the name of one that timm has
+    given = given.to_dict() if isinstance(given, PretrainedCfg) else given
+    overlay: dict[str, Any] = {**(given if isinstance(given, Mapping) else {}), **(pretrained_cfg_overlay or {})}
+    if pretrained:
+        state, source = _named_state(overlay, name, file)
+        shape = {key: value for key, value in kwargs.items() if key not in FEATURES}
+        shape["num_classes"] = overlay.get("num_classes", 1000)
+        shape["in_chans"] = (overlay.get("input_size") or (3,))[0]
+        overlay["source"] = None  # timm takes the state dict, and looks no further
+        with torch.device("meta"):
+            overlay["state_dict"] = fitted(timm.create_model(name, **shape), state, source)
+    model = build(pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    cfg: Any = model.pretrained_cfg
+    cfg["state_dict"] = None  # loaded by now: don't hold a second copy of the weights
+    return model
+
+
+def _named_state(cfg: Mapping[str, Any], name: str, file: Callable[[], Release]) -> tuple[Mapping[str, Tensor], str]:
+    """The weights that timm's configuration names, else those of `file()`; and where they come from."""
+    if cfg.get("state_dict"):
+        return cfg["state_dict"], "the state dict"
+    if given := cfg.get("file"):
+        hubs = (Path(given, name) for name in ("model.safetensors", "pytorch_model.bin"))  # of a hub's folder
+        path = next((file for file in hubs if file.is_file()), Path(given))
+    elif hub := cfg.get("hf_hub_id"):
+        name_there = {"filename": cfg["hf_hub_filename"]} if cfg.get("hf_hub_filename") else {}
+        return load_state_dict_from_hf(hub, weights_only=True, **name_there), str(hub)
+    else:
+        url = cfg.get("url")
+        path = fetch(Release(name, url, url.rpartition("/")[2]) if url else file())
+    return read_checkpoint(path), str(path)

@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,23 +30,30 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
 COMPILERS = ("cc", "gcc", "clang")
+DIGEST = hashlib.sha256().digest_size
 SECONDS = 120  # for the compiler, which takes about two
-
-
-def cache_folder() -> Path:
-    """Where compiled libraries are kept: `OVERLOCK_CACHE`, else the user's cache."""
-    own = os.environ.get("OVERLOCK_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overlock"
 
 
 class _Unavailable(Exception):
     """Why there are no native kernels, in words for a user."""
 
 
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: `OVERLOCK_CACHE`, else the user's cache."""
+    own = os.environ.get("OVERLOCK_CACHE")
+    try:
+        return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overlock"
+    except RuntimeError as error:
+        raise _Unavailable("there is no home to keep them in: name a folder by OVERLOCK_CACHE") from error
+
+
 def _compiler() -> list[str]:
     asked = os.environ.get("CC")
     if asked:
-        return shlex.split(asked)
+        try:
+            return shlex.split(asked)
+        except ValueError as error:
+            raise _Unavailable(f"CC={asked} cannot be read: {error}") from error
     for name in COMPILERS:
         if shutil.which(name):
             return [name]
@@ -59,17 +67,17 @@ def _openmp(library: ctypes.CDLL) -> Path:
     except AttributeError as error:
         raise _Unavailable(f"{library._name} is not built with OpenMP") from error
     assert address is not None
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines():
         span, *_, path = line.split(maxsplit=5)
         begin, end = (int(x, 16) for x in span.split("-"))
         if begin <= address < end:
             return Path(path)
-    raise AssertionError("a function is in a file that is mapped")
+    raise _Unavailable(f"{library._name} calls an OpenMP runtime that is in no file")
 
 
 def _cpu() -> str:
     """What `-march=native` depends on: a cache may be shared by several machines."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     return platform.machine() + "".join(
         dict.fromkeys(x for x in lines if x.startswith(("model name", "flags", "Feat")))
     )
@@ -77,7 +85,7 @@ def _cpu() -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _Unavailable(f"{command[0]} cannot compile: {error}") from error
     if done.returncode:
@@ -86,12 +94,47 @@ def _run(command: list[str]) -> None:
 
 
 def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
-    """Write beside the target and move it there: another process may be doing the same."""
+    """Write beside the target and move it there, with its sum at its end: another process may be doing the same."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
         _run([*compiler, *FLAGS, "-c", str(SOURCES / "kernels.c"), "-o", compiled])
         _run([*compiler, "-shared", compiled, str(openmp), "-lm", "-o", linked])
+        os.chmod(linked, 0o700)  # whatever the umask is: nobody else's to write
+        with open(linked, "r+b") as file:
+            file.write(_sum(file.read(), target))
         os.replace(linked, target)
+    log.info("compiled CPU kernels into %s", target)
+
+
+def _sum(content: bytes, target: Path) -> bytes:
+    """Of a library, and of its name, which says what it was compiled from."""
+    return hashlib.sha256(content + target.name.encode()).digest()
+
+
+def _opened(target: Path) -> ctypes.CDLL | None:
+    """The compiled library, or None if there is none that is whole and surely ours: anybody's code would run as ours.
+
+    As OpenSSH does with keys, it must be its user's or root's, and nobody else's to write. What is checked is what is
+    loaded, even where another user can exchange files in the folder.
+    """
+    try:
+        opened = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("%s is not used, but compiled anew: %s", target, error.strerror)
+        return None
+    with open(opened, "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_uid not in (os.geteuid(), 0) or about.st_mode & 0o022:
+            log.warning("%s is not used, but compiled anew: other users can write it", target)
+            return None
+        content = file.read()
+        if _sum(content[:-DIGEST], target) != content[-DIGEST:]:
+            log.warning("%s is not used, but compiled anew: it is damaged", target)
+            return None
+        return ctypes.CDLL(f"/proc/self/fd/{file.fileno()}")
 
 
 @lru_cache(maxsize=1)
@@ -106,17 +149,19 @@ def _library() -> ctypes.CDLL | str:
         text = "".join(path.read_text() for path in sorted(SOURCES.glob("*.[ch]")))
         key = hashlib.sha256("\n".join([text, *FLAGS, *compiler, str(openmp), _cpu()]).encode()).hexdigest()[:16]
         target = cache_folder() / f"kernels-{key}.so"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        library = _opened(target)
+        if library is None:
             _compile(target, compiler, openmp)
-            log.info("compiled CPU kernels into %s", target)
-        library = ctypes.CDLL(str(target))
+            library = _opened(target)
+        if library is None:
+            raise _Unavailable(f"{target} is not what was compiled: another user can write to its folder")
         if _openmp(library) != openmp:
             raise _Unavailable(f"they would run on the threads of {_openmp(library)}, PyTorch runs on {openmp}'s")
         return library
-    except (_Unavailable, OSError) as error:
-        log.warning("no native CPU kernels: %s", error)
-        return str(error)
+    except Exception as error:  # whatever it is, the network runs without them
+        why = " ".join(str(error).split()) or type(error).__name__
+        log.warning("no native CPU kernels: %s", why)
+        return why
 
 
 def why_not(x: torch.Tensor | None = None) -> str | None:

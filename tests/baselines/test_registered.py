@@ -160,8 +160,9 @@ def test_pretrained_never_gives_random_weights(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["unireplknet_a", "moganet_xt"])
 def test_pretrained_loads_what_the_hook_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = fill(timm.create_model(name)).state_dict()
+    monkeypatch.setattr("overlock.checkpoints.released.fetch", lambda file: Path(file.name))
     monkeypatch.setattr(
-        "baselines.common.released_state_dict", lambda file: dict(released) if file.name == name else {}
+        "overlock.checkpoints.released.read_checkpoint", lambda path: dict(released) if str(path) == name else {}
     )
     model = timm.create_model(name, pretrained=True)
     assert model.state_dict().keys() == released.keys()

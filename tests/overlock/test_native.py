@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,7 @@ def run(folder: Path, **environment: str) -> tuple[str, str, str]:
         ({"PATH": "/nowhere", "CC": ""}, "there is no C compiler"),
         ({"CC": "/nowhere/cc"}, "/nowhere/cc cannot compile"),
         ({"CC": "false"}, "false cannot compile"),
+        ({"CC": "gcc '-O1"}, "CC=gcc '-O1 cannot be read: No closing quotation"),
     ],
 )
 def test_without_them(tmp_path: Path, environment: dict[str, str], reason: str) -> None:
@@ -67,6 +70,101 @@ def test_compiled_once(tmp_path: Path) -> None:
     made = library.stat().st_mtime_ns
     assert run(tmp_path, CC="cc")[0] == "native"
     assert library.stat().st_mtime_ns == made
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The library is looked for anew, and the usual one again afterwards."""
+    native._library.cache_clear()
+    yield
+    native._library.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library as it is kept."""
+    if native.why_not() is not None:
+        pytest.skip(str(native.why_not()))
+    (target,) = (path for path in native.cache_folder().glob("kernels-*.so") if native._opened(path))
+    return target
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "damaged": lambda path: path.write_bytes(path.read_bytes()[:-100] + bytes(100)),
+    "a text": lambda path: path.write_text("no library"),
+    "empty": lambda path: path.write_bytes(b""),
+    "of an older version, without a sum": lambda path: path.write_bytes(path.read_bytes()[:-32]),
+    "of others to write": lambda path: path.chmod(0o766),
+    "another's": lambda path: os.chown(path, 12345, -1) if os.geteuid() == 0 else None,
+    "a link": lambda path: (path.rename(path.with_suffix(".real")), path.symlink_to(path.with_suffix(".real"))),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.usefixtures("fresh")
+def test_what_is_not_surely_ours_is_compiled_anew(
+    kind: str, compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / compiled.name
+    shutil.copy(compiled, target)
+    assert native._opened(target) is not None
+    DAMAGE[kind](target)
+    if kind == "another's" and os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert native._opened(target) is None
+    made: list[Path] = []
+
+    def compile_(into: Path, *_: object) -> None:
+        made.append(into)
+        into.unlink()
+        shutil.copy(compiled, into)
+
+    monkeypatch.setattr(native, "_compile", compile_)
+    monkeypatch.setenv("OVERLOCK_CACHE", str(tmp_path))
+    if kind == "another's" and os.geteuid() == 12345:
+        return
+    assert native.why_not() is None
+    assert made == [target]
+    assert f"{target.name} is not used, but compiled anew" in caplog.text
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_library_that_stays_anothers_is_never_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path
+) -> None:
+    """One that another user puts in the place of what was compiled, at the last moment."""
+    monkeypatch.setattr(native, "_compile", lambda target, *_: target.write_bytes(b"planted"))
+    monkeypatch.setenv("OVERLOCK_CACHE", str(tmp_path))
+    assert "is not what was compiled" in str(native.why_not())
+
+
+@pytest.mark.usefixtures("fresh")
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    for name in ("OVERLOCK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert "name a folder by OVERLOCK_CACHE" in str(native.why_not())
+    assert choose_backend("auto", torch.zeros(1, 4, 7, 7)) == "tiled"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_compiler_that_prints_what_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_bytes(b"#!/bin/sh\nprintf 'error \\377\\376' >&2\nexit 1\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("OVERLOCK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", str(compiler))
+    assert "cc cannot compile: error" in str(native.why_not())
+
+
+@pytest.mark.usefixtures("fresh")
+def test_nothing_about_compiling_ends_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_cpu", lambda: 1 / 0)
+    assert native.why_not() == "division by zero"
 
 
 @pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))

@@ -151,7 +151,7 @@ def test_the_forms_agree(
 
 def test_formats_and_the_reparameterised_file(tree: Path, weights: dict[str, Path], tmp_path: Path) -> None:
     """The same network from a nested file, from safetensors, and from a file of the merged form (unireplknet)."""
-    from overlock.checkpoints.loading import read_checkpoint
+    from overlock.checkpoints.reading import read_checkpoint
 
     state = read_checkpoint(weights["unireplknet_a"])
     save_file(state, tmp_path / "w.safetensors")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.cli import BadInput
 from bench.engine import fit, memory, speed
 from bench.engine.request import Request, Settings, automatic_batch
 from bench.engine.subject import BackendsSeen, Subject, check_outputs, place, prepare
@@ -295,6 +296,28 @@ def test_what_a_card_tells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commit_is_that_of_the_checkout() -> None:
     assert environment.revision().keys() == {"commit", "dirty"}
+
+
+def test_a_checkpoint_without_auxiliary_head(tmp_path: Path) -> None:
+    """Both forms run it, and its training step, which would be another, is refused."""
+    path, entry = tmp_path / "w.pth", resolve("overlock_xt")
+    state = create(entry, aux_head=False).state_dict()
+    torch.save({"state_dict": {f"_orig_mod.{key}": value for key, value in state.items()}}, path)
+    model = load(entry, "train", path, seed=0)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert load(entry, "deploy", path, seed=0).frozen
+    settings = Settings(device="cpu", threads=1, batch=2, weights={"overlock_xt": str(path)})
+    with pytest.raises(BadInput, match="has no auxiliary head: leave the metric training out"):
+        prepare(Request(kind=TRAINING, model="overlock_xt", form="train", resolution=(32, 32), settings=settings))
+
+
+@pytest.mark.parametrize("name", ["overlock_xt", "unireplknet_a"])
+def test_the_reparameterised_file_runs_in_that_form_alone(name: str, tmp_path: Path) -> None:
+    path, entry = tmp_path / "w.pth", resolve(name)
+    torch.save(create(entry, **entry.family.structure["deploy"]).state_dict(), path)
+    assert load(entry, "deploy", path, seed=0) is not None
+    with pytest.raises(BadInput, match="it is of a deployed model"):
+        load(entry, "train", path, seed=0)
 
 
 def test_automatic_batch() -> None:

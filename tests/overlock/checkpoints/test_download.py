@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -23,7 +25,16 @@ from overlock.checkpoints.released import overlock_release, rows
 from tests.golden.golden_state import tensor_for
 from tests.golden_tools import manifest
 
-CONTENT = bytes(range(256)) * 20_000  # 5 MB
+
+def weights(seed: int) -> bytes:
+    """A file of weights, 5 MB."""
+    file = io.BytesIO()
+    torch.save({"weight": torch.arange(1_280_000, dtype=torch.float32) + seed}, file)
+    return file.getvalue()
+
+
+CONTENT, OTHER = weights(0), weights(1)
+assert len(CONTENT) == len(OTHER)
 
 
 @dataclass
@@ -35,6 +46,8 @@ class Server:
     etag: str = '"one"'
     ranges: bool = True
     break_after: list[int] = field(default_factory=list)  # bytes, one an answer
+    status: int | None = None  # instead of 200 and 206
+    headers: dict[str, str | None] = field(default_factory=dict)  # instead of the right ones; None: left out
     asked: list[str] = field(default_factory=list)
 
 
@@ -56,9 +69,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
             if self.headers.get("If-Range", state.etag) != state.etag:
                 start = 0
             body = state.content[start:]
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", state.etag)
+            whole = len(state.content)
+            self.send_response(state.status or (206 if start else 200))
+            right = {"Content-Length": str(len(body)), "ETag": state.etag}
+            if start:
+                right["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}"
+            for name, value in (right | state.headers).items():
+                if value is not None:
+                    self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body[: state.break_after.pop(0)] if state.break_after else body)
 
@@ -99,7 +117,7 @@ def test_resumed_within_a_call(server: Server) -> None:
 
 def test_resumed_by_a_later_call(server: Server) -> None:
     server.break_after = [1_000_000, 500_000, 250_000]
-    with pytest.raises(Unavailable, match=r"stopped at 1750000 of 5120000 bytes.*curl -L -C - "):
+    with pytest.raises(Unavailable, match=rf"stopped at 1750000 of {len(CONTENT)} bytes.*curl -L -C - "):
         fetch(release(server))
     assert fetch(release(server)).read_bytes() == CONTENT
     assert server.asked[-1] == "bytes=1750000-"
@@ -110,23 +128,22 @@ def test_never_joins_parts_that_do_not_belong_together(server: Server, ranges: b
     server.break_after = [1_000_000, 0, 0]
     with pytest.raises(Unavailable):
         fetch(release(server))
-    server.content, server.etag, server.ranges = CONTENT[::-1], '"two"' if ranges else '"one"', ranges
-    assert fetch(release(server)).read_bytes() == CONTENT[::-1]
+    server.content, server.etag, server.ranges = OTHER, '"two"' if ranges else '"one"', ranges
+    assert fetch(release(server)).read_bytes() == OTHER
 
 
 def test_a_whole_part_of_unknown_size_is_fetched_anew(server: Server) -> None:
     part = release(server).path.with_name("weights.pth.part")
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT)
-    server.content = CONTENT + b"more"
-    assert fetch(release(server)).read_bytes() == CONTENT + b"more"
+    assert fetch(release(server)).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("what", ["sha256", "size"])
 def test_a_wrong_file_is_not_kept(server: Server, what: str) -> None:
     wanted = release(server, **known(CONTENT))
-    server.content = CONTENT[:-1] + (b"\0" if what == "sha256" else b"")
-    with pytest.raises(Unavailable, match="SHA-256" if what == "sha256" else "5119999 bytes"):
+    server.content = CONTENT[:-1] + (b"\1" if what == "sha256" else b"")
+    with pytest.raises(Unavailable, match="SHA-256" if what == "sha256" else f"gave {len(CONTENT) - 1} bytes"):
         fetch(wanted)
     assert not wanted.path.exists()
 
@@ -165,9 +182,122 @@ def test_offline_uses_what_is_there(server: Server, monkeypatch: pytest.MonkeyPa
     wanted = release(server)
     with pytest.raises(Unavailable, match=re.escape(f"curl -L -C - --create-dirs -o {wanted.path} {wanted.url}")):
         fetch(wanted)
+    wanted.path.parent.mkdir(parents=True)
     wanted.path.write_bytes(CONTENT)
     assert fetch(wanted) == wanted.path
     assert server.asked == []
+
+
+PAGE = b"<html><body>Sign in</body></html>"
+
+
+@pytest.mark.parametrize(
+    "content", [PAGE, b"", CONTENT[:2_000_000]], ids=["a page", "nothing", "cut short without a length"]
+)
+def test_only_weights_are_kept_where_no_sum_is_known(server: Server, content: bytes) -> None:
+    wanted = release(server)
+    server.content, server.headers = content, {"Content-Length": None}
+    with pytest.raises(Unavailable, match="gave no weights: does it ask for a login") as error:
+        fetch(wanted)
+    assert "\n" not in str(error.value)
+    assert {p.name for p in wanted.path.parent.iterdir()} <= {"weights.pth.lock"}
+    server.content, server.headers = CONTENT, {}
+    assert fetch(wanted).read_bytes() == CONTENT, "nothing of it is left in the way"
+
+
+def test_a_page_that_an_older_version_kept_is_refused(server: Server) -> None:
+    """It recorded the page's sum, too: once both are removed, the file is fetched."""
+    wanted = release(server, size=len(CONTENT))
+    wanted.path.parent.mkdir(parents=True)
+    wanted.path.write_bytes(PAGE)
+    with pytest.raises(Unavailable, match=r"has 33 bytes, not \d+: remove it to fetch it again"):
+        fetch(wanted)
+    side = wanted.path.with_name("weights.pth.sha256.json")
+    side.write_text(json.dumps({"sha256": "0" * 64, "size_bytes": len(PAGE)}))
+    wanted.path.write_bytes(CONTENT)
+    with pytest.raises(Unavailable, match=r"remove it and \S*weights\.pth\.sha256\.json to fetch it again"):
+        fetch(replace(wanted, size=None))
+    wanted.path.unlink()
+    assert fetch(replace(wanted, size=None)).read_bytes() == CONTENT, "a record of a file that is gone is made anew"
+    side.unlink()
+    wanted.path.write_bytes(PAGE)
+    with pytest.raises(Unavailable, match=r"weights\.pth is not what was released; remove it"):
+        fetch(replace(wanted, size=None))
+    assert not side.exists()
+
+
+@pytest.mark.parametrize("text", ["null", "{}", "[1]", '{"sha256": "x", "size_bytes": "many"}', "{", "7"])
+def test_a_damaged_side_file_is_named(server: Server, text: str) -> None:
+    wanted = release(server)
+    side = fetch(wanted).with_name("weights.pth.sha256.json")
+    side.write_text(text)
+    with pytest.raises(Unavailable, match=r"weights\.pth\.sha256\.json is damaged: remove it"):
+        fetch(wanted)
+
+
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "length": ({"headers": {"Content-Length": "abc"}}, "sends Content-Length 'abc'"),
+    "negative": ({"headers": {"Content-Length": "-5"}}, "sends Content-Length '-5'"),
+    "204": ({"status": 204, "headers": {"Content-Length": None}}, "answers 204"),
+    "redirect": ({"status": 302, "headers": {"Location": "http://[::bad"}}, "cannot be fetched"),
+    "loop": ({"status": 302, "headers": {"Location": "/weights.pth"}}, "answers 302"),
+    "416": ({"status": 416}, "answers 416"),
+    "a part unasked for": ({"status": 206, "headers": {"Content-Range": "bytes 7-9/10"}}, "bytes 7-9/10"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_servers(server: Server, kind: str) -> None:
+    values, said = ODD[kind]
+    for name, value in values.items():
+        setattr(server, name, value)
+    with pytest.raises(Unavailable, match=re.escape(said)) as error:
+        fetch(release(server))
+    assert str(error.value).startswith("net: its weights are not at ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", ["bytes 0-9/5120000", "bytes */5120000", "", None])
+def test_another_part_than_asked_for_is_not_joined(server: Server, answer: str | None) -> None:
+    server.break_after = [1_000_000, 0, 0]
+    with pytest.raises(Unavailable):
+        fetch(release(server))
+    server.headers = {"Content-Range": answer}
+    with pytest.raises(Unavailable, match="not the part from byte 1000000"):
+        fetch(release(server))
+    assert release(server).path.with_name("weights.pth.part").stat().st_size == 1_000_000
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"two\nlines", b""])
+def test_a_damaged_tag_starts_anew(server: Server, text: bytes) -> None:
+    server.break_after = [1_000_000, 0, 0]
+    with pytest.raises(Unavailable):
+        fetch(release(server))
+    release(server).path.with_name("weights.pth.part.etag").write_bytes(text)
+    assert fetch(release(server)).read_bytes() == CONTENT
+    assert server.asked[-1] == ""
+
+
+@pytest.mark.parametrize("first_known", [True, False])
+def test_a_read_only_cache_that_holds_the_file_serves(
+    server: Server, first_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is locked or written for a file that is there. (Root may write anywhere: it is barred here.)"""
+    wanted = release(server, **(known(CONTENT) if first_known else {}))
+    wanted.path.parent.mkdir(parents=True)
+    wanted.path.write_bytes(CONTENT)
+    whole = Path.open
+
+    def read_only(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if set(mode) & set("wax+"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return whole(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(download, "FileLock", None)
+    monkeypatch.setattr(Path, "write_text", lambda self, *args, **kwargs: read_only(self, "w"))
+    assert fetch(wanted) == wanted.path
+    assert os.listdir(wanted.path.parent) == ["weights.pth"]
 
 
 def test_the_table() -> None:

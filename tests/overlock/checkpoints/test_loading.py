@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import baselines  # noqa: F401
-import overlock  # noqa: F401
-from overlock.checkpoints.loading import load_checkpoint, read_checkpoint
+import overlock
+from overlock.checkpoints.loading import load_checkpoint, load_state
+from overlock.checkpoints.reading import plain_names, read_checkpoint
 from tests.golden.golden_state import tensor_for
 from tests.golden_tools import manifest
 
@@ -113,8 +114,9 @@ def test_a_model_without_auxiliary_head_takes_a_file_with_it(tmp_path: Path) -> 
         model, with_head = (timm.create_model("overlock_xt", aux_head=aux) for aux in (False, True))
     load_checkpoint(model, tmp_path / "w.pth")
     torch.save({k: v for k, v in state.items() if not k.startswith("aux_head.")}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"7 missing \(aux_head\."):
+    with pytest.raises(ValueError, match=r"create the model with aux_head=False; .* 7 missing \(aux_head\."):
         load_checkpoint(with_head, tmp_path / "w.pth")
+    load_checkpoint(model, tmp_path / "w.pth")
 
 
 def spoiled(kind: str, state: State) -> Any:
@@ -161,3 +163,159 @@ def test_an_unreadable_file_is_refused(content: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
+
+
+@pytest.fixture(scope="module")
+def small() -> State:
+    """The state of the smallest network here, each number another than a fresh network's."""
+    state = timm.create_model("moganet_xt").state_dict()
+    return {key: value + 1 for key, value in state.items()}
+
+
+def in_model(model: nn.Module, state: State) -> bool:
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_wrapped_names_every_way_in(prefix: str, tmp_path: Path, small: State) -> None:
+    """By our own loader, by `pretrained_cfg_overlay`, by `checkpoint_path`, and by `load_state_dict`."""
+    wrapped = {prefix + key: value for key, value in small.items()}
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": wrapped, "n": 1}, path)
+    assert read_checkpoint(path).keys() == small.keys()
+    overlay = timm.create_model("moganet_xt", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    model = timm.create_model("moganet_xt")
+    model.load_state_dict(wrapped)
+    for made in (overlay, model, timm.create_model("moganet_xt", checkpoint_path=str(path))):
+        assert in_model(made, small)
+
+
+def test_a_part_that_was_compiled_and_an_average() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    state = {key: value + 1 for key, value in model.state_dict().items()}
+    load_state(model, {key.replace("1.", "1._orig_mod."): value for key, value in state.items()}, "file")
+    assert in_model(model, state)
+    model[0] = torch.compile(model[0])  # type: ignore[assignment]
+    load_state(model, {key: value + 1 for key, value in state.items()}, "file")
+    assert torch.equal(model[1].bias, state["1.bias"] + 1)
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2)).state_dict()
+    assert plain_names(averaged) == {"module.weight": "weight", "module.bias": "bias"}
+    with pytest.raises(ValueError, match="differ only in"):
+        plain_names(["a._orig_mod.b", "a.b"])
+
+
+def one_sided(kind: str, value: Tensor) -> Tensor:
+    return {
+        "meta": lambda: value.to("meta"),
+        "sparse": lambda: value.to_sparse(),
+        "complex": lambda: value.to(torch.complex64),
+        "integers": lambda: value.to(torch.int8),
+        "quantised": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        "misshapen": lambda: value[:1],
+    }[kind]()
+
+
+SAID = {"meta": "on the meta device", "complex": "complex64", "integers": "int8", "quantised": "qint8"}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize.*")
+@pytest.mark.parametrize("kind", ["meta", "sparse", "complex", "integers", "quantised", "misshapen"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_tensor_that_cannot_be_copied_loads_nothing(kind: str, strict: bool, small: State) -> None:
+    """The last tensor of the model is the one that is wrong: all others would have been copied before it."""
+    model = timm.create_model("moganet_xt")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = {**small, "head.bias": one_sided(kind, small["head.bias"])}
+    with pytest.raises(RuntimeError, match=rf"head\.bias is .*{SAID.get(kind, '' if kind == 'misshapen' else kind)}"):
+        model.load_state_dict(state, strict=strict)
+    assert in_model(model, before)
+
+
+def test_half_loaded_on_purpose(small: State) -> None:
+    """Not strict: what is there is loaded, and what is missing and unexpected is told, as torch does."""
+    model = timm.create_model("moganet_xt")
+    keys = model.load_state_dict({"head.bias": small["head.bias"], "more": torch.ones(1)}, strict=False)
+    assert "norm4.bias" in keys.missing_keys
+    assert "head.bias" not in keys.missing_keys
+    assert keys.unexpected_keys == ["more"]
+    assert torch.equal(model.head.bias, small["head.bias"])
+
+
+def test_another_number_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    state = {k: v for k, v in timm.create_model("overlock_xt", num_classes=7).state_dict().items() if "aux" not in k}
+    torch.save(state, path)
+    with torch.device("meta"):
+        model = timm.create_model("overlock_xt")
+    with pytest.raises(
+        ValueError, match=r"aux_head=False; it has 7 classes and the model 1000: .*num_classes=7; of"
+    ) as e:
+        load_checkpoint(model, path)
+    assert "\n" not in str(e.value)
+    overlay = {"file": str(path), "num_classes": 7}
+    made = timm.create_model("overlock_xt", True, pretrained_cfg_overlay=overlay, aux_head=False, num_classes=3)
+    own = made.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in state.items() if not key.startswith("head.4."))
+
+
+@pytest.mark.parametrize("name", ["overlock_xt", "unireplknet_a"])
+def test_the_file_of_a_deployed_model_says_so(name: str) -> None:
+    model = timm.create_model(name)
+    for deployed in (overlock.deploy(model), timm.create_model(name, deploy=True)):
+        with pytest.raises(ValueError, match="it is of a deployed model") as error:
+            load_state(model, deployed.state_dict(), "file")
+        assert "\n" not in str(error.value)
+        with pytest.raises(ValueError, match="it is of the training form"):
+            load_state(deployed, model.state_dict(), "file")
+    deployed = overlock.deploy(model)
+    load_state(deployed, {key: value + 1 for key, value in deployed.state_dict().items()}, "file")
+
+
+def test_the_overlay_is_fitted_before_classes_are_replaced(tmp_path: Path, small: State) -> None:
+    """timm loads loosely where the number of classes differs: another network's file must be refused all the same."""
+    torch.save(released("unireplknet_a"), tmp_path / "w.pth")
+    save_file(small, tmp_path / "model.safetensors")
+    for file in (tmp_path / "w.pth", tmp_path / "model.safetensors", tmp_path):
+        make = lambda file=file: timm.create_model(  # noqa: E731
+            "moganet_xt", pretrained=True, num_classes=5, in_chans=1, pretrained_cfg_overlay={"file": str(file)}
+        )
+        if file.suffix == ".pth":
+            with pytest.raises(ValueError, match="does not fit MogaNet"):
+                make()
+        else:
+            assert torch.equal(make().state_dict()["norm4.weight"], small["norm4.weight"])
+
+
+WRONG = {
+    "folder": (None, "is a folder"),
+    "empty.pth": (b"", "it is empty"),
+    "text.pth": (b"hello, world", "it begins with b'hello, wo'"),
+    "half.safetensors": (b"\xff\0\0\0\0\0\0\0{", "cannot read weights"),
+    "pickle.pth": (b"\x80\x02garbage", "cannot read weights"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_checkpoint_is_said_in_a_line(name: str, tmp_path: Path) -> None:
+    content, said = WRONG[name]
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        read_checkpoint(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path: Path) -> None:
+    state = {"a": torch.ones(2)}
+    save_file(state, tmp_path / "w.pth")
+    assert torch.equal(read_checkpoint(tmp_path / "w.pth")["a"], state["a"])
+    torch.save({"model": Arbitrary()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"it holds \S*Arbitrary, and only tensors .*save model.state_dict"):
+        read_checkpoint(tmp_path / "w.pth")
