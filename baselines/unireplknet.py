@@ -31,6 +31,7 @@ from overlock.layers import (
     fuse_conv_bn,
     global_response,
     init_weights,
+    refuse_changed,
     response_norm,
 )
 
@@ -192,6 +193,7 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
 
     def to_deploy(self: Stages) -> Stages:
         """A new model in deploy form, in evaluation mode, with the same outputs; this one is left as it is."""
+        refuse_changed(self)
         stages: list[Any] = list(self.stages)
         merged = nn.ModuleList(nn.Sequential(*(block.to_deploy() for block in stage)) for stage in stages)
         model = copy.deepcopy(self, memo={id(self.stages): merged})  # a copy of everything else

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from overlock.contmix import contmix, enlarged_size
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv
+from overlock.tracing import is_captured, why_not_read
 
 SMALL_KERNEL = 5  # of ContMix's two kernels
 REGIONS = 7  # region centres a side
@@ -126,6 +127,26 @@ class DynamicConvBlock(nn.Module):
         self.ls2 = LayerScale(width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight (T, R) and bias (T,) of `weight_proj`, by its outputs for the unit vectors where it is not as made.
+
+        Raises:
+            ValueError: if it is not linear: ContMix takes it as a matrix.
+        """
+        layer = self.weight_proj
+        if why_not_read(layer) is None:
+            assert layer.bias is not None
+            return layer.weight.flatten(1), layer.bias
+        units = torch.eye(REGIONS**2, dtype=self.rpb1.dtype, device=self.rpb1.device)
+        probe = units.sum(0, keepdim=True) / 2  # halfway between the units' sum and nothing
+        outputs = layer(torch.cat([torch.zeros_like(probe), units, probe])[:, :, None, None]).flatten(1)  # 2 + R, T
+        bias, weight, probed = outputs[0], (outputs[1:-1] - outputs[0]).t(), outputs[-1]
+        if not self.training and not is_captured():
+            off = (probed - bias - weight.sum(1) / 2).abs().max()
+            if off > 0.02 * (probed - bias).abs().max() + 1e-6:
+                raise ValueError(f"weight_proj {why_not_read(layer)}, and is not linear: ContMix takes it as a matrix")
+        return weight, bias
+
     def context_mixing(self, features: Tensor, value: Tensor) -> Tensor:
         """ContMix of `value` (B, C, H, W) by kernels made from `features` (B, C + Cc, H, W), before its projection."""
         height, width = value.shape[-2:]
@@ -133,13 +154,11 @@ class DynamicConvBlock(nn.Module):
         if size is not None:
             features, value = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (features, value))
         x, context = features.split([self.dim, self.ctx_dim], dim=1)
-        assert self.weight_proj.bias is not None
         mixed = contmix(
             self.weight_query(x),
             self.weight_key(context),
             value,
-            self.weight_proj.weight.flatten(1),
-            self.weight_proj.bias,
+            *self.projection(),
             self.rpb1,
             self.rpb2,
             self.scale,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
-from overlock.tracing import eager_autograd, is_captured, under_autocast
+from overlock.tracing import eager_autograd, is_captured, under_autocast, why_not_read
 
 DOT_BYTES = 4 << 20  # of products made at a time for a sum: what fits the caches
 
@@ -83,6 +83,21 @@ def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], Abst
 
 def _copy(buffer: Tensor | None) -> Tensor | None:
     return None if buffer is None else buffer.clone()
+
+
+def refuse_changed(model: nn.Module) -> None:
+    """Raises ValueError, naming the layer, where folding `model` would lose what a layer does when it is called."""
+    for name, module in model.named_modules():
+        reason = why_not_read(module) if name else None
+        kept = name.startswith("head") and not isinstance(module, nn.Conv2d)  # as it is
+        if reason is not None and not kept and not name.startswith("aux_head"):
+            raise ValueError(
+                f"{name} {reason}, which folding would lose: merge adapters, remove parametrisations (with their values"
+                " kept), pruning masks and hooks first"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.running_mean is None or not module.affine):
+            raise ValueError(f"{name} keeps no statistics, or has no weight, and cannot be folded")
 
 
 def init_weights(module: nn.Module) -> None:

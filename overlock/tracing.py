@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 _exporting = False
 
@@ -34,6 +35,22 @@ def is_captured() -> bool:
 def is_watched() -> bool:
     """Whether a tracer, a counter or a fake tensor follows each operator: kernels unknown to it would get lost."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def why_not_read(layer: nn.Module) -> str | None:
+    """The reason why a layer must be called, or None where its weight may be read instead.
+
+    Adapters, parametrisations, pruning, quantisation and hooks act when a layer is called, and are lost otherwise.
+    """
+    home = type(layer).__module__
+    if not home.startswith(("torch.nn.modules.", "timm.layers.", "overlock.", "baselines.")):
+        return f"is a {home}.{type(layer).__qualname__}"
+    if any(getattr(layer, hooks) for hooks in HOOKS):
+        return "has hooks"
+    return "has another forward" if "forward" in layer.__dict__ else None
 
 
 def under_autocast(device_type: str) -> bool:

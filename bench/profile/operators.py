@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -88,21 +89,24 @@ def operators(subject: Subject, calls: int) -> list[Operator]:
 def _places(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
     """Within it, the list holds the modules that are running as (stage, class name), the innermost last."""
     stack: list[tuple[str, str]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if name:
-            place = (_stage(name), type(module).__name__)
-            handles.append(module.register_forward_pre_hook(lambda *_, place=place: stack.append(place)))
-            handles.append(module.register_forward_hook(lambda *_: _pop(stack), always_call=True))
+    places = {module: (_stage(name), type(module).__name__) for name, module in model.named_modules() if name}
+
+    def enter(module: nn.Module, _inputs: Any) -> None:
+        if module in places:
+            stack.append(places[module])
+
+    def leave(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if module in places:
+            stack.pop()
+
+    # of all modules: hooks of a layer's own would keep its weight from being read
+    entering = register_module_forward_pre_hook(enter)
+    leaving = register_module_forward_hook(leave, always_call=True)
     try:
         yield stack
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _pop(stack: list[tuple[str, str]]) -> None:
-    stack.pop()
+        entering.remove()
+        leaving.remove()
 
 
 def _stage(name: str) -> str:

@@ -23,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 from overlock import native
 from overlock.depthwise import dispatch
 from overlock.depthwise import triton as depthwise_triton
-from overlock.tracing import eager_autograd, under_autocast
+from overlock.tracing import eager_autograd, under_autocast, why_not_read
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
 NATIVE_SIZES = (3, 5, 7, 9, 11, 13, 15, 17)  # native/depthwise.h
@@ -166,6 +166,8 @@ def _by_winner(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 def parallel_convs(x: Tensor, convs: Sequence[nn.Conv2d]) -> Sequence[Tensor]:
     """Each of `convs` on x (B, C, H, W): depthwise ones of stride 1, without bias, that keep the map's size."""
+    if any(why_not_read(conv) for conv in convs):
+        return [conv(x) for conv in convs]
     if x.device.type != "cpu" or under_autocast("cpu") or not eager_autograd():
         return [_by_winner(x, conv) for conv in convs]
     outputs: tuple[Tensor, ...] = _ParallelConvs.apply(

@@ -22,17 +22,30 @@ from overlock.contmix import contmix as contmix_unmerged
 from overlock.inference import grn as grn_kernel
 from overlock.inference.convolution import conv_of_vector
 from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
-from overlock.layers import GRN, SE, LayerScale, ResDWConv, channel_dot
+from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv, channel_dot
 from overlock.tracing import is_captured
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4
+MLP = (nn.Conv2d, nn.GELU, ResDWConv, GRN, nn.Conv2d)
 CACHED_BYTES = 8 << 20  # merged biases of larger maps are made again: 12 blocks would hold hundreds of megabytes
 
 
-def _layers(sequence: nn.Sequential) -> list[Any]:
-    """The layers of a sequence, whose kinds are known where it is taken apart."""
-    return list(sequence)
+def _layers(sequence: nn.Sequential, *kinds: type[nn.Module]) -> list[Any]:
+    """The layers of a sequence that is taken apart.
+
+    Raises:
+        ValueError: where one is of another kind than is folded.
+    """
+    layers = list(sequence)
+    same: dict[type[nn.Module], type[nn.Module]] = {nn.SyncBatchNorm: nn.BatchNorm2d}  # in evaluation mode
+    if [same.get(type(layer), type(layer)) for layer in layers] != list(kinds):
+        got, wanted = ([kind.__name__ for kind in row] for row in (map(type, layers), kinds))
+        raise ValueError(f"cannot fold {', '.join(got)}: what is folded is {', '.join(wanted)}")
+    for layer in layers:
+        if isinstance(layer, nn.GELU) and layer.approximate != "none":
+            raise ValueError(f"cannot fold {layer}: what is folded is the exact GELU")
+    return layers
 
 
 def _factor(ls: LayerScale) -> Tensor:
@@ -44,7 +57,7 @@ class FoldedSE(nn.Module):
 
     def __init__(self, se: SE) -> None:
         super().__init__()
-        _, down, _, up = _layers(se.proj)
+        _, down, _, up = _layers(se.proj, nn.AdaptiveAvgPool2d, nn.Conv2d, nn.GELU, nn.Conv2d)
         self.down, self.up = Folding(down).done(), Folding(up).done()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +122,9 @@ class FoldedRepConvBlock(Frozen):
 
     def __init__(self, block: RepConvBlock) -> None:
         super().__init__()
-        norm, large, bn, se, up, _, dwconv, grn, down = _layers(block.proj)
+        norm, large, bn, se, up, _, dwconv, grn, down = _layers(
+            block.proj, LayerNorm2d, DilatedReparam, nn.BatchNorm2d, SE, *MLP
+        )
         ls = block.ls if isinstance(block.ls, LayerScale) else None
         self.dwconv = folded_residual(block.dwconv)
         self.norm = copy.deepcopy(norm)
@@ -137,8 +152,8 @@ class FoldedContMix(Frozen):
 
     def __init__(self, block: DynamicConvBlock) -> None:
         super().__init__()
-        query, query_bn = _layers(block.weight_query)
-        _, key, key_bn = _layers(block.weight_key)
+        query, query_bn = _layers(block.weight_query, nn.Conv2d, nn.BatchNorm2d)
+        _, key, key_bn = _layers(block.weight_key, nn.AdaptiveAvgPool2d, nn.Conv2d, nn.BatchNorm2d)
         self.query, self.key = Folding(query).then_bn(query_bn).done(), Folding(key).then_bn(key_bn).done()
         self.scale, self.dims, self.kernel_size = block.scale, (block.dim, block.ctx_dim), block.kernel_size
         self.backend = block.backend
@@ -196,11 +211,13 @@ class FoldedDynamicConvBlock(Frozen):
 
     def __init__(self, block: DynamicConvBlock) -> None:
         super().__init__()
-        fusion_dw, fusion_bn, _, fusion_point, fusion_grn = _layers(block.fusion)
-        gate, gate_bn, _ = _layers(block.gate)
-        dyconv_proj, dyconv_bn = _layers(block.dyconv_proj)
-        proj_bn, proj = _layers(block.proj)
-        up, _, mlp_dwconv, mlp_grn, down = _layers(block.mlp)
+        fusion_dw, fusion_bn, _, fusion_point, fusion_grn = _layers(
+            block.fusion, nn.Conv2d, nn.BatchNorm2d, nn.GELU, nn.Conv2d, GRN
+        )
+        gate, gate_bn, _ = _layers(block.gate, nn.Conv2d, nn.BatchNorm2d, nn.SiLU)
+        dyconv_proj, dyconv_bn = _layers(block.dyconv_proj, nn.Conv2d, nn.BatchNorm2d)
+        proj_bn, proj = _layers(block.proj, nn.BatchNorm2d, nn.Conv2d)
+        up, _, mlp_dwconv, mlp_grn, down = _layers(block.mlp, *MLP)
         self.dim = block.dim
         self.dwconv1 = folded_residual(block.dwconv1)
         self.norm1 = copy.deepcopy(block.norm1)
@@ -208,7 +225,7 @@ class FoldedDynamicConvBlock(Frozen):
         self.fusion_point = Folding(fusion_point).done()
         self.fusion_grn = FoldedGRN(fusion_grn.gamma, fusion_grn.beta)
         self.gate = Folding(gate).then_bn(gate_bn).done("silu")
-        self.lepe = folded_large(*_layers(block.lepe))
+        self.lepe = folded_large(*_layers(block.lepe, DilatedReparam, nn.BatchNorm2d))
         self.contmix = FoldedContMix(block)
         self.dyconv_proj = Folding(dyconv_proj).then_bn(dyconv_bn).done()
         self.se = FoldedSE(block.se_layer)

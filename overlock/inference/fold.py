@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from overlock.blocks import DynamicConvBlock, RepConvBlock
 from overlock.inference.blocks import FoldedDynamicConvBlock, FoldedRepConvBlock
 from overlock.inference.folded_conv import Folding
+from overlock.layers import refuse_changed
 from overlock.model import FocusDownsample, OverLoCK
 from overlock.pyramid import OverLoCKPyramid
 
@@ -29,7 +30,7 @@ def _sequence(layers: nn.Sequential) -> nn.Sequential:
         layer = modules.pop(0)
         if isinstance(layer, nn.Conv2d):
             folding, activation = Folding(layer), None
-            if modules and isinstance(modules[0], nn.BatchNorm2d):
+            if modules and isinstance(modules[0], nn.BatchNorm2d | nn.SyncBatchNorm):
                 folding.then_bn(modules.pop(0))  # type: ignore[arg-type]
             if modules and isinstance(modules[0], nn.GELU | nn.SiLU):
                 activation = "gelu" if isinstance(modules.pop(0), nn.GELU) else "silu"
@@ -107,10 +108,13 @@ def deploy(model: Model) -> Model:
     whatever comes in.
 
     Raises:
-        ValueError: for a model that has no such form.
+        ValueError: for a model that has no such form, or a layer that is not as it was made: adapted, parametrised,
+            pruned, hooked, or of another kind.
     """
     if getattr(model, "frozen", False):
         return copy.deepcopy(model)
+    if isinstance(model, OverLoCK | OverLoCKPyramid):
+        refuse_changed(model)
     if isinstance(model, OverLoCK):
         return cast(Model, _fold_network(model))
     if isinstance(model, OverLoCKPyramid):

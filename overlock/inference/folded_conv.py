@@ -46,6 +46,9 @@ class Folding:
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
+        sizes = {(k // 2, 1) for k in conv.kernel_size} | set(zip(conv.padding, conv.dilation, strict=False))
+        if len(sizes) > 1 or conv.padding_mode != "zeros":
+            raise ValueError(f"cannot fold {conv}: only zeros beside the map, half a kernel wide, are folded")
         self.weight = conv.weight.detach().double()
         self.bias = self.weight.new_zeros(len(self.weight)) if conv.bias is None else conv.bias.detach().double()
         self.dtype, self.stride = conv.weight.dtype, conv.stride[0]
