@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def train(
     state: Path,
     every: int = 1000,
     report: Callable[[int, dict[str, float]], None] = lambda iteration, values: None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
     """Train `losses.model` in place; goes on from `state` where that exists, and writes it `every` iterations.
 
@@ -89,13 +90,14 @@ def train(
         losses: a module that returns a dictionary of losses of a batch.
         batches: iteration to start from -> batches without end, on the CPU.
         report: is called with an iteration's number and its losses.
+        about: what else the weights depend on; `state` keeps it, and is refused where it differs.
 
     Raises:
         BadInput: where `state` is of another run, or a loss is not finite.
     """
     model: Any = losses.to(place.device).train()
     optimiser = optimiser_for(model, schedule)
-    start = _resume(state, model, optimiser, schedule, place.device)
+    start = _resume(state, model, optimiser, schedule, place.device, about or {})
     if workers.size > 1:
         if place.device.startswith("cuda"):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -117,7 +119,7 @@ def train(
         optimiser.step()
         report(iteration, _values(values))
         if workers.rank == 0 and ((iteration + 1) % every == 0 or iteration + 1 == schedule.iterations):
-            _save(state, losses, optimiser, schedule, iteration + 1)
+            _save(state, losses, optimiser, schedule, iteration + 1, about or {})
 
 
 def _values(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -135,10 +137,17 @@ def _moved(value: Any, device: str) -> Any:
     return value
 
 
-def _save(path: Path, losses: Any, optimiser: torch.optim.Optimizer, schedule: Schedule, iteration: int) -> None:
+def _save(
+    path: Path,
+    losses: Any,
+    optimiser: torch.optim.Optimizer,
+    schedule: Schedule,
+    iteration: int,
+    about: Mapping[str, str],
+) -> None:
     """Replaced as a whole: a kill leaves the one before. `state_dict` has the released names."""
     content = {
-        "meta": {"iteration": iteration, "schedule": repr(schedule)},
+        "meta": {"iteration": iteration, "schedule": repr(schedule), "about": dict(about)},
         "state_dict": losses.model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
@@ -153,7 +162,7 @@ def _save(path: Path, losses: Any, optimiser: torch.optim.Optimizer, schedule: S
     log.info("wrote %s at iteration %d", path, iteration)
 
 
-def _resume(path: Path, losses: Any, optimiser: Any, schedule: Schedule, device: str) -> int:
+def _resume(path: Path, losses: Any, optimiser: Any, schedule: Schedule, device: str, about: Mapping[str, str]) -> int:
     if not path.exists():
         return 0
     mend = "give --output another file"
@@ -165,6 +174,9 @@ def _resume(path: Path, losses: Any, optimiser: Any, schedule: Schedule, device:
         raise BadInput(f"--output {path} is there and is no state of this training: {mend}") from error
     if known != repr(schedule):
         raise BadInput(f"{path} is of another schedule ({known}): {mend}")
+    differ = [name for name, value in about.items() if meta.get("about", about).get(name) != value]
+    if differ:
+        raise BadInput(f"--output {path} is of a run with other {', '.join(differ)}: {mend}")
     check_names(state, losses.model.state_dict(), str(path), f"of another model than --model and --head: {mend}")
     losses.model.load_state_dict(state)
     try:

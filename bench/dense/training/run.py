@@ -41,9 +41,14 @@ from bench.torchrun import Workers
 
 log = logging.getLogger("bench.train")
 
+ANY = ("weights", "device", "threads", "workers", "output", "every", "print_every")
+"""Arguments that may be others when a stopped training goes on."""
+
 
 def segmentation(args: argparse.Namespace) -> int:
     """Fine-tune UperNet on ADE20K's training set; returns the exit code."""
+    if args.batch_size < 2:
+        raise BadInput("--batch-size 1: the batch norm after UperNet's pooling to one pixel needs 2 images or more")
     data = ADE20K.open(args.data, "training")
     scale = SegmentationScale((args.long, args.short), (args.factors[0], args.factors[1]), (args.crop, args.crop))
     schedule = Schedule(args.iterations, args.lr, args.weight_decay, args.warmup, 1e-6)
@@ -140,6 +145,8 @@ def _run(
         if args.batch_size % workers.size:
             raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
         place = Place(wanted, args.dtype)
+        about = {f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items() if k not in ANY}
+        about["--data"] = data.hash
         schedule = schedule_of(-(-len(names) // args.batch_size))
         torch.manual_seed(args.seed)
         model = _model(args, place)
@@ -158,7 +165,7 @@ def _run(
                 listed = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
                 log.info("iteration %d of %d: %s", iteration, schedule.iterations, listed)
 
-        train(losses(model), batches, schedule, place, workers, args.output, args.every, report)
+        train(losses(model), batches, schedule, place, workers, args.output, args.every, report, about)
     return OK
 
 

@@ -73,8 +73,26 @@ def test_a_mask_of_another_size_stops_training(tmp_path: Path) -> None:
     root = as_training(write_ade20k(tmp_path / "data", {"a": LABEL}))
     Image.fromarray(LABEL[:20]).save(root / "annotations" / "training" / "a.png")
     with pytest.raises(BadInput, match=r"a: image \(40, 48\) and annotation \(20, 48\) differ in size") as error:
-        train_ade20k([*train_arguments(root, tmp_path / "t.pth"), "--workers", "1", "--iterations", "1"])
+        train_ade20k(
+            [*train_arguments(root, tmp_path / "t.pth"), "--workers", "1", "--iterations", "1", "--batch-size", "2"]
+        )
     assert "Traceback" not in str(error.value)
+
+
+def test_what_a_training_state_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All arguments but those of where and how often, and the set's hash: another of them would make it of two runs."""
+    root = as_training(write_ade20k(tmp_path / "data", {n: LABEL for n in "ab"}))
+    kept: list[dict[str, str]] = []
+    monkeypatch.setattr("bench.dense.training.run.train", lambda *args: kept.append(args[-1]))
+    args = train_arguments(root, tmp_path / "t.pth")
+    with pytest.raises(BadInput, match="2 images or more"):
+        train_ade20k(args)
+    for more in (["--workers", "1"], ["--seed", "7"]):
+        train_ade20k([*args, "--batch-size", "2", *more])
+    assert kept[0] | {"--seed": "7"} == kept[1]
+    assert kept[0]["--data"] == ADE20K.open(root, "training").hash
+    assert {"--model", "--head", "--batch-size", "--crop", "--dtype", "--seed"} < kept[0].keys()
+    assert "--workers" not in kept[0]
 
 
 OBJECTS = {"a.png": [(1, (4, 4, 20, 12))], "b.png": [(2, (8, 8, 16, 16))]}

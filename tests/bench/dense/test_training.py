@@ -224,7 +224,7 @@ class Line(nn.Module):
         return {"square": (self.model(x) - 3 * x).square().mean()}
 
 
-def run(folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4) -> nn.Module:
+def run(folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4, seed: str = "0") -> nn.Module:
     torch.manual_seed(0)
     losses = Line()
 
@@ -235,7 +235,7 @@ def run(folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4) -> 
         if iteration == stop:
             raise KeyboardInterrupt
 
-    train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", every, report)
+    train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", every, report, {"--seed": seed})
     return losses.model
 
 
@@ -252,6 +252,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert not list((tmp_path / "b").glob("*.part"))
     with pytest.raises(BadInput, match="another schedule"):
         run(tmp_path / "b", Schedule(30, 0.05, 0.0, 3, 1e-3))
+    with pytest.raises(BadInput, match="of a run with other --seed: give --output another file"):
+        run(tmp_path / "b", schedule, seed="1")
 
 
 STATES = {
