@@ -107,6 +107,13 @@ def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
     log.info("compiled CPU kernels into %s", target)
 
 
+def _target(compiler: list[str], openmp: Path) -> Path:
+    """Where the library is kept, named by all that it is compiled from, by and for."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]")))
+    everything = "\n".join([text, *FLAGS, *compiler, str(openmp), _cpu()])
+    return cache_folder() / f"kernels-{hashlib.sha256(os.fsencode(everything)).hexdigest()[:16]}.so"
+
+
 def _sum(content: bytes, target: Path) -> bytes:
     """Of a library, and of its name, which says what it was compiled from."""
     return hashlib.sha256(content + target.name.encode()).digest()
@@ -146,9 +153,7 @@ def _library() -> ctypes.CDLL | str:
         if sys.platform != "linux":
             raise _Unavailable(f"they are built on Linux only, this is {sys.platform}")
         compiler, openmp = _compiler(), _openmp(ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so")))
-        text = "".join(path.read_text() for path in sorted(SOURCES.glob("*.[ch]")))
-        key = hashlib.sha256("\n".join([text, *FLAGS, *compiler, str(openmp), _cpu()]).encode()).hexdigest()[:16]
-        target = cache_folder() / f"kernels-{key}.so"
+        target = _target(compiler, openmp)
         library = _opened(target)
         if library is None:
             _compile(target, compiler, openmp)

@@ -85,8 +85,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library as it is kept."""
     if native.why_not() is not None:
         pytest.skip(str(native.why_not()))
-    (target,) = (path for path in native.cache_folder().glob("kernels-*.so") if native._opened(path))
-    return target
+    library = native._library()
+    assert not isinstance(library, str)
+    return native._target(native._compiler(), native._openmp(library))
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {

@@ -205,7 +205,7 @@ def test_a_weight_that_loading_leaves_out_is_seen(monkeypatch: pytest.MonkeyPatc
 
     whole = nn.Module.load_state_dict
 
-    def partly(self: nn.Module, state: dict[str, torch.Tensor], strict: bool = True) -> object:
+    def partly(self: nn.Module, state: dict[str, torch.Tensor], strict: bool = True, assign: bool = False) -> object:
         return whole(self, dict(list(state.items())[1:]), strict=False)
 
     entry, path = MODELS["moganet_xt"], tmp_path / "w.pth"

@@ -289,6 +289,13 @@ def test_the_overlay_is_fitted_before_classes_are_replaced(tmp_path: Path, small
             assert torch.equal(make().state_dict()["norm4.weight"], small["norm4.weight"])
 
 
+def test_the_configuration_of_a_hub_names_the_weights(tmp_path: Path, small: State) -> None:
+    """timm hands the configuration of a model on the hub over as `pretrained_cfg`: not the released file is loaded."""
+    save_file(small, tmp_path / "model.safetensors")
+    cfg = {"source": "local-dir", "file": str(tmp_path), "num_classes": 1000, "first_conv": "patch_embed1.projection.0"}
+    assert in_model(timm.create_model("moganet_xt", pretrained=True, pretrained_cfg=cfg), small)
+
+
 WRONG = {
     "folder": (None, "is a folder"),
     "empty.pth": (b"", "it is empty"),
