@@ -101,7 +101,7 @@ def _images(folder: Path) -> list[Path]:
 
     found = [folder / name for name in listing(folder).images()] if folder.is_dir() else []
     if not found:
-        raise BadInput(f"--images {folder}: no images there")
+        raise BadInput(f"--images {folder}: no images there; give a folder that holds some")
     return found
 
 

@@ -181,7 +181,7 @@ def report(title: str, judgements: Sequence[Judgement], args: argparse.Namespace
     if args.output:
         cli.write(args.output, text)
     if not judgements:
-        raise BadInput("nothing was judged")
+        raise BadInput("nothing was judged: none of what was asked for has figures; give other --models")
     return verdict.exit_code(judgements)
 
 

@@ -149,7 +149,7 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     for name, pattern in _PATTERNS.items():
         if not re.fullmatch(pattern, getattr(record, name)):
             raise ValueError(f"not a record: {name} is {getattr(record, name)!r:.60}")
-    if record.unit == "ratio" and any(figure <= 0 for figure in (record.value or 1, *record.samples)):
+    if record.unit == "ratio" and any(figure is not None and figure <= 0 for figure in (record.value, *record.samples)):
         raise ValueError("not a record: a ratio that is not above 0")
     return _up_to_date(record)
 
@@ -174,7 +174,11 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 }
 """Whether a value fits a field, by the field's type."""
 
-_PATTERNS = {"resolution": r"(\d{1,6}(x\d{1,6})?|none)?", "machine": r"([\w+-][\w.+-]{0,199})?"}
+_PATTERNS = {
+    "metric": r"(?!breakdown/)(?s:.*)|breakdown(/[^/]+){2}/(?s:.+)",
+    "resolution": r"(\d{1,6}(x\d{1,6})?|none)?",
+    "machine": r"([\w+-][\w.+-]{0,199})?",
+}
 """Fields that others take apart, or name folders with."""
 
 _HEAD_IN_METHOD = re.compile(r"(\w+)(?: on a (fixed path \([^)]*\)))?(?:; |, |$)")

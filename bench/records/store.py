@@ -50,7 +50,9 @@ def save(records: Sequence[Record], environment: Mapping[str, Any], results: Pat
     """
     machine = str(environment.get("machine") or "")
     if not machine:
-        raise BadInput("these records cannot be kept: their environment names no machine")
+        raise BadInput(
+            "these records cannot be kept: their environment names no machine; give --output to keep them in a file"
+        )
     folder = (results or results_folder()) / machine
     known = environments(folder)
     new = sorted({record.run for record in records} - known.keys())

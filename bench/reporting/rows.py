@@ -62,8 +62,9 @@ class Row:
 
     @property
     def pixels(self) -> int:
+        """Of the image; 0 where the figure is of none."""
         height, _, width = self.resolution.partition("x")
-        return int(height) * int(width or height)
+        return int(height) * int(width or height) if height.isdecimal() else 0
 
     @property
     def under(self) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import pytest
 from bench import claims, cli, compare, gate, published, report
 from bench.cli import BadInput
 from bench.engine.check import import_modules
+from bench.evidence.evidence import Placed
 from bench.gates import expected
 from bench.records import store
 from bench.records.record import FIELDS, Record, to_json
 from bench.render import table
+from bench.reporting.rows import rows
 
 RECORD = Record(model="m", form="deploy", metric="macs", value=5.0, unit="MACs", resolution="224", machine="here")
 ENVIRONMENT = {"machine": "here", "run": "r"}
@@ -84,6 +87,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, monkey
     [
         {"resolution": "abc"},
         {"resolution": 224},
+        {"metric": "breakdown/operator"},
+        {"metric": "throughput_ratio", "unit": "ratio", "value": 0},
         {"machine": "m" * 300},
         {"machine": "../elsewhere"},
         {"value": "5"},
@@ -101,7 +106,7 @@ def test_a_field_of_a_wrong_type_is_named(change: dict[str, object], tmp_path: P
 
     path = tmp_path / "records.json"
     path.write_text(json.dumps({"environment": {}, "records": [RECORD.to_dict() | change]}))
-    refused(lambda: store.read(path), "records.json", *change)
+    refused(lambda: store.read(path), "records.json", "ratio" if "unit" in change else next(iter(change)))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +246,12 @@ def test_a_module_that_cannot_be_imported_is_named(body: str, tmp_path: Path, mo
 def test_short_names_of_dtypes(given: str, name: str) -> None:
     assert cli.dtype(given) == name
     assert compare.parser().parse_args(["--models", "m", "--dtype", "fp32", "tf32"]).dtypes == ["float32", "tf32"]
+
+
+@pytest.mark.parametrize("resolution", ["none", ""])
+def test_a_figure_of_no_resolution_has_a_row(resolution: str) -> None:
+    (row,) = rows([Placed(replace(RECORD, resolution=resolution), "")])
+    assert row.pixels == 0
 
 
 def test_a_bar_in_a_name_is_no_cell() -> None:
