@@ -28,6 +28,7 @@ from overlock.layers import (
     Checkpointing,
     DilatedReparam,
     LayerNorm2d,
+    check_size,
     fuse_conv_bn,
     global_response,
     init_weights,
@@ -189,6 +190,8 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
     deploy: bool
 
     def run_stage(self, i: int, x: Tensor) -> Tensor:
+        if i == 0:
+            check_size(x)
         return self.stages[i](self.downsample_layers[i](x))
 
     def to_deploy(self: Stages) -> Stages:

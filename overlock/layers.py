@@ -34,6 +34,15 @@ BRANCHES: dict[int, tuple[Branch, ...]] = {
 """OverLoCK's own branch table, by large-kernel size (UniRepLKNet's differs)."""
 
 
+SMALLEST = 32  # pixels a side: what is divided by all strides
+
+
+def check_size(x: Tensor) -> None:
+    """Raises ValueError for images (B, C, H, W) that are smaller than the strides of a network together."""
+    if not torch.jit.is_tracing() and min(x.shape[-2:]) < SMALLEST:
+        raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: the least is {SMALLEST}x{SMALLEST}")
+
+
 class Checkpointing(nn.Module):
     """A network whose blocks `run` can keep their inputs alone, and compute the rest again for the backward."""
 

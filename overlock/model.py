@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from overlock.blocks import DynamicConvBlock, RepConvBlock
 from overlock.checkpoints.loading import StrictLoading
 from overlock.contmix import BACKENDS
-from overlock.layers import Checkpointing, init_weights
+from overlock.layers import Checkpointing, check_size, init_weights
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -171,8 +171,19 @@ class OverLoCK(Checkpointing, StrictLoading):
         """Raises ValueError for the folded form."""
         return super().train(refuse_training(self, mode))
 
+    def _check(self, images: Tensor) -> None:
+        check_size(images)
+        if not torch.jit.is_tracing() and images.shape[0] == 0:
+            raise ValueError("an empty batch: OverLoCK needs at least one image")
+        if self.frozen and images.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                "a deployed OverLoCK works in place and gives no gradients of its images: take the model it was made of"
+            )
+
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Stage i (1-4) on the output of the one before it."""
+        if i == 1:
+            self._check(x)
         x = self.get_submodule(f"patch_embed{i}")(x)
         for block in self.get_submodule(f"blocks{i}").children():
             x = self.run(block, x)

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from overlock.layers import SMALLEST
 from overlock.tracing import exporting
 
 PACKAGES = ("onnx", "onnxscript")
-SMALLEST = 32  # pixels a side
 
 
 def export_onnx(

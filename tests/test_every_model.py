@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import baselines  # noqa: F401
-import overlock  # noqa: F401
+import overlock
 from bench.models import MODELS
 from tests.golden_tools import fill, image
 
@@ -101,3 +101,21 @@ def test_checkpointed_training_is_plain_training(name: str, features_only: bool)
     assert wanted.keys() == gradients.keys()
     assert [key for key, value in wanted.items() if not torch.equal(gradients[key], value)] == []
     assert [key for key, value in buffers.items() if not torch.equal(kept[key], value)] == []
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("name", [name for name in TINY if name != "convnext_t"])
+def test_images_below_the_least_size_are_refused(name: str, features_only: bool) -> None:
+    options = {"features_only": True} if features_only else {"num_classes": 3}
+    model = timm.create_model(name, **TINY[name], **options).eval()
+    for form in (model, *([] if name == "moganet_xt" else [overlock.deploy(model)])):
+        with torch.inference_mode(), pytest.raises(ValueError, match="images of 31x40 pixels: the least is 32x32"):
+            form(torch.zeros(1, 3, 31, 40))
+
+
+def test_edges_of_a_deployed_model() -> None:
+    model = overlock.deploy(timm.create_model("overlock_xt", **TINY["overlock_xt"]).eval())
+    with pytest.raises(ValueError, match="an empty batch"):
+        model(torch.zeros(0, 3, 32, 32))
+    with pytest.raises(ValueError, match="gives no gradients of its images"):
+        model(torch.zeros(1, 3, 32, 32, requires_grad=True))
