@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -169,18 +170,15 @@ def _record_batches(path: Path) -> list[Any]:
         return list(pa.ipc.open_stream(mapped))
 
 
-class _arrow_errors:
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
     """Within it, a file that is no such table, or lacks the columns, is bad input."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if kind is not None and kind.__module__.startswith("pyarrow"):
-            raise BadInput(f"--data {self.path}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("pyarrow"):
+            raise
+        raise BadInput(f"--data {path}: {str(error).splitlines()[0]}") from error
 
 
 def open_source(path: Path) -> Source:

@@ -16,6 +16,7 @@ from PIL import Image
 pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
+from bench.ade20k import main as ade20k
 from bench.cli import BadInput
 from bench.dense.data import ADE20K, COCO, UnreadableImage, read_image
 from bench.train_ade20k import main as train_ade20k
@@ -77,6 +78,14 @@ def test_a_mask_of_another_size_stops_training(tmp_path: Path) -> None:
             [*train_arguments(root, tmp_path / "t.pth"), "--workers", "1", "--iterations", "1", "--batch-size", "2"]
         )
     assert "Traceback" not in str(error.value)
+
+
+def test_why_no_image_can_be_used_is_printed(tmp_path: Path) -> None:
+    root = write_ade20k(tmp_path / "data", {"a": LABEL})
+    Image.fromarray(LABEL[:20]).save(root / "annotations" / "validation" / "a.png")
+    args = ["--data", root, "--models", "moganet_xt", "--weights", "random", "--device", "cpu", "--workers", "0"]
+    with pytest.raises(BadInput, match=r"none of its images could be used: a: image \(40, 48\) and annotation"):
+        ade20k([*map(str, args), "--results", str(tmp_path / "r")])
 
 
 def test_what_a_training_state_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
