@@ -75,8 +75,10 @@ class Tar:
         try:
             with tarfile.open(path, "r:") as archive:
                 entries = [(m.name.removeprefix("./"), m) for m in archive if m.name != "."]
-                if path.stat().st_size < archive.offset + tarfile.BLOCKSIZE:  # tarfile takes that for the end
-                    raise BadInput(f"--data {path}: it is cut short after {len(entries)} files: fetch it again")
+                with path.open("rb") as file:
+                    file.seek(archive.offset)
+                    if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile ends silently there
+                        raise BadInput(f"--data {path}: it is cut short or damaged after {len(entries)} entries")
         except (OSError, tarfile.TarError) as error:
             raise BadInput(f"--data {path}: no uncompressed tar: {error}") from error
         refuse_repeated(f"--data {path}", (name for name, m in entries if m.isfile()))
@@ -118,6 +120,8 @@ class Columns:
         for f, path in enumerate(self.files):
             for g in range(self._groups(path)):
                 table = self._read(path, g, names_only=True)
+                with _arrow_errors(path):
+                    table.validate(full=True)  # else a damaged offset ends the process
                 absent = [name for name in ("image", "label") if name not in table.schema.names]
                 if absent:
                     raise BadInput(f"--data {path}: there is no column {absent[0]!r} in it")
@@ -175,8 +179,8 @@ def _arrow_errors(path: Path) -> Iterator[None]:
     """Within it, a file that is no such table, or lacks the columns, is bad input."""
     try:
         yield
-    except Exception as error:
-        if not type(error).__module__.startswith("pyarrow"):
+    except Exception as error:  # Arrow raises its own kinds, and Python's for what it cannot decode
+        if not type(error).__module__.startswith("pyarrow") and not isinstance(error, OSError | ValueError | KeyError):
             raise
         raise BadInput(f"--data {path}: {str(error).splitlines()[0]}") from error
 

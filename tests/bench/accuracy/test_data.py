@@ -285,6 +285,27 @@ def test_a_tar_that_is_cut_short_is_refused(end: int, tmp_path: Path) -> None:
     (tmp_path / "val.tar").write_bytes(content[: last if end == -1024 else end])
     with pytest.raises(BadInput, match=r"cut short|no uncompressed tar"):
         open_images(tmp_path / "val.tar", "custom")
+    (tmp_path / "val.tar").write_bytes(content.replace(b"a/2", b"a/4"))  # its header no longer has the right sum
+    with pytest.raises(BadInput, match=r"damaged after 1 entries|bad checksum"):
+        open_images(tmp_path / "val.tar", "custom")
+
+
+@pytest.mark.parametrize("form", [as_parquet, as_arrow_stream, as_arrow_file])
+def test_damaged_tables_are_one_line(form: object, tree: Path, tmp_path: Path) -> None:
+    """Cuts, and bytes changed: Arrow raises errors of many kinds, and dies of a wrong offset."""
+    form(tree, tmp_path)  # type: ignore[operator]
+    path = next(p for p in sorted(tmp_path.rglob("*")) if p.suffix in (".parquet", ".arrow"))
+    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for i in range(20):
+        changed = bytearray(content[: rng.integers(len(content))] if i % 2 else content)
+        for at in rng.integers(max(len(content) - 4000, 0), len(content), 4):
+            changed[at : at + 1] = rng.bytes(1)
+        (tmp_path / f"x{path.suffix}").write_bytes(changed)
+        try:
+            open_images(tmp_path / f"x{path.suffix}", "custom")
+        except BadInput:
+            refused += 1
+    assert refused >= 10
 
 
 def test_labels_of_a_table_are_whole_numbers(tmp_path: Path) -> None:
