@@ -190,7 +190,7 @@ def real_labels(names: Sequence[str], path: Path | None = None) -> list[tuple[in
         table = [tuple(map(int, of_image)) for of_image in json.loads(text)]
     except OSError as error:
         raise BadInput(f"--real {path}: {error.strerror}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"--real {path}: no JSON list of each image's labels ({error})") from error
     labels = []
     for name in names:
