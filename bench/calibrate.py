@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = checked["environment"]
     batch = automatic_batch(checked["device"], args.resolution) if args.batch_size == "auto" else args.batch_size
     settings = replace(settings, device=checked["device"], batch=batch)
-    plan = replace(DEFAULT, rounds=args.rounds, canary_limit=math.inf)  # nothing is set aside: this is what is measured
+    plan = replace(DEFAULT, rounds=args.rounds, canary_limit=math.inf)
     outcome = measured(args.model, args.resolution, settings, plan)
     name = new_run()
     records = [stamped(record, environment, name) for record in records_of(outcome)]

@@ -124,6 +124,22 @@ def positive_or_auto(text: str) -> int | str:
     return text if text == "auto" else positive(text)
 
 
+def percent(text: str) -> float:
+    """`5%` or `5` -> 0.05: more than 0 and less than 100."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", text)
+    if match is None or not 0 < float(match[1]) < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage: give 5%, say")
+    return float(match[1]) / 100
+
+
+def seconds(text: str) -> float:
+    """`60s` or `60` -> 60.0: more than 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)s?", text)
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give 60, say")
+    return float(match[1])
+
+
 def device(text: str) -> str:
     """auto, cpu, mps, cuda or cuda:N."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine.launch import FORK, WAYS
 from bench.engine.plan import DEFAULT, QUICK, Plan
 from bench.engine.request import Settings
 from bench.metrics import ASKED
@@ -31,8 +32,8 @@ COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "cudagraph")
 DESCRIPTION = f"""Compare models on this machine: parameters, MACs, throughput, memory and more, with the published
 figures beside them. Models: {", ".join(MODELS)}; all (these); or any timm model name."""
 
-EPILOG = """A model without re-parameterisation has one form, listed as deploy. Models are timed in turn, in fresh
-processes, over rounds; the ratio's interval is over rounds. Exit codes: 0 measured; 2 bad input, or nothing could be
+EPILOG = """A model without re-parameterisation has one form, listed as deploy. Models are timed in turn, in processes
+of their own, over rounds; the ratio's interval is over rounds. Exit codes: 0 measured; 2 bad input, or nothing could be
 measured; 130 stopped by Ctrl-C (what was measured is printed)."""
 
 
@@ -75,7 +76,17 @@ def parser() -> Parser:
         "--rounds",
         type=cli.positive,
         metavar="N",
-        help="fresh processes of each model (default: 5 to 12, as time allows)",
+        help="processes of each model (default: as many as --precision needs and --time allows)",
+    )
+    add(
+        "--precision",
+        type=cli.percent,
+        metavar="P%",
+        help="half width of the ratios' intervals to aim at (default: 5%%)",
+    )
+    add("--time", type=cli.seconds, default=60.0, metavar="S", help="seconds of each group of models (default: 60)")
+    add(
+        "--process", choices=WAYS, default=FORK, help="fork workers from a preloaded one (default), or start fresh ones"
     )
     add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
     add("--quick", action="store_true", help="two short rounds: a rough figure, no verdict on differences")
@@ -84,6 +95,7 @@ def parser() -> Parser:
     add("--against", type=Path, metavar="FILE", help="compare with records kept earlier (CSV, JSON, or a folder)")
     cli.add_output(p)
     add("--sources", action="store_true", help="list the sources of the published figures")
+    add("--verbose", action="store_true", help="say below the table what each column is, and all notes")
     return p
 
 
@@ -122,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         threads=args.threads or physical_cores(),
         backend=args.backend,
         compile=args.compile,
+        process=args.process,
         imports=tuple(args.imports),
         weights=weights,
         memory_budget=args.memory_budget * 2**20 if args.memory_budget else None,
@@ -135,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         baseline=baseline,
         batches=list(dict.fromkeys(args.batch_sizes)),
         dtypes=list(dict.fromkeys(args.dtypes)),
-        plan=plan_of(args.quick, args.rounds),
+        plan=plan_of(args.quick, args.rounds, args.precision, args.time),
         task=args.task,
         head=head,
     )
@@ -144,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal = Journal(args.resume)
     with progress() as bar:
         known = store.read(args.resume) if args.resume and args.resume.exists() else []
-        runner = Runner(sweep, bar.begun, bar.done, journal, known)
+        runner = Runner(sweep, bar.begun, bar.done, journal, known, bar.known)
         bar.total(sweep.steps())
         try:
             runner.measure()
@@ -208,14 +221,15 @@ def broken_down(args: argparse.Namespace, sweep: Sweep) -> int:
     return cli.OK
 
 
-TIMING = 65.0
-"""Seconds of rounds of one group of sides, where they are not counted by --rounds: small models get more of them."""
+PRECISION = 0.05
 
 
-def plan_of(quick: bool, rounds: int | None) -> Plan:
-    """How long to look, with the canary's limit that this machine's calibration allows."""
-    plan = QUICK if quick else replace(DEFAULT, seconds=0.0 if rounds else TIMING)
-    return replace(plan, rounds=rounds or plan.rounds)
+def plan_of(quick: bool, rounds: int | None, precision: float | None, seconds: float) -> Plan:
+    """How long to look: a number of rounds if one is given, else until the ratios are precise, or time is over."""
+    if quick or rounds:
+        plan = QUICK if quick else DEFAULT
+        return replace(plan, rounds=rounds or plan.rounds, precision=precision or 0.0)
+    return replace(DEFAULT, precision=precision or PRECISION, seconds=seconds)
 
 
 def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
@@ -254,7 +268,7 @@ def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
             if style == "csv":
                 return as_csv(wide(rows, runner.sweep.baseline))
             machine = describe(runner.environment) if runner.environment else ""
-            lines = [*footnotes(rows, machine, args.sources), *precision(runner)]
+            lines = [*footnotes(rows, machine, args.sources, args.verbose), *precision(runner)]
             return f"{tables(records, style)}\n\n{below(lines, style)}"
 
         cli.show(text, args)

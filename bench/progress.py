@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+SECONDS_BETWEEN = 3.0
 
 
 class Progress:
@@ -14,6 +17,7 @@ class Progress:
     def __init__(self) -> None:
         from tqdm import tqdm
 
+        self._said = -SECONDS_BETWEEN
         self._bar: Any = tqdm(
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
@@ -31,6 +35,13 @@ class Progress:
 
     def done(self) -> None:
         self._bar.update(1)
+
+    def known(self, line: str) -> None:
+        """Say what is known so far, unless something was said just before."""
+        now = time.monotonic()
+        if now - self._said >= SECONDS_BETWEEN:
+            self._said = now
+            self.say(line)
 
     def say(self, line: str) -> None:
         """Print a line that stays; on stderr, also where there is no terminal."""

@@ -26,7 +26,7 @@ def records_of(outcome: Outcome, wanted: Sequence[str], bases: Sequence[int | No
                 yield _figure(_template(outcome, i, metric), replicates)
         name = f"{given[0]}_ratio"
         if base is not None and name in wanted and (ratio := outcome.ratio(i, base)) is not None:
-            yield _ratio(_template(outcome, i, name), ratio, _template(outcome, base, name), outcome.invalid(i, base))
+            yield _ratio(_template(outcome, i, name), ratio, _template(outcome, base, name))
 
 
 def _template(outcome: Outcome, i: int, metric: str) -> Record:
@@ -35,7 +35,7 @@ def _template(outcome: Outcome, i: int, metric: str) -> Record:
     settled = [r.warm for r in outcome.replicates[i] if r is not None]
     problems = tuple(dict.fromkeys(problem for warm in settled for problem in warm["problems"]))
     failures = tuple(dict.fromkeys(outcome.failures[i])) or ("not run",)
-    reasons = (*problems, *outcome.invalid(i)) if replicates else failures
+    reasons = problems if replicates else failures
     convolutions = depthwise_path(next((r.last["ran"] for r in replicates if r.last.get("ran")), {}))
     record = side.record(metric)
     return replace(
@@ -44,6 +44,8 @@ def _template(outcome: Outcome, i: int, metric: str) -> Record:
         backend="+".join(sorted({warm["backend"] for warm in settled if warm["backend"]})),
         weights=replicates[0].warm.get("weights", "") if replicates else record.weights,
         valid=bool(replicates) and not reasons,
+        noise=outcome.noise(),
+        moved=tuple(r.moved for r in replicates),
         reasons=reasons,
         notes=(*outcome.notes_of(i), *([f"convolutions by {convolutions}"] if convolutions else [])),
         time=now(),
@@ -86,14 +88,15 @@ _SAMPLES: dict[str, Callable[[Replicate], float | None]] = {
 }
 
 
-def _ratio(record: Record, ratio: Ratio, base: Record, invalid: Sequence[str]) -> Record:
+def _ratio(record: Record, ratio: Ratio, base: Record) -> Record:
     """The record of a paired ratio to what `base` is a record of, above 1 where the side is faster."""
-    reasons = tuple(dict.fromkeys((*record.reasons, *base.reasons, *invalid)))
-    note = f"smallest visible difference {ratio.smallest_visible:.1%}" if ratio.n > 1 else "a single round"
+    single = ("a single round has no interval",) if ratio.n == 1 else ()
+    reasons = tuple(dict.fromkeys((*record.reasons, *base.reasons, *single)))
+    notes = (f"smallest visible difference {ratio.smallest_visible:.1%}",) if ratio.n > 1 else ()
     return replace(
         _filled(record, Summary(ratio.value, ratio.lo, ratio.hi, ratio.n), ratio.samples),
         against=f"{base.model} {base.form}",
         valid=not reasons,
         reasons=reasons,
-        notes=(note,),
+        notes=notes,
     )

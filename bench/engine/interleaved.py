@@ -17,9 +17,10 @@ from pathlib import Path
 
 from bench.cli import BadInput
 from bench.engine.outcome import Outcome, Replicate
-from bench.engine.plan import DEFAULT, MOST_ROUNDS, Plan
+from bench.engine.plan import DEFAULT, LEAST_ROUNDS, LEAST_TURNS, MOST_ROUNDS, SECONDS_OF_TURNS, Plan
 from bench.engine.process import Failed, Process
 from bench.engine.request import Request
+from bench.engine.statistics import rounds_needed
 
 Progress = Callable[[str], None]
 
@@ -35,6 +36,9 @@ def measure(
     `begun` is called with what comes next, in words. Given an earlier `outcome` of the same sides, `plan.rounds` more
     are added.
 
+    With `plan.precision` there are two stages (Stein): the spread of the first `plan.rounds` rounds decides how many
+    make all ratios to the last side that precise, once, and no later round is looked at. `plan.seconds` ends both.
+
     Raises:
         BadInput: if a side cannot be measured for a reason that is the user's.
     """
@@ -43,11 +47,10 @@ def measure(
         count = len(sides)
         outcome = Outcome(list(sides), plan, [[] for _ in range(count)], [[] for _ in range(count)], [False] * count)
     run = _Run(outcome, plan, begun)
-    done, begin = outcome.rounds, time.monotonic()
+    done, end, wanted, took = outcome.rounds, time.monotonic() + plan.seconds, plan.rounds, 0.0
     while not all(outcome.gone):
-        r = outcome.rounds
-        enough = r - done >= plan.rounds
-        if enough and not further_rounds(r - done, time.monotonic() - begin, plan.seconds):
+        r, begin = outcome.rounds, time.monotonic()
+        if r - done >= wanted or (r - done >= LEAST_ROUNDS and begin + took > end):
             return
         try:
             run.round(r, first=r == 0)
@@ -55,13 +58,24 @@ def measure(
             for replicates in outcome.replicates:
                 del replicates[r:]
             raise
+        took = time.monotonic() - begin
+        if plan.precision and r + 1 == plan.rounds:
+            outcome.first = r + 1
+            wanted = min(MOST_ROUNDS, rounds_wanted(outcome, plan.precision))
         yield outcome
 
 
-def further_rounds(done: int, took: float, seconds: float) -> int:
-    """How many more rounds fit `seconds`, as long as those done. It depends on time and never on what they found."""
-    fit = int((seconds - took) * done / took) if took else 0
-    return max(0, min(fit, MOST_ROUNDS - done))
+def rounds_wanted(outcome: Outcome, precision: float) -> int:
+    """How many rounds make each side's ratio to the last one as precise; of a single side, its speed."""
+    last = len(outcome.sides) - 1
+    pairs = [outcome.round_ratios(i, last) for i in range(last)] or [outcome.samples(last)]
+    return max(outcome.rounds, *(rounds_needed(ratios, precision) for ratios in pairs))
+
+
+def turns_of(seconds: Sequence[float], plan: Plan) -> int:
+    """How many turns a round has, an even number where it is not the plan's, by the seconds of a call of each side."""
+    once = sum(max(plan.block, one) for one in seconds)
+    return min(plan.turns, max(LEAST_TURNS, int(SECONDS_OF_TURNS / once) // 2 * 2)) if once else plan.turns
 
 
 class _Run:
@@ -115,7 +129,7 @@ class _Run:
                 processes[i] = self._start(i)
             each(order, "loading", lambda i: self._loaded(i, processes[i]))
             each(order, "warming up", lambda i: live.__setitem__(i, self._warm(i, processes[i], check=first)))
-            for turn in range(self.plan.turns):
+            for turn in range(turns_of([one.warm["seconds"] for one in live.values()], self.plan)):
                 forth = order if turn % 2 == 0 else order[::-1]
                 each(forth, f"block {turn + 1}", lambda i: live[i].add(processes[i].call("turn")))
             each(order, "canary", lambda i: live[i].last.update(processes[i].call("finish", profile=first)))
@@ -143,4 +157,7 @@ class _Run:
         side = self.outcome.sides[i]
         if side.settings.layout == "auto":  # what the first process found faster holds for the others
             self.outcome.sides[i] = replace(side, settings=replace(side.settings, layout=warm["layout"]))
+        warm["process"] = process.how
+        if process.why_not_forked:
+            self.outcome.note(f"fresh interpreters: {process.why_not_forked}")
         return Replicate(warm)

@@ -1,4 +1,4 @@
-"""What an interleaved measurement knows: each side's processes by round, which rounds count, and their ratios.
+"""What an interleaved measurement knows: each side's processes by round, and the ratios of the sides.
 
 Rounds, not blocks, are what intervals are computed over: where a process's memory lies and which kernels it chose stay
 the same for its whole life.
@@ -7,13 +7,15 @@ the same for its whole life.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from bench.engine.plan import Plan
 from bench.engine.request import Request
 from bench.engine.statistics import ODD, Ratio, odd_round, ratio_of_rounds
+from bench.metrics import LATENCY
 
 
 @dataclass
@@ -58,62 +60,47 @@ class Outcome:
     failures: list[list[str]]  # by side: why replicates are missing, a reason each
     gone: list[bool]  # by side: whether there is no use in further rounds of it
     notes: list[str] = field(default_factory=list)
+    first: int = 0  # the rounds whose spread decided how many there are; 0 where none did
 
     def lose(self, side: int, reason: str, for_good: bool) -> None:
         """Note why a replicate is missing; a side whose processes are killed twice is given up too."""
         self.failures[side].append(reason)
         self.gone[side] = self.gone[side] or for_good or len(self.failures[side]) > 1
 
+    def note(self, line: str) -> None:
+        """Note what holds for all sides, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
     @property
     def rounds(self) -> int:
         return max(map(len, self.replicates), default=0)
 
-    def disturbed(self, round: int) -> str:
-        """Why a round is set aside: the canary moved in one of its processes. Empty if it did not."""
+    def moved(self, round: int) -> tuple[float, str]:
+        """How far a canary moved at most in a round's processes, and beside what: "copy beside convnext_b deploy"."""
+        moves = [(0.0, "")]
         for side, replicates in zip(self.sides, self.replicates, strict=True):
-            replicate = replicates[round]
-            if replicate is not None and replicate.moved > self.plan.canary_limit:
-                work = replicate.last["canary"]["work"]
-                return f"round {round + 1}: the canary's {work} moved {replicate.moved:.1%} beside {side.name}"
-        return ""
+            if (one := replicates[round]) is not None:
+                moves.append((one.moved, f"{one.last['canary']['work']} beside {side.name}"))
+        return max(moves)
 
     def clean(self) -> list[int]:
-        """The rounds that no canary disturbed."""
-        return [r for r in range(self.rounds) if not self.disturbed(r)]
+        """The rounds in which no canary moved further than it may."""
+        return [r for r in range(self.rounds) if self.moved(r)[0] <= self.plan.canary_limit]
+
+    def noise(self) -> float | None:
+        """How far the machine moved at most, if that is further than it may."""
+        most = max((self.moved(r)[0] for r in range(self.rounds)), default=0.0)
+        return most if most > self.plan.canary_limit else None
 
     def odd(self) -> int | None:
         """The one round that a process far off its side's others makes useless, if there is one."""
-        clean = self.clean()
-        seconds = [[one.seconds if (one := of_side[r]) else None for r in clean] for of_side in self.replicates]
-        odd = odd_round(seconds)
-        return None if odd is None else clean[odd]
-
-    def counted(self) -> list[int]:
-        """The rounds that figures are computed from: undisturbed, and without an odd one; all if half are disturbed."""
-        clean = self.clean()
-        if 2 * len(clean) < self.rounds:
-            return list(range(self.rounds))
-        return [r for r in clean if r != self.odd()]
-
-    def invalid(self, *sides: int) -> tuple[str, ...]:
-        """Why no figure of this measurement, or none that is of all these sides, is valid.
-
-        The canary moved in most rounds, or the sides have replicates together in rounds alone that are set aside (a
-        process was lost in the others): those are shown, since they are what there is, and marked with this.
-        """
-        clean, limit = self.clean(), self.plan.canary_limit
-        if 2 * len(clean) < self.rounds:
-            worst = next(self.disturbed(r) for r in range(self.rounds) if r not in clean)
-            which = f"{self.rounds - len(clean)} of {self.rounds} rounds ({worst})"
-            return (f"the canary moved over {limit:.1%} in {which}",)
-        aside = [r for r in self._rounds_of(*sides) if r not in self.counted()]
-        why = "; ".join(self.disturbed(r) or f"round {r + 1}: a process far off its side's others" for r in aside)
-        return (f"no undisturbed round is left where processes were lost ({why})",) if aside else ()
+        return odd_round([[one.seconds if one else None for one in of_side] for of_side in self.replicates])
 
     def _rounds_of(self, *sides: int) -> list[int]:
-        """The rounds that figures of these sides are computed from: none that counts lacks for a lost process."""
+        """The rounds that figures of these sides are computed from: all but an odd one, unless it is all there is."""
         both = [r for r in range(self.rounds) if all(self.replicates[side][r] is not None for side in sides)]
-        return [r for r in both if r in self.counted()] or both
+        return [r for r in both if r != self.odd()] or both
 
     def of(self, side: int) -> list[Replicate]:
         """The replicates of a side that its figures are computed from."""
@@ -124,13 +111,13 @@ class Outcome:
         """Seconds a call of a side, one figure a process."""
         return [replicate.seconds for replicate in self.of(side)]
 
-    def round_ratios(self, side: int, base: int) -> list[float]:
+    def round_ratios(self, side: int, base: int, rounds: Sequence[int] | None = None) -> list[float]:
         """How much faster `side` does an image than `base`, for each round that both have and that counts.
 
         Within a round it is the median of neighbouring blocks' ratios.
         """
         ratios = []
-        for r in self._rounds_of(side, base):
+        for r in self._rounds_of(side, base) if rounds is None else rounds:
             a, b = self.replicates[side][r], self.replicates[base][r]
             assert a is not None
             assert b is not None
@@ -140,9 +127,34 @@ class Outcome:
         return ratios
 
     def ratio(self, side: int, base: int) -> Ratio | None:
-        """`side`'s speed relative to `base`'s (above 1: faster) with its 95 % interval; None without common rounds."""
-        ratios = self.round_ratios(side, base)
-        return ratio_of_rounds(ratios) if ratios else None
+        """`side`'s speed relative to `base`'s (above 1: faster) with its 95 % interval; None without common rounds.
+
+        All rounds count, also those in which the machine moved: they were shared by both sides. Where the rounds in
+        which it did not move say something else, the interval reaches as much further.
+        """
+        rounds = self._rounds_of(side, base)
+        if not rounds:
+            return None
+        ratios = self.round_ratios(side, base, rounds)
+        clean = [math.log(ratio) for r, ratio in zip(rounds, ratios, strict=True) if r in self.clean()]
+        apart = abs(fmean(clean) - fmean(map(math.log, ratios))) if clean else 0.0
+        return ratio_of_rounds(ratios, sum(r < self.first for r in rounds), apart)
+
+    def interim(self) -> str:
+        """What is known so far, in a line: figures, and the ratio of each side to the last one."""
+        known = [i for i in range(len(self.sides)) if self.samples(i)]
+        of_one = self.sides[0].kind == LATENCY
+        rates = {i: median(1e3 * r.seconds if of_one else r.images_per_second for r in self.of(i)) for i in known}
+        figures = ", ".join(f"{self.sides[i].name} {rates[i]:.3g}" for i in known)
+        ratios = []
+        for i in known[:-1]:
+            ratio = self.ratio(i, known[-1])
+            if ratio is not None:
+                spread = f" [{ratio.lo:.2f}, {ratio.hi:.2f}]" if ratio.n > 1 else ""
+                ratios.append(f"{ratio.value:.2f}x{spread}")
+        unit = "ms" if of_one else "images/s"
+        rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
+        return f"{figures} {unit}" + (f"; {', '.join(ratios)}" if ratios else "") + f" after {rounds}"
 
     def notes_of(self, side: int) -> list[str]:
         """What a reader should know of a side's figures."""
@@ -156,13 +168,12 @@ class Outcome:
             )
         if any(r.last.get("launch_bound") for r in replicates):
             notes.append("launch bound: the host is no quicker than the device")
-        aside = self.rounds - len(self.clean())
-        if aside and not self.invalid():
-            notes.append(
-                f"{aside} of {self.rounds} rounds set aside: the canary moved over {self.plan.canary_limit:.1%}"
-            )
+        if self.noise() is not None:
+            most, what = max(self.moved(r) for r in range(self.rounds))
+            count = f"{self.rounds - len(self.clean())} of {self.rounds} rounds"
+            notes.append(f"noisy: the machine moved in {count}, by {most:.0%} at most (the canary's {what})")
         odd = self.odd()
-        if odd is not None and odd not in self.counted():
+        if odd is not None and odd not in self._rounds_of(side):
             notes.append(f"round {odd + 1} set aside: a process over {ODD:g} times off its side's other ones")
         lost = self.failures[side]
         if lost and replicates:

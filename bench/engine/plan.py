@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,21 +12,25 @@ class Plan:
     """How long to look. In each round every side gets a fresh process, and in it `turns` blocks of about `block`
     seconds (one call at least), taken in turn with the other sides' (ABBA)."""
 
-    rounds: int = 5
-    seconds: float = 0.0  # rounds go on while another one fits this time (`bench.compare` alone), up to MOST_ROUNDS
-    turns: int = 4
+    rounds: int = 4  # of the first stage; all, where no precision is asked for
+    precision: float = 0.0  # half the width of the ratios' intervals at which to aim, relative: see `measure`
+    seconds: float = math.inf  # no round is begun after the second that would not fit this time
+    turns: int = 4  # at most; fewer of long calls
     block: float = 0.3
-    warmup: float = 1.5  # seconds at most
-    canary_limit: float = 0.02  # a canary that moves more than this sets its round aside
+    warmup: float = 0.6  # seconds at most
+    canary_limit: float = 0.02  # a machine whose canary moves more than this is noisy
     timeout: float = 900.0  # seconds that a process may take for one answer
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-MOST_ROUNDS = 12
+LEAST_ROUNDS, MOST_ROUNDS = 2, 40
+LEAST_TURNS, SECONDS_OF_TURNS = 2, 3.0
+"""The turns of a round take about these seconds, which is about what loading and warming up take; two at least."""
+
 ENERGY_BLOCK = 2.0
 """Least seconds of a block whose energy is wanted: a card's counter moves in steps of 20 to 100 ms."""
 
 DEFAULT = Plan()
-QUICK = Plan(rounds=2, turns=2, block=0.2, warmup=0.5)
+QUICK = Plan(rounds=2, turns=2, block=0.2, warmup=0.3)

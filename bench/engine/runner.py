@@ -8,6 +8,7 @@ process. Every record is passed on as soon as it is known.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,15 +27,19 @@ from bench.records.comparability import covers
 from bench.records.record import Record, new_run, stamped
 
 COUNTS_OF_A_PROCESS = 16
-"""Counting starts another process only for this many counts more: a process takes seconds to start."""
+"""Counting starts another process only for this many counts more."""
+
+PASS_SECONDS = 4.0
+"""About what a pass of one model takes, with what its process needs to load."""
 
 
 @dataclass
 class Runner:
     """A run of a sweep, and what is known so far: `environment`, and `records` in the order of the rows.
 
-    `begun` is called with what comes next, in words, `done` after each of the sweep's `steps()`, `kept` with each
-    record as soon as it is known; `known` are records of an earlier run, which need no measuring.
+    `begun` is called with what comes next, in words, `said` with what is known so far, `done` after each of the sweep's
+    `steps()`, `kept` with each record as soon as it is known; `known` are records of an earlier run, which need no
+    measuring.
     """
 
     sweep: Sweep
@@ -42,6 +47,8 @@ class Runner:
     done: Callable[[], None] = lambda: None
     kept: Callable[[Record], None] = lambda record: None
     known: Sequence[Record] = ()
+    said: Callable[[str], None] = lambda line: None
+    started: float = field(default_factory=time.monotonic)
     environment: dict[str, Any] = field(default_factory=dict)
     run: str = field(default_factory=new_run)
     new_records: list[Record] = field(default_factory=list)  # of this run alone
@@ -112,9 +119,10 @@ class Runner:
 
     def _time(self, kind: str, group: Sequence[Row], point: Point) -> None:
         """One interleaved measurement; what is known when it is interrupted is kept."""
-        plan, metrics = self.sweep.plan, self.sweep.wanted(kind)
+        metrics = self.sweep.wanted(kind)
+        plan = replace(self.sweep.plan, seconds=self._seconds(kind, group, point))
         sides = [self.sweep.request(kind, row, point) for row in group]
-        steps = iter(range(plan.rounds))  # further rounds, as time allows, are no steps
+        steps = iter(range(plan.rounds))  # further rounds, for precision, are no steps
         if all(self._is_known(side, metric) for side in sides for metric in metrics):
             for _ in steps:
                 self.done()
@@ -126,7 +134,8 @@ class Runner:
         baseline_again = group != self.sweep.groups()[0]
         try:
             known = interleaved.measure(sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"))
-            for outcome in known:  # noqa: B007 (the one object, growing)
+            for outcome in known:
+                self.said(outcome.interim())
                 if next(steps, None) is not None:
                     self.done()
             for _ in steps:
@@ -138,6 +147,17 @@ class Runner:
         finally:
             if outcome is not None:
                 self._report(outcome, metrics, baseline_again)
+
+    def _seconds(self, kind: str, group: Sequence[Row], point: Point) -> float:
+        """The time of a measurement's rounds: of the first, what is left of `time` after checking, counting and passes,
+        so that a command that compares one group takes about so long in all."""
+        first = (kind, group, point) == (
+            self.sweep.timed(point)[0], self.sweep.groups()[0], self.sweep.points()[0]
+        )  # fmt: skip
+        if not first:
+            return self.sweep.plan.seconds
+        passes = PASS_SECONDS * len(self.sweep.passes(point)) * len(group)
+        return self.sweep.plan.seconds - (time.monotonic() - self.started) - passes
 
     def _report(self, outcome: Outcome, metrics: Sequence[str], baseline_again: bool) -> None:
         """Keep the records of one measurement: ratios to the baseline in the same form, or in the only one it has. The

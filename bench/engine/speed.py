@@ -112,7 +112,10 @@ class Training(_Work):
 
 @dataclass(frozen=True)
 class Warmth:
-    """Seconds of one call when warmed up, and whether two windows agreed before time was over."""
+    """Seconds of one call when warmed up, and whether two windows agreed before time was over.
+
+    Of calls that take all the time, one is made, and called steady: there is no telling.
+    """
 
     seconds: float
     steady: bool
@@ -136,7 +139,7 @@ def warm_up_calls(call: Callable[[int], float], limit: float) -> Warmth:
         mean = sum(window) / len(window)
         steady = abs(mean - before) <= WINDOW_AGREEMENT * mean
         if steady or time.perf_counter() >= end:
-            return Warmth(mean, steady, calls)
+            return Warmth(mean, steady or calls == 1, calls)
         before = mean
 
 

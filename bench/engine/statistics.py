@@ -69,8 +69,13 @@ def interval_of_median(samples: Sequence[float]) -> Summary:
     return Summary(median(ordered), ordered[k - 1], ordered[n - k], n)
 
 
-def ratio_of_rounds(ratios: Sequence[float]) -> Ratio:
-    """The mean of paired rounds' ratios (each positive), on the logarithmic scale."""
+def ratio_of_rounds(ratios: Sequence[float], first: int = 0, apart: float = 0.0) -> Ratio:
+    """The mean of paired rounds' ratios (each positive), on the logarithmic scale.
+
+    Where the spread of the `first` rounds decided how many there are, the interval is Stein's (1945), of that spread:
+    it holds its coverage however the number was chosen from it. It is never narrower than Student's over all rounds.
+    Half its width grows by `apart` (a logarithm): how far something else that is known lies from the mean.
+    """
     assert ratios, "no rounds"
     assert all(r > 0 for r in ratios), "ratios are positive"
     logs = np.log(np.asarray(ratios, dtype=np.float64))
@@ -79,8 +84,22 @@ def ratio_of_rounds(ratios: Sequence[float]) -> Ratio:
         return Ratio(math.exp(mean), 0.0, math.inf, 1, tuple(ratios), math.inf)
     error = float(logs.std(ddof=1)) / math.sqrt(n)
     half = t_quantile(n - 1, (1 + CONFIDENCE) / 2) * error
+    if 1 < first < n:
+        stein = float(logs[:first].std(ddof=1)) / math.sqrt(n)
+        half = max(half, t_quantile(first - 1, (1 + CONFIDENCE) / 2) * stein)
+    half += apart
     visible = smallest_visible(error * math.sqrt(n), n)
     return Ratio(math.exp(mean), _exp(mean - half), _exp(mean + half), n, tuple(map(float, ratios)), visible)
+
+
+def rounds_needed(ratios: Sequence[float], precision: float) -> int:
+    """How many rounds make the interval of a ratio as narrow as asked, by the spread of these (Stein's first stage)."""
+    n = len(ratios)
+    if n < 2:
+        return n
+    deviation = float(np.log(np.asarray(ratios, dtype=np.float64)).std(ddof=1))
+    half = t_quantile(n - 1, (1 + CONFIDENCE) / 2) * deviation
+    return max(n, math.ceil((half / math.log1p(precision)) ** 2))
 
 
 def odd_round(sides: Sequence[Sequence[float | None]]) -> int | None:

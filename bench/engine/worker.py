@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import queue
 import sys
@@ -158,12 +159,12 @@ class Commands:
         begin = time.perf_counter()
         subject.compiled(self.subject, settings.compile)
         built = time.perf_counter() - begin
-        first = self.work.first_call()
+        called_before = check or settings.layout == "auto"
+        first = math.nan if called_before and settings.compile == "none" else self.work.first_call()
         limit = self.plan.warmup * (speed.MORE_WARMUP if training else 1)
         warm = speed.warm_up(self.work, limit)
         self.seconds, self.position = warm.seconds, 0
         self.before = self.canary.read()
-        called_before = check or settings.layout == "auto"  # then the first call was another one
         return {
             **conditions,
             "problems": [*self.work.problems(), *conditions["problems"]],

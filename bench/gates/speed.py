@@ -65,18 +65,14 @@ def against_base(base: Request, tip: Request, rules: Rules) -> Judgement:
 
 
 def _decided(base: Request, tip: Request, rules: Rules) -> tuple[Ratio | None, Outcome]:
-    """The ratio of tip to base; None if a side cannot be measured, or the machine was too restless all the time."""
+    """The ratio of tip to base; None if a side cannot be measured."""
 
     def clear(outcome: Outcome) -> bool:
-        ratio = _ratio(outcome, 1, 0)
+        ratio = outcome.ratio(1, 0)
         return ratio is not None and judgement("", "", ratio, rules.margin).verdict != UNDECIDED
 
     outcome = _rounds([base, tip], rules, clear)
-    return _ratio(outcome, 1, 0), outcome
-
-
-def _ratio(outcome: Outcome, side: int, base: int) -> Ratio | None:
-    return None if outcome.invalid(side, base) else outcome.ratio(side, base)
+    return outcome.ratio(1, 0), outcome
 
 
 def _rounds(sides: Sequence[Request], rules: Rules, clear: Callable[[Outcome], bool]) -> Outcome:
@@ -89,7 +85,7 @@ def _rounds(sides: Sequence[Request], rules: Rules, clear: Callable[[Outcome], b
 
 
 def _invalid(subject: str, outcome: Outcome) -> Judgement:
-    why = [*outcome.invalid(0, 1)]
+    why = []
     for side, reasons in zip(outcome.sides, outcome.failures, strict=True):
         why += [f"{side.name}: {reason}" for reason in dict.fromkeys(reasons)]
     return Judgement(subject, THROUGHPUT, INVALID, {}, "; ".join(why) or "nothing was measured")
@@ -107,8 +103,8 @@ def beside_anchor(
     refused = _refused(planned, recorded)
     if refused and not recording:
         return Judgement(subject, RATIO, INVALID, {}, f"no recorded ratio to compare: {refused}"), planned
-    outcome = _rounds([model, anchor], rules, lambda outcome: _ratio(outcome, 0, 1) is not None)
-    ratio = _ratio(outcome, 0, 1)
+    outcome = _rounds([model, anchor], rules, lambda outcome: outcome.ratio(0, 1) is not None)
+    ratio = outcome.ratio(0, 1)
     if ratio is None:
         return _invalid(subject, outcome), planned
     backend = next((str(replicate.warm.get("backend", "")) for replicate in outcome.of(0)), "")

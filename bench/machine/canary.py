@@ -10,7 +10,7 @@ import torch
 
 from bench.machine.clock import synchronise
 
-SECONDS = 0.12
+SECONDS = 0.05
 """How long each of the two works is repeated."""
 
 PERCENTILE = 10

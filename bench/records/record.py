@@ -17,7 +17,7 @@ from typing import Any
 
 VERSION = 3
 """Version of the fields below; raised when one changes its meaning. Version 2 added `against`, `samples`, `run` and
-`counter`, version 3 `head` and `variant`. `from_dict` brings a record of an older version up to date."""
+`counter`, version 3 `head`, `variant`, `noise` and `moved`. `from_dict` brings an older record up to date."""
 
 OUT_OF_MEMORY = "OOM"
 """How the first reason of a record begins when the measurement ran out of memory."""
@@ -51,6 +51,8 @@ class Record:
     counter: str = ""  # the counter and convention that a cost figure follows
     against: str = ""  # of a ratio: "<model> <form>" that it refers to; empty for any other figure
     samples: tuple[float, ...] = ()  # one value a process or round, in the order measured; `value` is drawn from them
+    noise: float | None = None  # how far the canary moved at most, if that is further than this machine's limit
+    moved: tuple[float, ...] = ()  # how far the canary moved beside each sample
     run: str = ""  # the run that measured this: only rows of one run were interleaved with one another
     batch: int | None = None
     dtype: str = ""  # that weights and inputs are cast to; tf32 is float32 that may round to TF32
@@ -118,7 +120,7 @@ def stamped(record: Record, environment: Mapping[str, Any], run: str) -> Record:
 FIELDS = tuple(f.name for f in fields(Record))
 """Names of a record's fields, in the order of a file's columns."""
 
-TUPLES = ("reasons", "notes", "samples")
+TUPLES = ("reasons", "notes", "samples", "moved")
 """Fields that hold several values."""
 
 

@@ -29,7 +29,7 @@ ENVIRONMENTS = "environments.jsonl"
 MEND = "give a file of records that bench.compare wrote, or mend it by hand or from git"
 """What a user can do about a file that cannot be read."""
 
-_NUMBERS = ("value", "lo", "hi")
+_NUMBERS = ("value", "lo", "hi", "noise")
 _COUNTS = ("n", "batch", "threads", "version")
 _FLAGS = {"true": True, "false": False}
 

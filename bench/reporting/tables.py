@@ -54,7 +54,9 @@ def cell(row: Row, metric: str, against: str = "") -> str:
             text += f" (one round){to}" if math.isinf(record.hi) else f" [{record.lo:.2f}, {record.hi:.2f}]{to}"
         elif of.spread and record.value and record.lo < record.hi:  # a single process has no spread
             text += f" ±{(record.hi - record.lo) / 2 / record.value:.1%}"
-    return text if record.valid else f"{text} (invalid)"
+    if not record.valid:
+        return f"{text} (invalid)"
+    return text if record.noise is None else f"{text} (noisy)"
 
 
 def heading(metric: str, against: str = "") -> str:

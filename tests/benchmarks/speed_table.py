@@ -116,7 +116,7 @@ def measured(name: str, group: Group, plan: Plan, threads: int) -> Iterator[dict
     for pair in group.rows:
         a, b = (names.index(side.name) for side in pair)
         ratio = outcome.ratio(a, b)
-        doubts = [*speeds[a].reasons, *speeds[b].reasons, *outcome.invalid(a, b)]
+        doubts = [*speeds[a].reasons, *speeds[b].reasons]
         yield {
             "group": name,
             "side": names[a],
