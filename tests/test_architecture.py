@@ -18,6 +18,8 @@ MOST_LINES = 400
 Arrow = tuple[str, str]  # importing module, imported module
 
 WITHOUT_A_MODULE = {
+    "tests/bench/fuzz/test_files.py": "all readers of files",
+    "tests/bench/fuzz/test_options.py": "all commands",
     "tests/overlock/contmix/test_backends.py": "every backend of ContMix against the definition",
     "tests/overlock/test_contract.py": "names, shapes and counts of the released models",
     "tests/overlock/test_forward.py": "outputs of whole models",
