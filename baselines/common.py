@@ -35,6 +35,10 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
         init_weights(self.head)
 
+    def drop_head(self) -> None:
+        """What `prune_intermediate_layers` leaves of the head: the map comes out as it is."""
+        self.reset_classifier(0, "")
+
 
 def default_cfg(crop_pct: float, first_conv: str) -> dict[str, Any]:
     """timm's configuration entry: how the released ImageNet-1K weights are evaluated."""

@@ -6,7 +6,7 @@ names and shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from baselines import common
 from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
 from overlock.checkpoints.loading import StrictLoading
-from overlock.layers import Blocks, Checkpointing, check_size, init_weights
+from overlock.layers import Blocks, Checkpointing, Intermediates, check_size, init_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "moganet_xt": {"widths": (32, 64, 96, 192), "depths": (3, 3, 10, 2)},
@@ -144,7 +144,7 @@ class Downsample(nn.Module):
         return self.norm(self.projection(x))
 
 
-class MogaNet(Classifier, Checkpointing, StrictLoading):
+class MogaNet(Classifier, Intermediates, Checkpointing, StrictLoading):
     """MogaNet classifier: four times `patch_embed<i>`, `blocks<i>`, `norm<i>`, i = 1..4, then mean and `head`.
 
     Args:
@@ -172,7 +172,7 @@ class MogaNet(Classifier, Checkpointing, StrictLoading):
         self.feature_info = [
             {"num_chs": c, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, c in enumerate(widths)
         ]
-        self.num_stages = len(depths)
+        self.stage_modules = [(f"patch_embed{i}", f"blocks{i}", f"norm{i}") for i in range(1, len(depths) + 1)]
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         for i, (channels, ratio) in enumerate(zip(widths, MLP_RATIOS, strict=True)):
             step = Stem(in_chans, channels) if i == 0 else Downsample(widths[i - 1], channels)
@@ -186,11 +186,17 @@ class MogaNet(Classifier, Checkpointing, StrictLoading):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, C, H/32, W/32), normalised."""
-        for i in range(1, self.num_stages + 1):
-            x = self.get_submodule(f"patch_embed{i}")(x)
-            x = self.get_submodule(f"blocks{i}")(x)
-            x = self.get_submodule(f"norm{i}")(x)
+        for names in self.stage_modules:
+            for name in names:
+                x = self.get_submodule(name)(x)
         return x
+
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Normalised, as they go on."""
+        for names in self.stage_modules:
+            for name in names:
+                x = self.get_submodule(name)(x)
+            yield x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H/32, W/32) -> (B, num_classes), or (B, C) with `pre_logits`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from overlock.layers import (
     Branch,
     Checkpointing,
     DilatedReparam,
+    Intermediates,
     LayerNorm2d,
     check_size,
     fuse_conv_bn,
@@ -209,7 +210,7 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
         return super().train(mode)
 
 
-class UniRepLKNet(UniRepLKNetStages, Classifier):
+class UniRepLKNet(UniRepLKNetStages, Classifier, Intermediates):
     """UniRepLKNet classifier.
 
     Args:
@@ -258,8 +259,9 @@ class UniRepLKNet(UniRepLKNetStages, Classifier):
             Blocks(*(UniRepLKNetBlock(c, k, rate, deploy) for k, rate in zip(ks, stage_rates, strict=True)))
             for c, ks, stage_rates in zip(widths, kernel_sizes, rates, strict=True)
         )
+        self.stage_modules = [(f"downsample_layers.{i}", f"stages.{i}") for i in range(len(widths))]
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        self.norm = LayerNorm2d(self.num_features)
+        self.norm: nn.Module = LayerNorm2d(self.num_features)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.apply(init_weights)
@@ -271,6 +273,16 @@ class UniRepLKNet(UniRepLKNetStages, Classifier):
         for i in range(len(self.stages)):
             x = self.run_stage(i, x)
         return x
+
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Un-normalised: the pyramid's norms are its own."""
+        for i in range(len(self.stages)):
+            x = self.run_stage(i, x)
+            yield x
+
+    def drop_head(self) -> None:
+        self.norm = nn.Identity()
+        super().drop_head()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H/32, W/32) -> (B, num_classes), or (B, C) with `pre_logits`."""

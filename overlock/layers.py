@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -69,6 +71,69 @@ class Blocks(nn.Sequential, Checkpointing):
         for block in self:
             x = self.run(block, x)
         return x
+
+
+class Intermediates(nn.Module):
+    """timm's interface to the map of each stage, as it goes on into the next one: index 0 is of stride 4, 3 of 32."""
+
+    feature_info: list[dict[str, Any]]
+    stage_modules: list[tuple[str, ...]]
+    """Of each stage, the modules that it adds to the one before it."""
+
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The stages' maps, each computed when it is asked for."""
+        raise NotImplementedError
+
+    def drop_head(self) -> None:
+        """Remove what follows the last map, which has `num_features` channels."""
+        raise NotImplementedError
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """(B, in_chans, H, W) -> the last map, as `forward_features` gives it, and the maps (B, C, H/s, W/s) asked for.
+
+        Args:
+            indices: of the maps, negative ones from the end; a number n: the last n; None: all.
+            norm: timm's; no norm follows the last map of these networks, so it changes nothing.
+            stop_early: compute no stage after the last one asked for, whose map is then the last map.
+            output_fmt: `NCHW`, the only one.
+            intermediates_only: return the list alone.
+
+        Raises:
+            ValueError: for another format.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r}: these maps are NCHW")
+        taken, last = feature_take_indices(len(self.stage_modules), indices)  # type: ignore[arg-type]
+        maps, end = [], x
+        for i, end in enumerate(islice(self.stage_maps(x), last + 1 if stop_early else len(self.stage_modules))):
+            if i in taken:
+                maps.append(end)
+        return maps if intermediates_only else (end, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the stages after the last of the maps `indices`, and the head if any go or `prune_head` says so.
+
+        `prune_norm` is timm's, and changes nothing. Returns the indices, none negative.
+        """
+        taken, last = feature_take_indices(len(self.stage_modules), indices)  # type: ignore[arg-type]
+        dropped, self.stage_modules = self.stage_modules[last + 1 :], self.stage_modules[: last + 1]
+        for name in (name for names in dropped for name in names):
+            parent, _, leaf = name.rpartition(".")
+            delattr(self.get_submodule(parent), leaf)
+        if dropped or prune_head:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.drop_head()
+        return taken
 
 
 def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

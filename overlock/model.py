@@ -8,6 +8,8 @@ Shapes: B batch, Ci channels of stage i, Cc = C4 / 4 channels of the context, H 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from overlock.blocks import DynamicConvBlock, RepConvBlock
 from overlock.checkpoints.loading import StrictLoading
 from overlock.contmix import BACKENDS
-from overlock.layers import Checkpointing, check_size, init_weights
+from overlock.layers import Checkpointing, Intermediates, check_size, init_weights
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -74,7 +76,7 @@ def refuse_training(model: nn.Module, mode: bool) -> bool:
 Self = TypeVar("Self", bound="OverLoCK")
 
 
-class OverLoCK(Checkpointing, StrictLoading):
+class OverLoCK(Intermediates, Checkpointing, StrictLoading):
     """OverLoCK classifier.
 
     Args:
@@ -91,6 +93,10 @@ class OverLoCK(Checkpointing, StrictLoading):
 
     Input (B, in_chans, H, W), H and W 32 or more. Output logits (B, num_classes); in training mode with the auxiliary
     head `{"main": logits, "aux": logits}` (the released recipe weights the auxiliary loss by 0.4).
+
+    Its intermediates, by `forward_intermediates`, are the maps of `OverLoCKPyramid` before their norms (none of which
+    the classifier has, so that stage 2 goes on un-normalised): stages 1 and 2 of Base-Net, and both of Focus-Net, where
+    features and context stand side by side. The third and fourth take Overview-Net first.
     """
 
     frozen = False
@@ -152,6 +158,12 @@ class OverLoCK(Checkpointing, StrictLoading):
             nn.AdaptiveAvgPool2d(1),
             self._classifier(HEAD_WIDTH),
         )
+        self.stage_modules = [
+            ("patch_embed1", "blocks1"),
+            ("patch_embed2", "blocks2"),
+            ("patch_embed3", "blocks3", "patch_embed4", "blocks4", "high_level_proj", "sub_blocks3"),
+            ("patch_embedx", "sub_blocks4"),
+        ]
         self.feature_info = [
             {"num_chs": c, "reduction": 4 * 2**i, "module": name}
             for i, (c, name) in enumerate(
@@ -199,19 +211,38 @@ class OverLoCK(Checkpointing, StrictLoading):
 
     def forward_focus(self, base: Tensor, overview: Tensor) -> tuple[Tensor, Tensor]:
         """Focus-Net: its two stages' outputs, (B, C3 + Cc, H/16, W/16) and (B, C4 + Cc, H/32, W/32)."""
+        stage3, prior32 = self._focus3(base, overview)
+        return stage3, self._focus4(stage3, prior32)
+
+    def _focus3(self, base: Tensor, overview: Tensor) -> tuple[Tensor, Tensor]:
+        """Focus-Net's first stage, and the prior (B, Cc, H/32, W/32) of its second."""
         prior32 = self.high_level_proj(overview)
         prior16 = F.interpolate(prior32, base.shape[-2:], mode="bilinear", align_corners=False)
         joint = torch.cat([base, prior16], dim=1)
         for block in self.sub_blocks3:
             joint = self.run(block, joint, prior16)
-        stage3 = joint
+        return joint, prior32
+
+    def _focus4(self, joint: Tensor, prior32: Tensor) -> Tensor:
         joint = self.patch_embedx(joint)
         for block in self.sub_blocks4:
             joint = self.run(block, joint, prior32)
-        return stage3, joint
+        return joint
+
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        x = self.stage(1, x)
+        yield x
+        x = self.stage(2, x)
+        yield x
+        base = self.stage(3, x)
+        stage3, prior32 = self._focus3(base, self.forward_overview(base))
+        yield stage3
+        yield self._focus4(stage3, prior32)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> Focus-Net's output (B, C4 + Cc, H/32, W/32)."""
+        """(B, in_chans, H, W) -> Focus-Net's output (B, C4 + Cc, H/32, W/32), or the last map of a pruned model."""
+        if len(self.stage_modules) < 4:
+            return next(islice(self.stage_maps(x), len(self.stage_modules) - 1, None))
         base = self.forward_base(x)
         return self.forward_focus(base, self.forward_overview(base))[1]
 
@@ -220,12 +251,15 @@ class OverLoCK(Checkpointing, StrictLoading):
         return (self.head[:-1] if pre_logits else self.head)(x).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        if not self.training or self.aux_head is None:
+            return self.forward_head(self.forward_features(x))
         base = self.forward_base(x)
         overview = self.forward_overview(base)
         logits = self.forward_head(self.forward_focus(base, overview)[1])
-        if self.training and self.aux_head is not None:
-            return {"main": logits, "aux": self.aux_head(overview).flatten(1)}
-        return logits
+        return {"main": logits, "aux": self.aux_head(overview).flatten(1)}
+
+    def drop_head(self) -> None:
+        self.head, self.aux_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Identity()), None
 
     def get_classifier(self) -> nn.Module:
         return self.head[-1]
@@ -239,8 +273,8 @@ class OverLoCK(Checkpointing, StrictLoading):
         if global_pool not in (None, "avg"):
             raise ValueError(f"OverLoCK's head pools by average between its two layers: global_pool={global_pool!r}")
         self.num_classes = num_classes
-        like = self.high_level_proj.weight
-        self.head[-1] = self._classifier(HEAD_WIDTH).to(like).apply(init_weights)
+        like = next(iter(self.state_dict().values()))
+        self.head[-1] = self._classifier(self.head_hidden_size).to(like).apply(init_weights)
         if self.aux_head is not None:
             self.aux_head[-1] = self._classifier(self.dims[3]).to(like).apply(init_weights)
 

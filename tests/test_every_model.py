@@ -113,6 +113,70 @@ def test_images_below_the_least_size_are_refused(name: str, features_only: bool)
             form(torch.zeros(1, 3, 31, 40))
 
 
+WITH_INTERMEDIATES = [
+    (name, form)
+    for name in TINY
+    for form in ("train", "deploy")
+    if name != "convnext_t" and (name, form) != ("moganet_xt", "deploy")
+]
+
+
+def a_tiny(name: str, form: str) -> nn.Module:
+    model = seeded(timm.create_model(name, **TINY[name], num_classes=3))
+    return overlock.deploy(model) if form == "deploy" else model
+
+
+@pytest.mark.parametrize(("name", "form"), WITH_INTERMEDIATES)
+def test_intermediates(name: str, form: str) -> None:
+    model, x = a_tiny(name, form), image(2, (1, 3, 64, 96), torch.float32)
+    info = model.feature_info
+    with torch.inference_mode():
+        last, maps = model.forward_intermediates(x)
+        kept = [m.clone() for m in maps]  # a later stage that works in place would show
+        assert [m.shape for m in maps] == [(1, i["num_chs"], 64 // i["reduction"], 96 // i["reduction"]) for i in info]
+        assert torch.equal(last, model.forward_features(x))
+        assert torch.equal(last, maps[3])
+        for indices, wanted, stop_early in ((2, [2, 3], True), ([0, -2], [0, 2], True), ((1,), [1], False)):
+            end, some = model.forward_intermediates(x, indices, norm=True, stop_early=stop_early)
+            assert [torch.equal(m, kept[i]) for m, i in zip(some, wanted, strict=True)] == [True] * len(wanted)
+            assert torch.equal(end, kept[wanted[-1] if stop_early else 3])
+    with pytest.raises(ValueError, match="output_fmt='NLC'"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", [name for name, form in WITH_INTERMEDIATES if form == "train"])
+def test_intermediates_are_what_the_pyramid_norms(name: str) -> None:
+    """The pyramid's own norms let everything pass here; those of MogaNet are the classifier's."""
+    model, x = a_tiny(name, "train"), image(2, (1, 3, 64, 96), torch.float32)
+    pyramid = timm.create_model(name, **TINY[name], features_only=True).eval()
+    nn.Module.load_state_dict(pyramid, model.state_dict(), strict=False)
+    with torch.inference_mode():
+        for key in [key for key, _ in pyramid.named_children() if name != "moganet_xt" and "norm" in key]:
+            norms = pyramid.get_submodule(key)
+            setattr(pyramid, key, nn.ModuleList(nn.Identity() for _ in norms) if key == "extra_norm" else nn.Identity())
+        maps = model.forward_intermediates(x, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(pyramid(x), maps, strict=True))
+
+
+@pytest.mark.parametrize(("name", "form"), WITH_INTERMEDIATES)
+def test_pruned_models_keep_their_maps(name: str, form: str) -> None:
+    model, x = a_tiny(name, form), image(2, (1, 3, 64, 96), torch.float32)
+    with torch.inference_mode():
+        maps = model.forward_intermediates(x, intermediates_only=True)
+        for index in range(4):
+            pruned = copy.deepcopy(model)
+            assert pruned.prune_intermediate_layers([0, index - 4]) == [0, index]
+            last, got = pruned.forward_intermediates(x, [0, index])
+            assert all(torch.equal(a, maps[i]) for a, i in zip(got, sorted({0, index}), strict=True))
+            assert torch.equal(last, maps[index])
+            dropped = [name for names in model.stage_modules[index + 1 :] for name in names] + ["head", "aux_head"]
+            assert not [key for key in pruned.state_dict() if key.startswith(tuple(f"{name}." for name in dropped))]
+            pruned.reset_classifier(7, "avg")
+            assert pruned.forward_head(pruned.forward_features(x)).shape == pruned(x).shape == (1, 7)
+        assert model.prune_intermediate_layers([3], prune_head=False) == [3]
+        assert model(x).shape == (1, 3)
+
+
 def test_edges_of_a_deployed_model() -> None:
     model = overlock.deploy(timm.create_model("overlock_xt", **TINY["overlock_xt"]).eval())
     with pytest.raises(ValueError, match="an empty batch"):

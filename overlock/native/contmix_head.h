@@ -2,13 +2,12 @@
  *
  * Maps are channels_last: (B, N, channels), N = H*W tokens; float32, or bfloat16 that is computed in float32.
  * Shapes: B batch, G heads, cq query and c value channels of one head, t = k*k taps of one kernel (padded to Tp, to
- * whole vectors, with logits of -1e30), T taps of both kernels.
+ * whole vectors, with logits of -inf), T taps of both kernels.
  */
 #pragma once
 #include "vectors.h"
 
 #define QUERIES 4 /* at a time, of one row of the map */
-#define NEVER -1e30f
 
 typedef struct {
     const void *q, *v;      /* (B, N, G*cq), (B, N, 2*G*c) */
@@ -59,7 +58,7 @@ static void open_half(Half *h, const Contmix *m, int i, long b, long g, long row
     }
     memcpy(h->bias, m->proj_bias + first, h->taps * sizeof(float));
     for (long t = h->taps; t < h->tp; t++)
-        h->bias[t] = NEVER;
+        h->bias[t] = -INFINITY;
     memcpy(h->rpb, m->rpb[i] + g * h->span * h->span, h->span * h->span * sizeof(float));
     memset(h->rpb + h->span * h->span, 0, LANES * sizeof(float));
     memset(h->q, 0, QUERIES * h->cqp * sizeof(float));

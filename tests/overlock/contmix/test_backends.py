@@ -176,6 +176,18 @@ def test_merged_biases_of_another_map_are_refused() -> None:
 
 
 @pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("bias", [-math.inf, -2e30], ids=str)
+@pytest.mark.parametrize("every", [1, 2])
+def test_taps_that_are_shut(backend: str, bias: float, every: int) -> None:
+    """A tap of -inf has no weight; where all are shut nothing is defined. What is far below zero is still compared."""
+    inputs = CASES[2].inputs(torch.float32)
+    skip_if_unable(backend, inputs.value)
+    inputs.proj_bias[::every] = bias
+    wanted = reference.forward(inputs, SCALE)
+    torch.testing.assert_close(contmix(*inputs, SCALE, backend), wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", ALL)
 @pytest.mark.parametrize("wanting", Inputs._fields)
 def test_gradient_of_one_input_alone(backend: str, wanting: str) -> None:
     case, dtype = CASES[2], widest(backend)
