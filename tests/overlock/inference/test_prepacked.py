@@ -63,6 +63,30 @@ def test_a_weight_that_changes_is_packed_anew() -> None:
         assert torch.equal(conv_add_(first.clone(), x, weight, None), 2 * first)
 
 
+@pytest.mark.parametrize("shape", [(24, 24, 1, 1), (24, 1, 13, 13)])
+def test_edits_through_data(shape: tuple[int, ...]) -> None:
+    """They are not counted: those of the whole weight are seen, and for those of one element PyTorch can be told."""
+    x, weight = maps(torch.float32, 2, 24, 6, 6), weights(torch.float32, *shape)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = weight.contiguous(memory_format=layout)
+        with torch.no_grad():
+            first, version = conv(x, weight, None), weight._version
+            weight.data.mul_(2)
+            assert weight._version == version
+            assert torch.equal(conv(x, weight, None), 2 * first)
+            weight.data.copy_(weight / 2)
+            assert torch.equal(conv(x, weight, None), first)
+            weight.data[1, 0, -1, -1] += 1
+            torch.autograd.graph.increment_version([weight])
+            assert torch.equal(conv(x, weight, None), conv(x, weight.clone(), None))
+
+
+def test_a_weight_with_gaps_in_memory() -> None:
+    x, one = maps(torch.float32, 2, 24, 6, 6), weights(torch.float32, 1, 24, 1, 1)
+    with torch.no_grad():
+        assert torch.equal(conv(x, one.expand(8, 24, 1, 1), None), conv(x, one.repeat(8, 1, 1, 1), None))
+
+
 def test_data_that_is_replaced_leaves_its_address_taken() -> None:
     """Neither the count of changes nor, at the same address, anything else would tell that `.data` is another one."""
     for channels in (16, 24, 64):
