@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -20,12 +21,12 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine.statistics import Ratio
 from bench.gates.margins import LEAST, verdict
 from bench.gates.verdict import INVALID, REGRESSION
-from bench.metrics import THROUGHPUT
 from bench.records import store
 from bench.records.record import Record
-from bench.validation.trials import MODEL, SLOWED, TWIN, redone
+from bench.validation.trials import MODEL, SLOWED, TWIN, ratios_of
 
 COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
            "exit code", "options", "reason")  # fmt: skip
@@ -59,10 +60,11 @@ def judged(records: Sequence[Record]) -> list[str]:
     """For each model, how often each verdict falls on its ratios, as `bench.validation.trials` redoes them."""
     lines = []
     for model in (TWIN, SLOWED):
-        good = {r.run for r in records if (r.model, r.metric) == (model, f"{THROUGHPUT}_ratio") and r.valid}
         counts: Counter[str] = Counter()
-        for run, ratio in redone(records, model).items():
-            counts[verdict(ratio, LEAST) if ratio is not None and run in good else INVALID] += 1
+        for r in ratios_of(records, model).values():
+            assert r.value is not None
+            ratio = Ratio(r.value, r.lo or 0.0, math.inf if r.hi is None else r.hi, r.n or 1, r.samples, math.inf)
+            counts[verdict(ratio, LEAST) if r.valid else INVALID] += 1
         lines.append(f"{model} against {MODEL}: {', '.join(f'{n} {v}' for v, n in counts.most_common())}")
     return lines
 

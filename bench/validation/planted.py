@@ -8,6 +8,7 @@ planted difference is 5 % of each call, whatever the machine does meanwhile.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import baselines  # noqa: F401 (registers the model)
 
-EXTRA = 0.05
+EXTRA = float(os.environ.get("PLANTED_EXTRA", "0.05"))
 
 
 class Slowed(nn.Module):

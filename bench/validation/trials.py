@@ -1,14 +1,16 @@
 """`python -m bench.validation.trials --runs 20 --output FILE`: does the method see differences, and only real ones?
 
-Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy that is slower by 5 %
-(`bench.validation.planted`). It counts how often the 95 % interval of the twin's ratio excludes 1 (false alarms, one in
-twenty by design), and how often the interval of the slower copy lies below 1. FILE keeps the records of every run, so
-that the counts can be made again: `--summary` only counts.
+Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy that is slower
+(`bench.validation.planted`; 5 %, or `--slower`), beside a planted neighbour if one is asked for. It counts how often the
+95 % interval of the twin's ratio excludes 1 (false alarms, one in twenty by design), and how often the interval of the
+slower copy lies below 1. FILE keeps the records of every run, so that the counts can be made again: `--summary` only
+counts.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -20,11 +22,12 @@ import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.statistics import Ratio, odd_round, ratio_of_rounds
 from bench.records import store
 from bench.records.record import Record
 from bench.scratch import scratch
+from bench.validation.neighbour import KINDS, neighbour
 
+EXTRA = "PLANTED_EXTRA"  # read by `bench.validation.planted`
 TWIN, SLOWED, MODEL = "convnext_t_twin", "convnext_t_slowed", "convnext_t"
 
 
@@ -34,6 +37,8 @@ def parser() -> Parser:
     p.add_argument("--batch-size", type=cli.positive, default=2)
     p.add_argument("--output", type=Path, required=True, metavar="FILE", help="records of all runs (CSV)")
     p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
+    p.add_argument("--slower", type=cli.percent, default=0.05, metavar="P%", help="of the slower copy (5%%)")
+    p.add_argument("--neighbour", choices=KINDS, default="", help="a planted process that disturbs all runs")
     p.add_argument("--compare", default="", metavar="OPTIONS", help="further options of bench.compare, such as --quick")
     p.add_argument("--summary", action="store_true", help="measure nothing: count what FILE holds")
     return p
@@ -44,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.summary:
         for i in range(args.runs):
             begin = time.monotonic()
-            records = one_run(args.batch_size, shlex.split(args.under), shlex.split(args.compare))
+            with neighbour(args.neighbour):
+                records = one_run(args.batch_size, args.slower, shlex.split(args.under), shlex.split(args.compare))
             store.append(args.output, records)
             ratios = {r.model: r for r in records if r.metric == "throughput_ratio"}
             intervals = ", ".join(f"{name} {r.value:.3f} [{r.lo:.3f}, {r.hi:.3f}]" for name, r in ratios.items())
@@ -53,14 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.OK
 
 
-def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Record]:
+def one_run(batch: int, slower: float, under: Sequence[str], options: Sequence[str]) -> list[Record]:
     """The records of one `bench.compare`."""
     with scratch("trial") as folder:
         output = folder / "records.json"
         command = [*under, sys.executable, "-m", "bench.compare", "--import", "bench.validation.planted"]
         command += ["--models", TWIN, SLOWED, MODEL, "--metrics", "throughput", "--batch-size", str(batch)]
         done = subprocess.run(
-            [*command, "--output", str(output), *options], capture_output=True, text=True, check=False
+            [*command, "--output", str(output), *options],
+            env={**os.environ, EXTRA: str(slower)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise BadInput(f"a run failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -68,39 +78,30 @@ def one_run(batch: int, under: Sequence[str], options: Sequence[str]) -> list[Re
 
 
 def summary(records: Sequence[Record]) -> list[str]:
-    """The counts of false alarms and of differences seen, and the spread of the ratios, made again from the samples."""
+    """The counts of false alarms and of differences seen, and the spread of the ratios."""
     lines = []
     for model, what in ((TWIN, "false alarms: the interval excludes 1"), (SLOWED, "seen: the interval is below 1")):
-        ratios = {run: ratio for run, ratio in redone(records, model).items() if ratio is not None}
+        ratios = list(ratios_of(records, model).values())
         if not ratios:
             continue
-        values = [ratio.value for ratio in ratios.values()]
-        counted = sum(r.hi < 1 or (model == TWIN and r.lo > 1) for r in ratios.values())
-        spread = float(np.std(np.log(values), ddof=1)) if len(values) > 1 else math.nan
-        middle = math.exp(float(np.mean(np.log(values))))
-        valid = sum(r.valid for r in records if r.model == model and r.metric == "throughput_ratio")
+        logs = [math.log(r.value) for r in ratios if r.value]
+        bounds = [(r.lo or 0.0, math.inf if r.hi is None else r.hi) for r in ratios]
+        counted = sum(hi < 1 or (model == TWIN and lo > 1) for lo, hi in bounds)
+        right = "" if model == TWIN else f", {sum(x < 0 for x in logs)} on the right side"
+        spread = float(np.std(logs, ddof=1)) if len(logs) > 1 else math.nan
+        half = float(np.median([(hi - lo) / 2 for lo, hi in bounds]))
         lines.append(
-            f"{model}: {counted} of {len(ratios)} runs {what}; mean ratio {middle:.4f}, "
-            f"spread of runs {spread:.2%}; valid {valid} of {len(ratios)}"
+            f"{model}: {counted} of {len(ratios)} runs {what}{right}; mean ratio {math.exp(float(np.mean(logs))):.4f}, "
+            f"spread of runs {spread:.2%}; half an interval {half:.2%} (median); "
+            f"valid {sum(r.valid for r in ratios)}, noisy {sum(r.noise is not None for r in ratios)} of {len(ratios)}"
         )
     return lines
 
 
-def redone(records: Sequence[Record], model: str) -> dict[str, Ratio | None]:
-    """Run -> the ratio of a model, from the rounds that were kept without the odd one."""
-    by_run: dict[str, dict[tuple[str, str], Record]] = {}
-    for r in records:
-        by_run.setdefault(r.run, {})[r.model, r.metric] = r
-    ratios: dict[str, Ratio | None] = {}
-    for run, of_run in by_run.items():
-        ratio = of_run.get((model, "throughput_ratio"))
-        sides = [of_run[name, "throughput"].samples for name in (TWIN, SLOWED, MODEL) if (name, "throughput") in of_run]
-        if ratio is None or not ratio.samples:
-            ratios[run] = None
-            continue
-        odd = odd_round(sides) if all(len(s) == len(ratio.samples) for s in sides) else None
-        ratios[run] = ratio_of_rounds([x for r, x in enumerate(ratio.samples) if r != odd])
-    return ratios
+def ratios_of(records: Sequence[Record], model: str) -> dict[str, Record]:
+    """Run -> the ratio of a model, of the runs that gave one."""
+    own = [r for r in records if (r.model, r.metric) == (model, "throughput_ratio") and r.value is not None]
+    return {r.run: r for r in own}
 
 
 if __name__ == "__main__":
