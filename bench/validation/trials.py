@@ -1,10 +1,10 @@
 """`python -m bench.validation.trials --runs 20 --output FILE`: does the method see differences, and only real ones?
 
 Each run is one default `bench.compare` of ConvNeXt-T with its twin and with a copy that is slower
-(`bench.validation.planted`; 5 %, or `--slower`), beside a planted neighbour if one is asked for. It counts how often the
-95 % interval of the twin's ratio excludes 1 (false alarms, one in twenty by design), and how often the interval of the
-slower copy lies below 1. FILE keeps the records of every run, so that the counts can be made again: `--summary` only
-counts.
+(`bench.validation.planted`; 5 %, or `--slower`), beside a planted neighbour if one is asked for. It counts how often
+the 95 % interval of the twin's ratio excludes 1 (false alarms, one in twenty by design), and how often the interval of
+the slower copy lies below 1. FILE keeps the records of every run, so that the counts can be made again: `--summary`
+only counts.
 """
 
 from __future__ import annotations
