@@ -189,7 +189,7 @@ BAD = {
     "no resolution": (["--models", "overlock_t", "--resolutions", "big"], "256x320"),
     "unknown metric": (["--models", "overlock_t", "--metrics", "speed"], "throughput"),
     "batch of 0": (["--models", "overlock_t", "--batch-size", "0"], "1 or more"),
-    "unwritable output": (["--models", "overlock_t", "--output", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
+    "unwritable output": (["--models", "overlock_t", "--output", "/dev/null/all.json"], "/dev/null/all.json"),
     "baseline elsewhere": (["--models", "overlock_t", "--baseline", "convnext_b"], "convnext_b"),
     "empty baseline": (["--models", "overlock_t", "--baseline", ""], "--baseline ''"),
     "unknown backend": (["--models", "overlock_t", "--metrics", "params", "--backend", "quick"], "reference"),

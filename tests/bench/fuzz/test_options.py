@@ -27,7 +27,7 @@ COMMANDS = ("compare", "top1", "gate", "claims", "report", "calibrate", "erf", "
 VALUES = (
     *("", "0", "-1", "1", "3", "1e999", "nan", "0.5", "224", "31", "64x32", "9" * 5000, "\u0663", "\u00b2", "\udcff"),
     *("all", "overlock_xt", "overlok", "resnet18", "convnext_t", "=", "overlock_xt=", "overlock_xt=/nowhere.pth"),
-    *("random", "a" * 300, "cpu", "cuda", "cuda:99", "mps", "float32", "fp16", "json", "/nowhere/x", "/dev/full", "."),
+    *("random", "a" * 300, "cpu", "cuda", "cuda:99", "mps", "float32", "fp16", "json", "/dev/null/x", "/dev/full", "."),
     *("file.txt", "folder", "link", "--", "params", "throughput", "latency", "segmentation", "HEAD"),
 )
 

@@ -223,7 +223,7 @@ def test_a_weight_that_loading_leaves_out_is_seen(monkeypatch: pytest.MonkeyPatc
         (["--exact", "--models", "resnet50"], "only models of the suite"),
         (["--exact", "--expected", "none.csv"], "--update writes one"),
         (["--accuracy", "none.npz"], "--against"),
-        (["--exact", "--output", "/nowhere/file"], "cannot write"),
+        (["--exact", "--output", "/dev/null/file"], "cannot write"),
     ],
 )
 def test_bad_input_names_the_mend(arguments: list[str], message: str) -> None:
