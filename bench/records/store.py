@@ -89,7 +89,10 @@ def check(results: Path | None = None) -> None:
         BadInput: if one is, or the folder cannot be written to.
     """
     results = results or results_folder()
-    here = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    try:
+        here = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    except OSError as error:  # its name is too long, say
+        raise BadInput(f"no records can be kept in {results}: {error.strerror}; give another folder") from error
     if not here.is_dir():
         raise BadInput(f"{here} is no folder: no records can be kept in {results}; give another one, or move the file")
     check_writable(here / RECORDS)

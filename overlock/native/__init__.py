@@ -141,7 +141,10 @@ def _opened(target: Path) -> ctypes.CDLL | None:
         if _sum(content[:-DIGEST], target) != content[-DIGEST:]:
             log.warning("%s is not used, but compiled anew: it is damaged", target)
             return None
-        return ctypes.CDLL(f"/proc/self/fd/{file.fileno()}")
+    copy = os.memfd_create(target.name)  # nobody can change it under us; it stays open, or its name would be another's
+    with open(copy, "wb", closefd=False) as file:
+        file.write(content)
+    return ctypes.CDLL(f"/proc/self/fd/{copy}")
 
 
 @lru_cache(maxsize=1)

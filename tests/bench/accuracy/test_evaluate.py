@@ -277,7 +277,8 @@ def test_predictions_are_compact(tree: Path, tmp_path: Path) -> None:
     rows = np.zeros(len(images), pred.ROW)
     rng = np.random.RandomState(0)
     rows["image"], rows["label"], rows["top5"] = images, np.repeat(range(1000), 50), rng.randint(1000, size=(50_000, 5))
-    store = open_store(tmp_path, {"model": "m"}, len(rows), 50_000)
+    header = {"model": "m", "form": "deploy", "resolution": "224", "manifest": "0"}
+    store = open_store(tmp_path, header, len(rows), 50_000)
     found = pred.finish(store, {0: rows})
     assert (tmp_path / "predictions.npz").stat().st_size < 1_000_000
     assert np.array_equal(pred.read(tmp_path / "predictions.npz").rows, found.rows)

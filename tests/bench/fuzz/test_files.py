@@ -26,7 +26,7 @@ from tests.bench.dense.trees import write_ade20k, write_coco
 from tests.bench.fuzz.mutations import faults, faulty, try_all
 
 RESULTS = REPOSITORY / "results"
-HEADER = {"model": "m", "form": "deploy", "resolution": "224"}
+HEADER = {"model": "m", "form": "deploy", "resolution": "224", "manifest": "0"}
 
 
 def head(path: Path, lines: int = 30) -> bytes:
