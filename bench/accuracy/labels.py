@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.cli import BadInput
 from bench.evaluation.files import described, is_image, natural_key, refuse_repeated
+from bench.files import read_text
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,7 @@ def of_file(path: Path, names: Sequence[str]) -> tuple[list[int], tuple[str, ...
         BadInput: for an unknown label, an image without one or with two, a name of two images, or numbers whose order
             is not known.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadInput(f"--labels {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"--labels {path}: it is no text file: give lines of NAME LABEL, or of labels") from error
+    text = read_text(path, "give --labels a text file with lines of NAME LABEL, or of labels")
     lines = [(i, re.split(r"[,\s]+", line.strip())) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     named = bool(lines) and len(lines[0][1]) > 1
     odd = [i for i, fields in lines if (len(fields) > 1) != named]
@@ -158,7 +154,10 @@ def _indices(labels: Sequence[str], path: Path, ordered: bool) -> list[int]:
         if unknown is not None:
             raise BadInput(f"--labels {path}: {unknown!r} is no synset of ImageNet-1K")
         return [index[label] for label in labels]
-    numbers = [int(label) for label in labels]
+    try:
+        numbers = [int(label) for label in labels]
+    except ValueError as error:  # of thousands of digits
+        raise BadInput(f"--labels {path}: a label is no number from 0 to 999 ({error})") from error
     if not ordered and 0 not in numbers and (path.parent / "meta.mat").is_file():
         order = _kit_order(path.parent / "meta.mat")
         return [index[order[number]] for number in numbers]
@@ -186,11 +185,12 @@ def real_labels(names: Sequence[str], path: Path | None = None) -> list[tuple[in
         BadInput: for an image whose name does not hold its number in the validation set.
     """
     try:
-        text = path.read_text(encoding="utf-8") if path else _timm_file("imagenet_real_labels.json")
+        mend = "give --real a JSON list of each image's labels"
+        text = read_text(path, mend) if path else _timm_file("imagenet_real_labels.json")
         table = [tuple(map(int, of_image)) for of_image in json.loads(text)]
-    except OSError as error:
-        raise BadInput(f"--real {path}: {error.strerror}") from error
-    except (TypeError, ValueError, OverflowError) as error:
+    except BadInput:
+        raise
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"--real {path}: no JSON list of each image's labels ({error})") from error
     labels = []
     for name in names:

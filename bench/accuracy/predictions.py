@@ -51,6 +51,10 @@ class Predictions:
         return np.asarray((self.rows["status"] == EVALUATED) & (self.rows["rank"] < k))
 
 
+DAMAGE = (OSError, EOFError, TypeError, ValueError, LookupError, AttributeError, RecursionError, BadZipFile, zlib.error)
+"""What reading a damaged file raises, by where the damage is."""
+
+
 def read(path: Path) -> Predictions:
     """A `predictions.npz`.
 
@@ -70,7 +74,7 @@ def read(path: Path) -> Predictions:
                 rows[name] = values
             rows["image"] = np.arange(len(rows))
             return Predictions(header, rows)
-    except (OSError, EOFError, TypeError, ValueError, LookupError, AttributeError, BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise BadInput(f"{path}: no file of predictions, or damaged ({error}): remove it, or give another") from error
 
 

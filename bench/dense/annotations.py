@@ -49,7 +49,7 @@ def _identified(entry: Mapping[str, Any]) -> str:
 
 
 def _image(entry: Mapping[str, Any]) -> str:
-    if not _whole(entry.get("id")) or not isinstance(entry.get("file_name"), str):
+    if not _whole(entry.get("id")) or not _is_path(entry.get("file_name")):
         return "has no id and file_name"
     sides: list[Any] = [entry.get("height"), entry.get("width")]
     return "" if all(_whole(side) and side > 0 for side in sides) else "has no height and width in pixels"
@@ -70,12 +70,43 @@ def _annotation(a: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]], c
     shape = a.get("segmentation")
     if isinstance(shape, dict):
         image = images[a["image_id"]]
-        right = shape.get("size") == [image["height"], image["width"]] and isinstance(shape.get("counts"), str | list)
-        return "" if right else "has a run-length code without counts, or of another size than its image"
+        if shape.get("size") != [image["height"], image["width"]] or not isinstance(shape.get("counts"), str | list):
+            return "has a run-length code without counts, or of another size than its image"
+        runs = _runs(shape["counts"])
+        right = all(_whole(run) and run >= 0 for run in runs) and sum(runs) == image["height"] * image["width"]
+        return "" if right else "has a run-length code that does not cover its image"  # the rest would be any memory
     if not isinstance(shape, list) or not shape:
         return "has an empty segmentation"
     right = all(_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape)
     return "" if right else "has a polygon of fewer than three points x, y"
+
+
+def _runs(counts: str | list[Any]) -> list[Any]:
+    """The lengths of a run-length code, as pycocotools reads them; [-1] for text that is none."""
+    if isinstance(counts, list):
+        return counts
+    runs: list[Any] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return [-1]
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return [-1] if shift else runs
+
+
+def _is_path(value: object) -> bool:
+    """Whether it can be the name of a file."""
+    try:
+        parts = value.encode().split(b"/") if isinstance(value, str) else []
+    except UnicodeEncodeError:
+        return False
+    return bool(parts) and all(len(part) < 256 and b"\0" not in part for part in parts)
 
 
 def _whole(value: object) -> bool:

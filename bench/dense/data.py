@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -49,7 +50,7 @@ def files_hash(files: list[Path], *contents: bytes) -> str:
     """SHA-256 of the files' names and sizes, and of `contents`."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name} {file.stat().st_size if file.exists() else 'missing'}\n".encode())
+        digest.update(os.fsencode(f"{file.name} {file.stat().st_size if file.exists() else 'missing'}\n"))
     for content in contents:
         digest.update(content)
     return digest.hexdigest()
@@ -153,7 +154,7 @@ class COCO:
             dataset = json.loads(content)
         except OSError as error:
             raise BadInput(f"no {path}: give --data the folder that has annotations and {split}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{path} is no JSON file: {error}") from error
         if not (root / split).is_dir():
             raise BadInput(f"no {root / split}: give --data the folder that has annotations and {split}")

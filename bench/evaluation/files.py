@@ -38,7 +38,8 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """How many names there are, and the first of them."""
+    """How many names there are, and the first of them, of which bytes that are no UTF-8 could not be printed."""
+    names = [name.encode(errors="backslashreplace").decode() for name in names]
     return f"{len(names)} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
 
 

@@ -75,7 +75,7 @@ class Store(Generic[T]):
         except BadInput:
             self.close()
             raise
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.close()
             raise BadInput(
                 f"{folder} holds damaged results ({error}): remove it, or give --results another folder"

@@ -113,7 +113,7 @@ def _expected(release: Release, path: Path) -> tuple[str | None, int | None]:
         return release.sha256 or str(known["sha256"]), release.size or int(known["size_bytes"])
     except FileNotFoundError:
         return release.sha256, release.size
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Unavailable(f"{release.name}: {_sidecar(path)} is damaged: remove it to record the sum anew") from error
 
 

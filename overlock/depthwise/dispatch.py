@@ -72,7 +72,7 @@ def use(what: str) -> None:
         try:
             rows: Iterable[dict[str, Any]] = json.loads(Path(what).read_text(encoding="utf-8"))
             chosen = {Case(*row["case"]) for row in rows if row["winner"] == TRITON}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{what}: neither {TORCH}, {TRITON} nor a file of winners as bench.gpu_run writes it ({error})"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from PIL import Image
 
 pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
+
+from pycocotools.mask import encode
 
 from bench.ade20k import main as ade20k
 from bench.cli import BadInput
@@ -128,6 +131,14 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "two points": (of_annotation(segmentation=[[1, 2, 3, 4]]), "annotation 2 has a polygon"),
     "no counts": (of_annotation(segmentation={"size": [40, 48]}), "annotation 2 has a run-length code"),
     "a mask of another size": (of_annotation(segmentation={"size": [9, 9], "counts": "0"}), "run-length code"),
+    "a mask that is cut": (of_annotation(segmentation={"size": [40, 48], "counts": [5]}), "does not cover its image"),
+    "a mask of odd text": (of_annotation(segmentation={"size": [40, 48], "counts": "zzz"}), "does not cover its image"),
+    "a mask of less than 0": (of_annotation(segmentation={"size": [40, 48], "counts": [-1, 1921]}), "does not cover"),
+    "a name too long for a file": (
+        lambda c: c["images"][0].update(file_name="a" * 300),
+        "images[0] has no id and",
+    ),
+    "a name of no text": (lambda c: c["images"][0].update(file_name="\ud800"), "images[0] has no id and file_name"),
     "an unknown category": (of_annotation(category_id=0), "annotation 2 has category_id 0"),
     "an unknown image": (of_annotation(image_id=7), "annotation 2 is of image_id 7"),
     "a box of not a number": (of_annotation(bbox=[1, 2, float("nan"), 4]), "annotation 2 has no bbox"),
@@ -139,6 +150,31 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no objects": (lambda c: c.update(images=[3]), "has no images, annotations and categories"),
     "no images": (lambda c: c.update(images=[]), "names no images"),
 }
+
+
+def test_masks_as_pycocotools_writes_them_are_taken(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        mask = np.asfortranarray(rng.random((40, 48)) < rng.random(), dtype=np.uint8)
+        code = {"size": [40, 48], "counts": encode(mask)["counts"].decode()}
+        assert COCO.open(write_changed(tmp_path / str(i), of_annotation(segmentation=code))).names == ["a.png", "b.png"]
+
+
+def test_annotations_nested_without_end(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, OBJECTS, (40, 48)) / "annotations" / "instances_val2017.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(BadInput, match="no JSON file"):
+        COCO.open(tmp_path)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    write_ade20k(tmp_path, {"a": np.full((9, 12), 7, np.uint8)})
+    for path in (tmp_path / "images/validation/a.jpg", tmp_path / "annotations/validation/a.png"):
+        path.rename(os.fsdecode(os.fsencode(path.parent) + b"/\xff" + os.fsencode(path.suffix)))
+    (tmp_path / "images/validation" / os.fsdecode(b"\xfe.txt")).touch()
+    found = ADE20K.open(tmp_path)
+    assert len(found.names) == 1
+    assert "\n".join(found.notes).encode()
 
 
 @pytest.mark.parametrize("case", CHANGES)
