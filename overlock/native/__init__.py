@@ -141,10 +141,14 @@ def _opened(target: Path) -> ctypes.CDLL | None:
         if _sum(content[:-DIGEST], target) != content[-DIGEST:]:
             log.warning("%s is not used, but compiled anew: it is damaged", target)
             return None
-    copy = os.memfd_create(target.name)  # nobody can change it under us; it stays open, or its name would be another's
-    with open(copy, "wb", closefd=False) as file:
-        file.write(content)
-    return ctypes.CDLL(f"/proc/self/fd/{copy}")
+        try:
+            loaded = os.memfd_create(target.name)  # a copy that nobody can change under us
+            with open(loaded, "wb", closefd=False) as copy:
+                copy.write(content)
+        except OSError as error:  # a limit on the size of files holds for it too
+            log.info("%s is loaded from its file: %s", target, error.strerror)
+            loaded = os.dup(file.fileno())
+        return ctypes.CDLL(f"/proc/self/fd/{loaded}")  # which stays open, or its name would be another's
 
 
 @lru_cache(maxsize=1)
