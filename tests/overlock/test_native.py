@@ -130,6 +130,31 @@ def test_what_is_not_surely_ours_is_compiled_anew(
     assert f"{target.name} is not used, but compiled anew" in caplog.text
 
 
+OVERWRITTEN = """
+import sys
+from pathlib import Path
+from overlock import native
+target = Path(sys.argv[1])
+first = native._opened(target)
+content = target.read_bytes()
+target.write_bytes(b"")  # where it lies: what has it mapped has nothing
+target.write_bytes(content)
+target.write_bytes(bytes(len(content)))
+second = native._opened(Path(sys.argv[2]))
+assert first is not None and second is not None and first._handle != second._handle
+assert first.omp_get_max_threads() == second.omp_get_max_threads()
+"""
+
+
+def test_a_library_that_is_overwritten_where_it_lies_ends_nothing(compiled: Path, tmp_path: Path) -> None:
+    copies = [tmp_path / str(i) / compiled.name for i in range(2)]
+    for copy in copies:
+        copy.parent.mkdir()
+        shutil.copy(compiled, copy)
+    done = subprocess.run([sys.executable, "-c", OVERWRITTEN, *map(str, copies)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 @pytest.mark.usefixtures("fresh")
 def test_a_library_that_stays_anothers_is_never_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path
