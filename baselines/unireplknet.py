@@ -29,7 +29,8 @@ from overlock.layers import (
     DilatedReparam,
     Intermediates,
     LayerNorm2d,
-    check_size,
+    channels_of,
+    check_images,
     fuse_conv_bn,
     global_response,
     init_weights,
@@ -192,7 +193,7 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
 
     def run_stage(self, i: int, x: Tensor) -> Tensor:
         if i == 0:
-            check_size(x)
+            check_images(x, channels_of(self.downsample_layers[0].get_submodule("0")))
         return self.stages[i](self.downsample_layers[i](x))
 
     def to_deploy(self: Stages) -> Stages:
