@@ -19,7 +19,7 @@ from baselines import common
 from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
 from overlock.checkpoints.loading import StrictLoading
-from overlock.layers import Blocks, Checkpointing, Intermediates, channels_of, check_images, init_weights
+from overlock.layers import Blocks, Checkpointing, Intermediates, check_size, init_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "moganet_xt": {"widths": (32, 64, 96, 192), "depths": (3, 3, 10, 2)},
@@ -128,7 +128,7 @@ class Stem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, channels_of(self.projection[0]))
+        check_size(x)
         return self.projection(x)
 
 

@@ -29,8 +29,7 @@ from overlock.layers import (
     DilatedReparam,
     Intermediates,
     LayerNorm2d,
-    channels_of,
-    check_images,
+    check_size,
     fuse_conv_bn,
     global_response,
     init_weights,
@@ -193,7 +192,7 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
 
     def run_stage(self, i: int, x: Tensor) -> Tensor:
         if i == 0:
-            check_images(x, channels_of(self.downsample_layers[0].get_submodule("0")))
+            check_size(x)
         return self.stages[i](self.downsample_layers[i](x))
 
     def to_deploy(self: Stages) -> Stages:

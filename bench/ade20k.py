@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from bench import cli
 from bench.dense import command
+from bench.list import add_list
 from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
     p = command.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", HEADS["segmentation"])
+    add_list(p)
     p.add_argument("--multi-scale", action="store_true", help="six scales, each mirrored too; probabilities averaged")
     return p
 

@@ -19,6 +19,7 @@ from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.plan import DEFAULT, Plan
 from bench.engine.request import Request, Settings, automatic_batch
+from bench.engine.sweep import ROUND_SECONDS
 from bench.machine.calibration import CANARY, SPREAD, VISIBLE
 from bench.progress import progress
 
@@ -85,9 +86,9 @@ def measured(model: str, resolution: tuple[int, int], settings: Settings, plan: 
     sides = [Request(model=entry.name, form=form, resolution=resolution, settings=settings) for _ in range(2)]
     outcome = None
     with progress() as bar:
-        bar.total(plan.rounds)
+        bar.total({"round": (plan.rounds, ROUND_SECONDS)})
         for outcome in interleaved.measure(sides, plan=plan, begun=bar.begun):  # noqa: B007 (the one object, growing)
-            bar.done()
+            bar.done("round")
     if outcome is None or len(outcome.round_ratios(0, 1)) < LEAST_ROUNDS:
         why = "; ".join(dict.fromkeys(reason for reasons in outcome.failures for reason in reasons)) if outcome else ""
         raise BadInput(f"{model} cannot be measured against itself: {why or 'no rounds'}")

@@ -33,7 +33,13 @@ def parser() -> Parser:
     add("--measure", nargs="*", choices=KINDS, metavar="WHAT",
         help="first measure what needs neither weights nor data, and keep it: cost (of classifiers), dense (of "
         "detectors and segmentation models), parity (of both forms of OverLoCK); all by default")  # fmt: skip
-    add("--models", nargs="+", default=[], metavar="MODEL", help="only statements that speak of these")
+    add(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="only statements that speak of these (names or patterns)",
+    )
     add("--only", nargs="+", default=[], metavar="WORD", help="only statements whose id or text holds one of these")
     add(
         "--all", action="store_true", help="in the table for people, all figures, also those reproduced or not measured"
@@ -89,9 +95,9 @@ def chosen(models: Sequence[str], words: Sequence[str]) -> list[Statement]:
     """
     from bench.evidence.figures import figure_statements
     from bench.evidence.statements import STATEMENTS
-    from bench.models import find
+    from bench.models import chosen as models_chosen
 
-    names = {entry.name if (entry := find(name)) else name for name in models}
+    names = {entry.name for entry in models_chosen(models)}
     chosen = [s for s in (*STATEMENTS, *figure_statements()) if not names or names & {x.model for x in s.subjects}]
     chosen = [s for s in chosen if not words or any(word.lower() in f"{s.id} {s.text}".lower() for word in words)]
     if not chosen:

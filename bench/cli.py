@@ -44,12 +44,13 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
 
     SIGTERM and SIGHUP end it as Ctrl-C does: what is measured is kept, and no process or temporary folder stays.
     """
+    command = f"bench.{command}".rstrip(".")
     stopped = stop_on_signals()
     try:
         code = main()
         sys.stdout.flush()
     except BadInput as error:
-        print(f"bench.{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -58,7 +59,7 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
         code = OK
     except OSError as error:  # of a file that was not looked at before, or of a full disk behind our output
         where = f"{error.filename}: " if error.filename else "writing the output: "
-        print(f"bench.{command}: error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"{command}: error: {where}{error.strerror or error}", file=sys.stderr)
         if not error.filename:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more as it exits
         code = BAD_INPUT

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from bench import cli
 from bench.dense import command
+from bench.list import add_list
 from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
     about = "Box and mask AP on COCO 2017 val. 'cascade' is the 4conv1fc one, of most published figures."
-    return command.parser("coco", about, HEADS["detection"])
+    p = command.parser("coco", about, HEADS["detection"])
+    add_list(p)
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:

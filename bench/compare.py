@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.launch import FORK, WAYS
 from bench.engine.plan import DEFAULT, QUICK, Plan
 from bench.engine.request import Settings
-from bench.metrics import ASKED
+from bench.list import add_list
+from bench.metrics import ASKED, METRICS
 from bench.metrics import DEFAULT as DEFAULT_METRICS
-from bench.models import FORMS, MODELS, checkpoint, chosen, named
+from bench.models import ANCHOR, FORMS, MODELS, baseline_of, checkpoint, chosen
 from bench.progress import progress
 from bench.render import as_csv, below
 from bench.tasks import head_of
@@ -30,18 +31,21 @@ DEFAULT_SIZES = {"classification": (224, 224), "segmentation": (512, 512), "dete
 COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "cudagraph")
 
 DESCRIPTION = f"""Compare models on this machine: parameters, MACs, throughput, memory and more, with the published
-figures beside them. Models: {", ".join(MODELS)}; all (these); or any timm model name."""
+figures beside them. Models: {", ".join(MODELS)}; all (these), patterns ('overlock_*'), or any timm model name."""
 
 EPILOG = """A model without re-parameterisation has one form, listed as deploy. Models are timed in turn, in processes
-of their own, over rounds; the ratio's interval is over rounds. Exit codes: 0 measured; 2 bad input, or nothing could be
-measured; 130 stopped by Ctrl-C (what was measured is printed)."""
+of their own, over rounds; the ratio's interval is over rounds. Exit codes: 0 measured; 2 bad input, or no figure is
+valid (of those that are measured; of the counts, where nothing else was asked for); 130 stopped by Ctrl-C (what was
+measured is printed)."""
 
 
 def parser() -> Parser:
     p = Parser(prog="bench.compare", description=DESCRIPTION, epilog=EPILOG)
     add = p.add_argument
-    add("--models", nargs="+", required=True, metavar="MODEL", help="short names, timm names, or all")
-    add("--baseline", metavar="MODEL", help="model that ratios refer to (default: the last of --models)")
+    add("--models", nargs="+", required=True, metavar="MODEL", help="short names, timm names, patterns, or all")
+    add_list(p)
+    add("--baseline", metavar="MODEL",
+        help=f"model that ratios refer to (default: the last of --models; of a pattern, {ANCHOR})")  # fmt: skip
     add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 (default), or HxW")
     add("--metrics", nargs="+", choices=ASKED, default=list(DEFAULT_METRICS), metavar="METRIC",
         help=f"{', '.join(ASKED)} (default: {' '.join(DEFAULT_METRICS)})")  # fmt: skip
@@ -91,7 +95,12 @@ def parser() -> Parser:
     add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
     add("--quick", action="store_true", help="two short rounds: a rough figure, no verdict on differences")
     add("--breakdown", action="store_true", help="instead, where time, MACs, parameters and activations are")
-    add("--resume", type=Path, metavar="FILE", help="keep each figure in this CSV as it is known, skip what it has")
+    add(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="keep each figure as it is known in this CSV, or in a folder as under results/; skip what it has",
+    )
     add("--against", type=Path, metavar="FILE", help="compare with records kept earlier (CSV, JSON, or a folder)")
     cli.add_output(p)
     add("--sources", action="store_true", help="list the sources of the published figures")
@@ -104,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = head_of(args.task, args.head)
     entries = chosen(args.models)
     names = [entry.name for entry in entries]
-    baseline = named(args.baseline, "--baseline", names) if args.baseline is not None else names[-1]
+    baseline = baseline_of(args.baseline, args.models, names)
     weights = dict(checkpoint(text, names) for text in args.weights)
     if args.output:
         cli.check_writable(args.output)
@@ -113,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
     metrics = [metric for metric in ASKED if metric in args.metrics]
     print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
+    if len(names) > 1:
+        print(f"ratios refer to {baseline}", file=sys.stderr)
 
     from bench.engine.runner import Runner
     from bench.engine.sweep import Sweep
@@ -122,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     published()  # a damaged file is refused here, not when all is measured
     earlier = store.read(args.against) if args.against else []
-    if args.resume:
+    if args.resume and args.resume.is_dir():
+        store.check(args.resume)
+    elif args.resume:
         store.check_appendable(args.resume)
     if args.save:
         store.check()
@@ -156,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return broken_down(args, sweep)
     journal = Journal(args.resume)
     with progress() as bar:
-        known = store.read(args.resume) if args.resume and args.resume.exists() else []
-        runner = Runner(sweep, bar.begun, bar.done, journal, known, bar.known)
+        runner = Runner(sweep, bar.begun, bar.done, journal, journal.known(), bar.known)
+        journal.environment = lambda: runner.environment
         bar.total(sweep.steps())
         try:
             runner.measure()
@@ -175,11 +188,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Journal:
-    """Keeps each record in a file as soon as it is known; where that fails, measuring goes on and the error waits."""
+    """Keeps each record as soon as it is known, in a file, or in a folder like `results/` with the environments.
+
+    Where that fails, measuring goes on and the error waits.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.error: BadInput | None = None
+        self.environment: Callable[[], Mapping[str, Any]] = dict
+
+    def known(self) -> list[Record]:
+        """What was kept before."""
+        from bench.records import store
+
+        if self.path is None or not self.path.exists():
+            return []
+        return store.read(self.path) if self.path.is_file() or store.machines(self.path) else []
 
     def __call__(self, record: Record) -> None:
         from bench.records import store
@@ -187,7 +212,10 @@ class Journal:
         if self.path is None or self.error is not None:
             return
         try:
-            store.append(self.path, [record])
+            if self.path.is_dir():
+                store.save([record], self.environment(), self.path)
+            else:
+                store.append(self.path, [record])
         except BadInput as error:
             self.error = error
             print(f"{error}; what is measured is printed at the end", file=sys.stderr)
@@ -276,9 +304,15 @@ def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
         print(f"interrupted: {len(records)} figures were measured", file=sys.stderr)
         return cli.INTERRUPTED
     if not any(record.measured for record in records):
-        why = "; ".join(dict.fromkeys(reason for record in records for reason in record.reasons))
-        raise BadInput(f"nothing could be measured: {why}")
+        raise BadInput(f"nothing could be measured: {_reasons(records)}")
+    asked = [r for r in records if not METRICS[r.metric].cost] or records
+    if not any(record.valid or record.out_of_memory for record in asked):
+        raise BadInput(f"no figure that was measured is valid: {_reasons(asked)}")
     return cli.OK
+
+
+def _reasons(records: Sequence[Record]) -> str:
+    return "; ".join(dict.fromkeys(reason for record in records for reason in record.reasons))
 
 
 def tables(records: Sequence[Record], style: str) -> str:

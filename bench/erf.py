@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser, Resolution
+from bench.list import add_list
 from bench.machine.environment import physical_cores
 from bench.models import checkpoint, chosen
 from bench.render import table
@@ -41,7 +42,8 @@ trained network looks at: give --weights for that. Models run in their training 
 def parser() -> Parser:
     p = Parser(prog="bench.erf", description=DESCRIPTION, epilog=EPILOG)
     add = p.add_argument
-    add("--models", nargs="+", required=True, metavar="MODEL", help="short names or timm names")
+    add("--models", nargs="+", required=True, metavar="MODEL", help="short names, timm names, patterns, or all")
+    add_list(p)
     add("--resolutions", nargs="+", type=cli.resolution, default=[(224, 224)], metavar="SIZE", help="224 or HxW")
     add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
     add("--images", type=Path, metavar="DIR", help="folder of images (default: random noise)")
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_installed()
     torch.set_num_threads(args.threads or physical_cores())
     device = choose_device(args.device)
-    entries = [resolve(name) for name in args.models]
+    entries = [resolve(name) for name in names]
     fields: dict[tuple[str, Resolution], np.ndarray[Any, Any]] = {}
     for entry in entries:
         model = load(entry, "train", weights.get(entry.name), args.seed).to(device)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.plan import DEFAULT
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
-from bench.models import MODELS, find
+from bench.list import add_list
+from bench.models import MODELS
+from bench.paths import REPOSITORY, data_file
 from bench.progress import progress
+from bench.project import Project
+from bench.project import project as project_here
+
+if TYPE_CHECKING:
+    from bench.gates.exact import Measured
+    from bench.gates.expected import Figure, Key
 
 DESCRIPTION = """Judge whether figures moved. --exact recomputes parameters, MACs, names of weights, logits of fixed
 weights and allocated memory, and compares them with results/expected.csv. --speed measures this revision beside another
@@ -25,8 +34,6 @@ accurate beyond the margin, seen twice); UNDECIDED (with what could have been se
 measurable, with the reason). Exit codes: 0 all OK; 1 something differs or regressed; 2 bad input, something invalid, or
 nothing measured; 3 undecided."""
 
-SPEED_MODELS = ("overlock_t",)
-
 
 def parser() -> Parser:
     p = Parser(prog="bench.gate", description=DESCRIPTION, epilog=EPILOG)
@@ -34,13 +41,15 @@ def parser() -> Parser:
     tier.add_argument("--exact", action="store_true", help="compare with results/expected.csv")
     tier.add_argument("--speed", action="store_true", help="compare speeds")
     tier.add_argument("--accuracy", type=Path, metavar="PATH", help="compare these predictions (a file or a folder)")
-    p.add_argument("--models", nargs="+", metavar="MODEL", help="default: all for --exact, overlock_t for --speed")
+    p.add_argument("--models", nargs="+", metavar="MODEL",
+                   help="names, patterns (default: the project's; here all, and overlock_t for --speed)")  # fmt: skip
+    add_list(p)
     p.add_argument("--format", choices=verdict.STYLES, default="table")
     p.add_argument("--output", type=Path, metavar="FILE", help="write there too")
     p.add_argument("--all-rows", action="store_true", help="list what is OK as well")
 
     exact = p.add_argument_group("exact figures").add_argument
-    exact("--expected", type=Path, metavar="FILE", help="default: results/expected.csv")
+    exact("--expected", type=Path, metavar="FILE", help="default: results/expected.csv, or the project's")
     exact("--update", action="store_true", help="write what is measured there, and print what that changes")
 
     speed = p.add_argument_group("speed").add_argument
@@ -85,36 +94,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _accuracy(args) if args.accuracy else _speed(args)
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """Short names of registered models, each once; `all` for every one.
+def chosen(names: Sequence[str], project: Project) -> list[str]:
+    """Names of models that can have expected figures, each once; a pattern stands for several.
+
+    Those are the suite's, and of another project also what its modules register with timm.
 
     Raises:
-        BadInput: for a name that is not registered: only registered models have figures to compare with.
+        BadInput: for any other name.
     """
-    from bench.models import unknown
+    from bench.models import chosen, unknown
 
-    short: dict[str, None] = {}
-    for name in names:
-        entry = find(name)
-        if entry is None and name != "all":
-            raise unknown(name, hint="only models of the suite have figures to compare with")
-        short |= dict.fromkeys(MODELS if entry is None else [entry.name])
-    return list(short)
+    short = [entry.name for entry in chosen(names)]
+    for name in short:
+        if name not in MODELS and not project.imports:
+            raise unknown(name, hint="only models of the suite, or of a project's own, have figures to compare with")
+    return short
+
+
+def _expected_file(project: Project, update: bool) -> Path:
+    """The project's file of expected figures; of a suite that is installed, where no project is, what was installed.
+
+    Raises:
+        BadInput: if that were to be written.
+    """
+    if project.configured or project.expected.parent.parent == REPOSITORY:
+        return project.expected
+    if update:
+        raise BadInput(
+            "--update: the figures that were installed with the suite are its own; give --expected FILE, or say "
+            f"[tool.overlock-bench] in the pyproject.toml of your project ({project.root} has none)"
+        )
+    return data_file("expected.csv")
 
 
 def _exact(args: argparse.Namespace) -> int:
     from bench.files import locked
-    from bench.gates import exact, expected
-    from bench.records.store import results_folder
+    from bench.gates import expected
 
-    path = args.expected or results_folder() / "expected.csv"
+    project = project_here()
+    names = chosen(args.models or project.models, project)
+    path = args.expected or _expected_file(project, args.update)
     if args.update:
         cli.check_writable(path)
-    names = chosen(args.models or ["all"])
     known = expected.read(path) if path.exists() or not args.update else {}
-    with progress() as bar:
-        bar.total(exact.steps(names))
-        measured = exact.measure(names, bar.done)
+    if project.imports:
+        sys.path.insert(0, str(Path.cwd()))  # as python -m has it, and an installed command does not
+    measured = _measured(names, known, project.imports)
     if measured.no_native:
         print(f"no figures of the C kernels were measured or compared: {measured.no_native}", file=sys.stderr)
     gone = [] if args.models else sorted({figure.model for figure in known.values()} - set(names))
@@ -132,6 +157,32 @@ def _exact(args: argparse.Namespace) -> int:
     return cli.OK
 
 
+SECONDS_OF_A_UNIT = 3.0
+"""About what the half of a usual model's figures takes."""
+
+
+def _measured(names: Sequence[str], known: Mapping[Key, Figure], imports: Sequence[str]) -> Measured:
+    """The exact figures; a step is a model, which takes the longer the more parameters it has, by the file's count."""
+    from bench.gates import exact
+
+    sizes = {figure.model: float(figure.value) for figure in known.values() if figure.metric == "params"}
+    usual = sum(sizes.values()) / len(sizes) if sizes else 1.0
+    work = {name: 1 + sizes.get(name, usual) / usual for name in names}
+    steps = exact.steps(names)
+    with progress() as bar:
+        bar.total(
+            {kind: (len(models), SECONDS_OF_A_UNIT) for kind, models in steps.items()},
+            {kind: sum(work[model] for model in models) for kind, models in steps.items()},
+        )
+
+        def done(kind: str, model: str) -> None:
+            bar.begun(f"{model}, {kind}")
+            bar.done(kind, work[model])
+
+        bar.begun(f"{len(names)} models")
+        return exact.measure(names, done, imports)
+
+
 def _accuracy(args: argparse.Namespace) -> int:
     from bench.gates import accuracy
 
@@ -146,10 +197,10 @@ def _speed(args: argparse.Namespace) -> int:
     from bench.engine.request import Settings
     from bench.gates import speed_tier
     from bench.machine.environment import physical_cores
-    from bench.records.store import results_folder
 
+    project = project_here()
     asked = speed_tier.SpeedGate(
-        models=chosen(args.models or SPEED_MODELS),
+        models=chosen(args.models or project.speed_models, project),
         form=args.form,
         resolutions=args.resolutions,
         settings=Settings(
@@ -158,11 +209,13 @@ def _speed(args: argparse.Namespace) -> int:
             layout=args.layout,
             batch=args.batch_size,
             threads=args.threads or physical_cores(),
+            imports=project.imports,
         ),
         rounds=args.rounds,
         most=args.max_rounds,
         block=args.block,
-        results=args.results or results_folder(),
+        results=args.results or project.results,
+        project=project,
         base=args.base,
         allow_dirty=args.allow_dirty,
         margin=args.margin,

@@ -6,6 +6,7 @@ A model is a size of a family (`bench/families.py`); any other timm model name w
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ def family_of(model: str) -> Family:
     return next((family for family in FAMILIES.values() if model.startswith(f"{family.name.lower()}_")), TIMM)
 
 
+def entry_of(name: str) -> Entry:
+    """The entry of a short name or alias, or of a name that is not the suite's and may be timm's."""
+    return find(name) or entry_for_timm(name)
+
+
 def entry_for_timm(name: str) -> Entry:
     """The entry of a timm model that has no short name here: one form, timm's own recipe, no published figures."""
     return Entry(name, TIMM, name)
@@ -73,13 +79,52 @@ def unknown(name: str, timm_names: Sequence[str] = (), hint: str = "any timm mod
     return BadInput(f"unknown model {name!r}: {nearest} ({hint})")
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for several: `all`, or one with wildcards as in a shell (`overlock_*`)."""
+    return name == "all" or any(sign in name for sign in "*?[")
+
+
+def matching(pattern: str) -> list[str]:
+    """The short names that a pattern stands for, in the suite's order.
+
+    Raises:
+        BadInput: if there are none.
+    """
+    key = "*" if pattern == "all" else pattern.lower().replace("-", "_")
+    found = fnmatch.filter(MODELS, key)
+    if not found:
+        raise BadInput(f"--models {pattern}: no model of the suite matches; it has {', '.join(MODELS)}")
+    return found
+
+
 def chosen(names: Sequence[str]) -> list[Entry]:
-    """The entries asked for, each once. A name that may be timm's is left for the process that imports it to judge."""
+    """The entries asked for, each once. A name that may be timm's is left for the process that imports it to judge.
+
+    Raises:
+        BadInput: for a pattern that no model of the suite matches.
+    """
     entries: dict[str, Entry] = {}
     for name in names:
-        for entry in MODELS.values() if name == "all" else (find(name) or entry_for_timm(name),):
+        for short in matching(name) if is_pattern(name) else (name,):
+            entry = entry_of(short)
             entries.setdefault(entry.name, entry)
     return list(entries.values())
+
+
+ANCHOR = "convnext_t"
+"""What ratios refer to where nothing else is asked for and several models were named by a pattern."""
+
+
+def baseline_of(asked: str | None, given: Sequence[str], names: Sequence[str]) -> str:
+    """The short name of the model that others are compared with: the one asked for, else the last of those `given`; of
+    a pattern, `ANCHOR` if `names`, the models that were given, have it.
+
+    Raises:
+        BadInput: if it is not among the models.
+    """
+    if asked is not None:
+        return named(asked, "--baseline", names)
+    return ANCHOR if is_pattern(given[-1]) and ANCHOR in names else names[-1]
 
 
 def named(name: str, option: str, names: Sequence[str]) -> str:

@@ -12,11 +12,16 @@ from bench import cli
 from bench.cli import BadInput, Parser
 from bench.files import read_text
 from bench.paths import REPOSITORY
+from bench.progress import progress
 
 if TYPE_CHECKING:
+    from bench.progress import Progress
     from bench.reporting.data import Report
 
-PARTS = ("results", "readme", "page", "figures", "latex")
+PARTS = {"results": 1.0, "readme": 1.5, "page": 4.0, "figures": 8.0, "latex": 0.5}
+"""The parts, and about how many seconds each takes."""
+READING = "records"
+READING_SECONDS = 3.0
 
 DESCRIPTION = """Make results/README.md, the README's generated table and figure, the page report/index.html, figures
 (PNG, SVG, PDF) and LaTeX tables from all records."""
@@ -30,7 +35,7 @@ def parser() -> Parser:
     add("--results", type=Path, metavar="DIR", help="folder with a folder of records for each machine (default: ours)")
     add("--output", type=Path, default=Path("report"), metavar="DIR", help="where page, figures and LaTeX go (report/)")
     add("--readme", type=Path, metavar="FILE", help="the README with the markers (default: beside the results folder)")
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    add("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     add("--check", action="store_true", help="write nothing; fail if results/README.md or the README is out of date")
     return p
 
@@ -53,42 +58,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bench.reporting.charts.draw import check_installed
 
         check_installed()
-    report = gather(results)
-    for path in write(report, args.parts, results, readme, args.output):
+    with progress() as bar:
+        bar.total({READING: (1, READING_SECONDS)} | {part: (1, PARTS[part]) for part in dict.fromkeys(args.parts)})
+        bar.begun("reading the records")
+        report = gather(results)
+        bar.done(READING)
+        written = write(report, args.parts, results, readme, args.output, bar)
+    for path in written:
         print(path)
     return cli.OK
 
 
-def write(report: Report, parts: Sequence[str], results: Path, readme: Path, output: Path) -> list[Path]:
+def write(report: Report, parts: Sequence[str], results: Path, readme: Path, output: Path, bar: Progress) -> list[Path]:
     """Write the parts; returns what was written.
 
     Raises:
         BadInput: if something cannot be written.
     """
     from bench.reporting import readme as generated
-    from bench.reporting.results import latex, results_readme
 
     written: list[Path] = []
     if "readme" in parts and readme.is_file():
         generated.update(readme, report)  # which may be refused: before anything is written
     try:
-        if "results" in parts:
-            written.append(_write(results / "README.md", results_readme(report)))
-        if "readme" in parts and readme.is_file():
-            written += _readme(report, readme)
-        if "page" in parts:
-            from bench.reporting.page.html import page
-
-            written.append(_write(output / "index.html", page(report)))
-        if "figures" in parts:
-            from bench.reporting.charts.draw import figures
-
-            written += figures(report, output / "figures")
-        if "latex" in parts:
-            written += latex(report, output / "latex")
+        for part in (part for part in PARTS if part in parts):
+            bar.begun(part)
+            written += _part(part, report, results, readme, output)
+            bar.done(part)
     except OSError as error:
         raise BadInput(f"cannot write {error.filename}: {error.strerror}; give --output another folder") from error
     return written
+
+
+def _part(part: str, report: Report, results: Path, readme: Path, output: Path) -> list[Path]:
+    """Write one part; returns what was written."""
+    from bench.reporting.results import latex, results_readme
+
+    if part == "results":
+        return [_write(results / "README.md", results_readme(report))]
+    if part == "readme":
+        return _readme(report, readme) if readme.is_file() else []
+    if part == "page":
+        from bench.reporting.page.html import page
+
+        return [_write(output / "index.html", page(report))]
+    if part == "figures":
+        from bench.reporting.charts.draw import figures
+
+        return figures(report, output / "figures")
+    return latex(report, output / "latex")
 
 
 def _write(path: Path, text: str) -> Path:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.models import FORMS, MODELS, chosen, named
+from bench.list import add_list
+from bench.models import ANCHOR, FORMS, MODELS, baseline_of, chosen, named
 
 DATASETS = ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "custom")
 DTYPES = ("float32", "tf32", "bfloat16", "float16", "amp-bfloat16", "amp-float16")
 
 DESCRIPTION = f"""Top-1 and top-5 of models with released weights, each under its own evaluation recipe, with per-image
-predictions kept and models compared image by image. Models: {", ".join(MODELS)}; all (these); any timm model name."""
+predictions kept and models compared image by image. Models: {", ".join(MODELS)}; all (these); patterns; timm names."""
 
 EPILOG = """On several GPUs: torchrun --nproc-per-node N -m bench.top1 ... with these arguments. A stopped run
 goes on where it was, when started again. Exit codes: 0 every row is valid, or random weights were asked for; 2 bad
@@ -24,7 +25,8 @@ input, or a row that is not valid; 130 stopped by Ctrl-C (what was counted is ke
 def parser() -> Parser:
     p = Parser(prog="bench.top1", description=DESCRIPTION, epilog=EPILOG)
     add = p.add_argument
-    add("--models", nargs="+", default=[], metavar="MODEL", help="short names, timm names, or all")
+    add("--models", nargs="+", default=[], metavar="MODEL", help="short names, timm names, patterns, or all")
+    add_list(p)
     add("--data", type=Path, metavar="PATH", help="class folders, flat files (with --labels), .tar, Parquet or Arrow")
     add("--labels", type=Path, metavar="FILE", help="ground truth of flat files: NAME LABEL lines, or labels in order")
     add("--dataset", choices=DATASETS, default="imagenet", help="which set it is (default: the 50,000 of ImageNet)")
@@ -32,7 +34,8 @@ def parser() -> Parser:
     add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 or HxW (default: each model's own)")
     add("--recipe", choices=("own", "common"), default="own", help="each model's (default), or one crop for all")
     add("--crop-pct", type=fraction, metavar="X", help="instead of the recipe's")
-    add("--baseline", metavar="MODEL", help="model to compare with (default: the last of --models)")
+    add("--baseline", metavar="MODEL",
+        help=f"model to compare with (default: the last of --models; of a pattern, {ANCHOR})")  # fmt: skip
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
     add("--weights", nargs="+", default=[], metavar="[MODEL=]PATH", help="checkpoint, or random (default: released)")
     cli.add_device(p, DTYPES, "weights and inputs are cast to it; amp-...: autocast", workers=4)
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.models or args.data is None:
         raise BadInput("give --models and --data (or --compare and two files of predictions)")
     names = [entry.name for entry in chosen(args.models)]
-    baseline = named(args.baseline, "--baseline", names) if args.baseline is not None else names[-1]
+    baseline = baseline_of(args.baseline, args.models, names)
     weights = weights_of(args.weights, names)
     if args.output:
         cli.check_writable(args.output)

@@ -6,10 +6,13 @@ from overlock.onnx import export_onnx
 from overlock.pyramid import OverLoCKPyramid
 from overlock.variants import VARIANTS, overlock_b, overlock_s, overlock_t, overlock_xt
 
+__version__ = "0.1.0"
+
 __all__ = [
     "VARIANTS",
     "OverLoCK",
     "OverLoCKPyramid",
+    "__version__",
     "deploy",
     "export_onnx",
     "overlock_b",

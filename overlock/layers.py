@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
@@ -40,31 +39,10 @@ BRANCHES: dict[int, tuple[Branch, ...]] = {
 SMALLEST = 32  # pixels a side: what is divided by all strides
 
 
-def check_images(x: Tensor, channels: int | None) -> None:
-    """Refuse what is no batch of images (B, C, H, W) for a network that takes C `channels` (None: it cannot be told).
-
-    Raises:
-        ValueError: for other dimensions, channels or numbers, or images smaller than the strides together; it says what
-            is needed.
-    """
-    if torch.jit.is_tracing() or isinstance(x, Proxy):
-        return
-    wanted = f"give (B, {channels or 'C'}, H, W) of floating-point numbers"
-    if x.dim() != 4:
-        one = "; images[None] makes a batch of one" if x.dim() == 3 else ""
-        raise ValueError(f"images of shape {tuple(x.shape)}: {wanted}{one}")
-    if channels is not None and x.shape[1] != channels:
-        raise ValueError(f"images of {x.shape[1]} channels, of shape {tuple(x.shape)}: {wanted}")
-    if not x.is_floating_point():
-        raise ValueError(f"images of {x.dtype}: {wanted}, normalised")
-    if min(x.shape[-2:]) < SMALLEST:
+def check_size(x: Tensor) -> None:
+    """Raises ValueError for images (B, C, H, W) that are smaller than the strides of a network together."""
+    if not torch.jit.is_tracing() and min(x.shape[-2:]) < SMALLEST:
         raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: the least is {SMALLEST}x{SMALLEST}")
-
-
-def channels_of(conv: nn.Module) -> int | None:
-    """What a first convolution takes; None if it is wrapped and does not say."""
-    channels: int | None = getattr(conv, "in_channels", None)
-    return channels
 
 
 class Checkpointing(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from overlock.blocks import DynamicConvBlock, RepConvBlock
 from overlock.checkpoints.loading import StrictLoading
 from overlock.contmix import BACKENDS
-from overlock.layers import Checkpointing, Intermediates, channels_of, check_images, init_weights
+from overlock.layers import Checkpointing, Intermediates, check_size, init_weights
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -184,7 +184,7 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
         return super().train(refuse_training(self, mode))
 
     def _check(self, images: Tensor) -> None:
-        check_images(images, channels_of(self.patch_embed1[1 if self.frozen else 0]))
+        check_size(images)
         if not torch.jit.is_tracing() and images.shape[0] == 0:
             raise ValueError("an empty batch: OverLoCK needs at least one image")
         if self.frozen and images.requires_grad and torch.is_grad_enabled():

@@ -113,44 +113,6 @@ def test_images_below_the_least_size_are_refused(name: str, features_only: bool)
             form(torch.zeros(1, 3, 31, 40))
 
 
-NO_IMAGES = {
-    "four channels": (torch.zeros(2, 4, 64, 64), r"4 channels, of shape \(2, 4, 64, 64\): give \(B, 3, H, W\)"),
-    "a grey image": (torch.zeros(1, 1, 64, 64), r"1 channels, of shape \(1, 1, 64, 64\): give \(B, 3, H, W\)"),
-    "no batch": (torch.zeros(3, 64, 64), r"shape \(3, 64, 64\): give \(B, 3, H, W\).*images\[None\]"),
-    "a plane": (torch.zeros(64, 64), r"shape \(64, 64\): give \(B, 3, H, W\)"),
-    "a clip": (torch.zeros(1, 3, 2, 64, 64), r"shape \(1, 3, 2, 64, 64\): give \(B, 3, H, W\)"),
-    "channels last": (torch.zeros(1, 64, 64, 3), r"64 channels, of shape \(1, 64, 64, 3\): give \(B, 3, H, W\)"),
-    "bytes": (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"torch.uint8: give \(B, 3, H, W\) of floating-point"),
-}
-
-
-@pytest.mark.parametrize("features_only", [False, True])
-@pytest.mark.parametrize("name", [name for name in TINY if name != "convnext_t"])
-def test_tensors_that_are_no_images_are_refused(name: str, features_only: bool) -> None:
-    options = {"features_only": True} if features_only else {"num_classes": 3}
-    model = timm.create_model(name, **TINY[name], **options).eval()
-    for form in (model, *([] if name == "moganet_xt" else [overlock.deploy(model)])):
-        for x, message in NO_IMAGES.values():
-            with torch.inference_mode(), pytest.raises(ValueError, match=message):
-                form(x)
-            with torch.inference_mode(), pytest.raises(ValueError, match=message):
-                form.forward_features(x) if not features_only else form(x)
-
-
-@pytest.mark.parametrize("name", [name for name in TINY if name != "convnext_t"])
-def test_images_of_other_channels_serve_a_network_made_for_them(name: str) -> None:
-    """One that was made for them, and one whose first convolution was replaced, as timm's users do."""
-    model = timm.create_model(name, **TINY[name], num_classes=3, in_chans=4).eval()
-    replaced = timm.create_model(name, **TINY[name], num_classes=3).eval()
-    first = timm.models.get_pretrained_cfg(name).first_conv
-    old = replaced.get_submodule(first)
-    replaced.set_submodule(first, nn.Conv2d(4, old.out_channels, 3, 2, 1, bias=old.bias is not None))
-    for made in (model, replaced):
-        for form in (made, *([] if name == "moganet_xt" else [overlock.deploy(made)])):
-            with torch.inference_mode():
-                assert form(torch.zeros(1, 4, 64, 64)).shape == (1, 3)
-
-
 WITH_INTERMEDIATES = [
     (name, form)
     for name in TINY

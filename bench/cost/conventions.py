@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import cli, render
 from bench.cli import Parser
-from bench.models import MODELS, Entry
+from bench.models import MODELS, Entry, chosen
 from bench.published import Printed, Subject
 from bench.published import published as all_published
 
@@ -148,7 +148,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    explained = explanations(args.models)
+    explained = explanations([entry.name for entry in chosen(args.models)] if args.models else None)
     if not explained:
         raise cli.BadInput(f"no published FLOPs of {' '.join(args.models)}: the suite has {', '.join(MODELS)}")
     tally = Counter(e.verdict for e in explained)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import BadInput, Parser, add_device, add_output, check_writable, positive
+from bench.models import is_pattern, matching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,7 @@ def _parser(command: str, about: str, heads: Sequence[str], dtypes: Sequence[str
 def parser(command: str, about: str, heads: Sequence[str]) -> Parser:
     """The arguments of evaluation."""
     p = _parser(command, about, heads, ("float32", "bfloat16", "float16"))
-    p.add_argument("--models", nargs="+", required=True, metavar="NAME", help="short names or timm names")
+    p.add_argument("--models", nargs="+", required=True, metavar="NAME", help="short names, timm names or patterns")
     p.add_argument("--weights", nargs="+", required=True, metavar="PATH",
                    help=f"a released whole checkpoint for each model, in their order, or '{RANDOM}'")  # fmt: skip
     p.add_argument("--form", choices=("deploy", "train"), default="deploy", help="merged for inference, or as released")
@@ -64,6 +65,7 @@ def check(args: argparse.Namespace, packages: Iterable[str]) -> None:
         BadInput: naming it.
     """
     _check_packages(args, packages)
+    args.models = [name for given in args.models for name in (matching(given) if is_pattern(given) else [given])]
     if len(args.weights) != len(args.models):
         raise BadInput(
             f"{len(args.models)} models but {len(args.weights)} --weights: give one file (or {RANDOM}) for each model"

@@ -26,13 +26,15 @@ from bench.paths import REPOSITORY
 log = logging.getLogger(__name__)
 
 # The suite's own code from here, the networks' packages from another checkout: `bench` is imported first, its modules
-# are found beside it, and everything else is looked up in the other root before anywhere else.
+# are found beside it, and everything else is looked up in the other root before anywhere else; here last, since an
+# installed suite lies among the libraries.
 FROM_ANOTHER_ROOT = """
 import importlib, os, sys
 here, root, module = sys.argv[1:4]
-sys.path[:] = [here] + [p for p in sys.path if p and os.path.realpath(p) not in (here, os.path.realpath(os.getcwd()))]
+others = [p for p in sys.path if p and os.path.realpath(p) not in (here, os.path.realpath(os.getcwd()))]
+sys.path[:] = [here, *others]
 import bench
-sys.path[0] = root
+sys.path[:] = [root, *others, here]
 importlib.import_module(module).main()
 """
 

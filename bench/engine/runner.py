@@ -19,32 +19,29 @@ from bench.engine.figures import records_of
 from bench.engine.outcome import Outcome
 from bench.engine.plan import ENERGY_BLOCK
 from bench.engine.request import Request
-from bench.engine.sweep import Point, Row, Sweep
+from bench.engine.sweep import CHECK, PASS_SECONDS, Point, Row, Sweep
 from bench.machine import calibration
 from bench.machine.environment import physical_cores, state
-from bench.metrics import LATENCY, THROUGHPUT, of_kind
+from bench.metrics import COST, LATENCY, THROUGHPUT, of_kind
 from bench.records.comparability import covers
 from bench.records.record import Record, new_run, stamped
 
 COUNTS_OF_A_PROCESS = 16
 """Counting starts another process only for this many counts more."""
 
-PASS_SECONDS = 4.0
-"""About what a pass of one model takes, with what its process needs to load."""
-
 
 @dataclass
 class Runner:
     """A run of a sweep, and what is known so far: `environment`, and `records` in the order of the rows.
 
-    `begun` is called with what comes next, in words, `said` with what is known so far, `done` after each of the sweep's
-    `steps()`, `kept` with each record as soon as it is known; `known` are records of an earlier run, which need no
-    measuring.
+    `begun` is called with what comes next, in words, `said` with what is known so far, `done` with the
+    kind of each of the sweep's `steps()` that has ended, `kept` with each record as soon as it is known; `known` are
+    records of an earlier run, which need no measuring.
     """
 
     sweep: Sweep
     begun: Callable[[str], None] = lambda what: None
-    done: Callable[[], None] = lambda: None
+    done: Callable[[str], None] = lambda kind: None
     kept: Callable[[Record], None] = lambda record: None
     known: Sequence[Record] = ()
     said: Callable[[str], None] = lambda line: None
@@ -100,6 +97,7 @@ class Runner:
         shares = [list(itertools.chain(*models[i::processes])) for i in range(processes)]
         self.begun("checking models and device")
         with passes.counting(shares, self.sweep.settings, self.sweep.to_check()) as (checked, counted):
+            self.done(CHECK)
             self.environment = checked["environment"]
             limit = calibration.canary_limit(
                 calibration.latest(str(self.environment["machine"])), self.sweep.plan.canary_limit
@@ -115,17 +113,17 @@ class Runner:
                 for record in records:
                     if not self._is_known(request, record.metric):
                         self._keep(record)
-                self.done()
+                self.done(COST)
 
     def _time(self, kind: str, group: Sequence[Row], point: Point) -> None:
         """One interleaved measurement; what is known when it is interrupted is kept."""
         metrics = self.sweep.wanted(kind)
         plan = replace(self.sweep.plan, seconds=self._seconds(kind, group, point))
         sides = [self.sweep.request(kind, row, point) for row in group]
-        steps = iter(range(plan.rounds))  # further rounds, for precision, are no steps
+        steps = iter(range(1 if plan.precision else plan.rounds))
         if all(self._is_known(side, metric) for side in sides for metric in metrics):
             for _ in steps:
-                self.done()
+                self.done(kind)
             return
         at = f"{resolution_name(point.resolution)} {point.dtype} batch {sides[0].images}"
         if "energy" in metrics and self.sweep.settings.device.startswith("cuda"):
@@ -136,10 +134,10 @@ class Runner:
             known = interleaved.measure(sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"))
             for outcome in known:
                 self.said(outcome.interim())
-                if next(steps, None) is not None:
-                    self.done()
+                if not plan.precision and next(steps, None) is not None:
+                    self.done(kind)
             for _ in steps:
-                self.done()
+                self.done(kind)
         except KeyboardInterrupt:
             if outcome is not None:
                 outcome.notes.append(f"stopped after {outcome.rounds} of {max(outcome.rounds, plan.rounds)} rounds")
@@ -178,7 +176,7 @@ class Runner:
         for row in rows:
             request = self.sweep.request(kind, row, point)
             if self._is_known(request, of_kind(kind)[0]):
-                self.done()
+                self.done(kind)
             else:
                 requests.append(self._laid_out(request))
         if not requests:
@@ -187,7 +185,7 @@ class Runner:
         for _, records in passes.measured(requests):
             for record in records:
                 self._keep(record)
-            self.done()
+            self.done(kind)
 
     def _laid_out(self, request: Request) -> Request:
         """The request with the layout that was timed, where it leaves the layout open."""

@@ -19,6 +19,7 @@ from bench.engine.tasks import task_of
 from bench.loading import resolve, weights_label
 from bench.machine.environment import CUDNN_BENCHMARK
 from bench.metrics import TRAINING
+from bench.project import project
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +147,8 @@ class GraphedModel(nn.Module):
 
 
 def sources() -> dict[str, str]:
-    """Where the networks' packages were imported from, of those that were."""
-    modules = {name: sys.modules[name] for name in ("overlock", "baselines") if name in sys.modules}
+    """Where the project's packages (`bench.project`) were imported from, of those that were."""
+    modules = {name: sys.modules[name] for name in project().packages if name in sys.modules}
     return {name: str(Path(m.__file__).resolve().parent.parent) for name, m in modules.items() if m.__file__}
 
 

@@ -16,6 +16,10 @@ from bench.models import Entry
 TOGETHER = 4
 """Sides timed against each other at once, the baseline among them: more would lie too far apart, and take memory."""
 
+CHECK = "check"
+CHECK_SECONDS, COUNT_SECONDS, ROUND_SECONDS, PASS_SECONDS = 5.0, 0.3, 8.0, 4.0
+"""About what checking the input, a count, a round of `TOGETHER` sides and a pass of one model take, with loading."""
+
 Row = tuple[str, str]  # model, form
 
 
@@ -74,11 +78,22 @@ class Sweep:
         room = max(1, TOGETHER - len(base))
         return [[*others[i : i + room], *base] for i in range(0, len(others), room)] or [base]
 
-    def steps(self) -> int:
-        """How many steps a run has: counts, rounds of each group of sides, and passes."""
-        rounds = sum(len(self.timed(point)) for point in self.points()) * len(self.groups()) * self.plan.rounds
-        passes = sum(len(self.passes(point)) for point in self.points()) * len(self.rows())
-        return sum(map(len, self.counts())) + rounds + passes
+    def steps(self) -> dict[str, tuple[int, float]]:
+        """How many steps of each kind a run has, and about how many seconds one takes as long as none was measured.
+
+        Steps are the check of the input, counts, passes, and rounds of each group of sides; of a plan that ends by
+        precision or time, each group's rounds together.
+        """
+        steps = {CHECK: (1, CHECK_SECONDS), COST: (sum(map(len, self.counts())), COUNT_SECONDS)}
+        by_time = self.plan.precision > 0
+        rounds = len(self.groups()) * (1 if by_time else self.plan.rounds)
+        for point in self.points():
+            for kind in self.timed(point):
+                seconds = self.plan.seconds if by_time else ROUND_SECONDS
+                steps[kind] = steps.get(kind, (0, 0.0))[0] + rounds, seconds
+            for kind in self.passes(point):
+                steps[kind] = steps.get(kind, (0, 0.0))[0] + len(self.rows()), PASS_SECONDS
+        return steps
 
     def counts(self) -> list[list[Count]]:
         """What is counted, model by model."""

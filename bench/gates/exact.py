@@ -14,13 +14,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import BadInput, resolution_name, stop_on_signals
 from bench.gates.expected import FAILED, Figure
 from bench.machine.environment import physical_cores
-from bench.models import MODELS, Entry
+from bench.models import MODELS, Entry, entry_of
 from bench.scratch import scratch
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ LARGE = 150e6
 """Models with more parameters are left out in float64, for memory's sake; smaller ones of a family share their code."""
 
 NATIVE_METRICS = ("logits native", "memory native")
+
+TORCH, NATIVE = "PyTorch's kernels", "C kernels"
+"""Kinds of steps."""
 
 PROCESSES = 2
 LOG_LEVEL = {"KINETO_LOG_LEVEL": "99"}
@@ -53,8 +57,10 @@ class Measured:
         return NATIVE_METRICS if self.no_native else ()
 
 
-def measure(names: Sequence[str], done: Callable[[], None]) -> Measured:
-    """The figures of registered models, in the order of the names; `done` is called `steps(names)` times.
+def measure(names: Sequence[str], done: Callable[[str, str], None], imports: Sequence[str] = ()) -> Measured:
+    """The figures of models, in the order of the names; `done` gets the kind and model of each of `steps`.
+
+    Modules of `imports` register models beside the suite's.
 
     All figures are of PyTorch's kernels, which any machine has; logits and memory in float32 also of OverLoCK's C
     kernels, where they can be had.
@@ -62,23 +68,25 @@ def measure(names: Sequence[str], done: Callable[[], None]) -> Measured:
     Raises:
         BadInput: if a process dies, as it does when memory runs out.
     """
-    plain, capability, _ = _in_processes(figures, names, False, done)
-    native, _, reason = _in_processes(native_figures, _with_native(names), True, done)
+    plain, capability, _ = _in_processes(partial(figures, imports=imports), names, False, partial(done, TORCH))
+    native, _, reason = _in_processes(
+        partial(native_figures, imports=imports), _with_native(names), True, partial(done, NATIVE)
+    )
     return Measured([f for name in names for f in (*plain[name], *native.get(name, ()))], capability, reason)
 
 
-def steps(names: Sequence[str]) -> int:
-    """How many times `measure` calls `done`."""
-    return len(names) + len(_with_native(names))
+def steps(names: Sequence[str]) -> dict[str, list[str]]:
+    """The models that `measure` goes through, by kind of step."""
+    return {TORCH: list(names), NATIVE: _with_native(names)}
 
 
 def _with_native(names: Sequence[str]) -> list[str]:
     """The models whose inference the C kernels serve."""
-    return [name for name in names if MODELS[name].family.contmix]
+    return [name for name in names if entry_of(name).family.contmix]
 
 
 def _in_processes(
-    work: Callable[[str], list[Figure]], names: Sequence[str], native: bool, done: Callable[[], None]
+    work: Callable[[str], list[Figure]], names: Sequence[str], native: bool, done: Callable[[str], None]
 ) -> tuple[dict[str, list[Figure]], str, str]:
     """The figures by model, the CPU's capability, and why there are no native kernels."""
     os.environ.update(LOG_LEVEL)  # the profiler's own messages are not for the reader of a gate
@@ -93,7 +101,7 @@ def _in_processes(
         try:
             for future in concurrent.futures.as_completed(futures):
                 measured[futures[future]] = future.result()
-                done()
+                done(futures[future])
             return measured, *place.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise BadInput("a measuring process died, as it does when memory runs out: give fewer --models") from error
@@ -107,7 +115,8 @@ def _in_processes(
 
 def _work(name: str) -> tuple[bool, int]:
     """Order of size: networks with ContMix take longest to count; later entries of a family are larger."""
-    return MODELS[name].family.contmix, list(MODELS).index(name)
+    order = list(MODELS)
+    return entry_of(name).family.contmix, order.index(name) if name in MODELS else 0
 
 
 def _begin(native: bool) -> None:
@@ -131,7 +140,7 @@ def _place() -> tuple[str, str]:
     return str(torch.backends.cpu.get_cpu_capability()), native.why_not() or ""
 
 
-def figures(name: str) -> list[Figure]:
+def figures(name: str, imports: Sequence[str] = ()) -> list[Figure]:
     """All figures of one registered model; if it fails, what was measured before and the failure as a figure."""
 
     def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
@@ -143,10 +152,10 @@ def figures(name: str) -> list[Figure]:
         del state
         yield from _computed(entry, model)
 
-    return _guarded(name, all_of)
+    return _guarded(name, imports, all_of)
 
 
-def native_figures(name: str) -> list[Figure]:
+def native_figures(name: str, imports: Sequence[str] = ()) -> list[Figure]:
     """Logits and memory of a model in float32 with the C kernels; none where they cannot be had."""
 
     def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
@@ -157,14 +166,17 @@ def native_figures(name: str) -> list[Figure]:
             for figure in _computed(entry, _loaded(entry, path), ("float32",)):
                 yield replace(figure, metric=f"{figure.metric} native")
 
-    return _guarded(name, all_of)
+    return _guarded(name, imports, all_of)
 
 
-def _guarded(name: str, work: Callable[[Entry, Path], Iterator[Figure]]) -> list[Figure]:
+def _guarded(name: str, imports: Sequence[str], work: Callable[[Entry, Path], Iterator[Figure]]) -> list[Figure]:
     """The figures of `work`, by form; if it fails, what was measured before and the failure as a figure."""
-    entry = MODELS[name]
+    from bench.engine.check import import_modules
+
+    entry = entry_of(name)
     measured: list[Figure] = []
     try:
+        import_modules(imports)
         with scratch("exact") as folder:
             for figure in work(entry, folder / "weights.pth"):
                 measured.append(figure)

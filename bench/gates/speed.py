@@ -23,7 +23,6 @@ from bench.metrics import THROUGHPUT
 from bench.records import comparability
 from bench.records.record import Record
 
-ANCHOR = "convnext_t"
 RATIO = f"{THROUGHPUT}_ratio"
 Say = Callable[[str], None]
 

@@ -14,13 +14,16 @@ from bench.engine.request import Request, Settings, automatic_batch
 from bench.gates import margins, speed, worktrees
 from bench.gates.verdict import Judgement
 from bench.machine import calibration
-from bench.models import MODELS
-from bench.paths import REPOSITORY
+from bench.models import ANCHOR, entry_of
 from bench.progress import Progress
+from bench.project import Project
 from bench.records import store
 from bench.records.record import Record, new_run, stamped
 
 Row = tuple[str, str, Resolution]  # model, form, resolution
+ROW = "row"
+ROUND_SECONDS = 5.0
+"""About what a round of two sides takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class SpeedGate:
         results: the folder of calibrations and recorded ratios.
         machine: whose recorded ratios to compare with; this one's where None.
         record: whether to keep the ratios to the anchor.
+        project: whose revisions are compared.
     """
 
     models: Sequence[str]
@@ -49,6 +53,7 @@ class SpeedGate:
     most: int
     block: float
     results: Path
+    project: Project
     base: str | None = None
     allow_dirty: bool = False
     margin: float | None = None
@@ -62,7 +67,7 @@ def run(asked: SpeedGate, bar: Progress) -> tuple[str, list[Judgement]]:
     Raises:
         BadInput: if there is no such revision, the tree is dirty, or this machine was never calibrated.
     """
-    revisions = _revisions(asked.base, asked.allow_dirty) if asked.base else None
+    revisions = _revisions(asked.project, asked.base, asked.allow_dirty) if asked.base else None
     if asked.record:
         store.check(asked.results)
     from bench.machine.device import choose_device
@@ -79,15 +84,15 @@ def run(asked: SpeedGate, bar: Progress) -> tuple[str, list[Judgement]]:
     plan = Plan(rounds=asked.rounds, block=asked.block, canary_limit=limit)
     rules = speed.Rules(margin=margin, plan=plan, most=asked.most, begun=bar.begun, say=bar.say)
     if revisions is not None:
-        return _against_base(revisions, asked, rules)
-    return _beside_anchor(asked, rules, environment)
+        return _against_base(revisions, asked, rules, bar)
+    return _beside_anchor(asked, rules, environment, bar)
 
 
 def _rows(asked: SpeedGate) -> list[Row]:
     return [
         (model, form, size)
         for size, model in itertools.product(asked.resolutions, asked.models)
-        for form in MODELS[model].forms(asked.form)
+        for form in entry_of(model).forms(asked.form)
     ]
 
 
@@ -109,28 +114,38 @@ class Revisions:
         return f"{self.tip[:12]}{' with uncommitted changes' if self.dirty else ''} against {self.base[:12]}"
 
 
-def _revisions(base_name: str, allow_dirty: bool) -> Revisions:
-    base, changed = worktrees.commit_of(base_name), worktrees.uncommitted()
+def _revisions(project: Project, base_name: str, allow_dirty: bool) -> Revisions:
+    base, changed = worktrees.commit_of(base_name, project.root), worktrees.uncommitted(project)
     if changed and not allow_dirty:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise BadInput(
             f"uncommitted changes in {shown}: commit them, or give --allow-dirty to measure the working tree"
         )
-    return Revisions(base, worktrees.commit_of("HEAD"), bool(changed))
+    return Revisions(base, worktrees.commit_of("HEAD", project.root), bool(changed))
 
 
-def _against_base(revisions: Revisions, asked: SpeedGate, rules: speed.Rules) -> tuple[str, list[Judgement]]:
+def _against_base(
+    revisions: Revisions, asked: SpeedGate, rules: speed.Rules, bar: Progress
+) -> tuple[str, list[Judgement]]:
     rules.say(f"{revisions}: margin {rules.margin:.1%}")
     judgements = []
     commits = [revisions.base] if revisions.dirty else [revisions.base, revisions.tip]
-    with worktrees.checked_out(*commits) as roots:
-        for model, form, size in _rows(asked):
-            pair = speed.sides(model, form, size, _settings(asked.settings, size), [*roots, REPOSITORY][:2])
+    rows = _rows(asked)
+    bar.total({ROW: (len(rows), asked.rounds * ROUND_SECONDS)})
+    project = asked.project
+    inside = Path(worktrees.git("rev-parse", "--show-prefix", repository=project.root)) / project.source
+    with worktrees.checked_out(*commits, repository=project.root) as roots:
+        roots = [*(root / inside for root in roots), project.root / project.source][:2]
+        for model, form, size in rows:
+            pair = speed.sides(model, form, size, _settings(asked.settings, size), roots)
             judgements.append(speed.against_base(*pair, rules))
+            bar.done(ROW)
     return f"Speed gate, {revisions}", judgements
 
 
-def _beside_anchor(asked: SpeedGate, rules: speed.Rules, environment: dict[str, Any]) -> tuple[str, list[Judgement]]:
+def _beside_anchor(
+    asked: SpeedGate, rules: speed.Rules, environment: dict[str, Any], bar: Progress
+) -> tuple[str, list[Judgement]]:
     machine = asked.machine or str(environment["machine"])
     folder = asked.results / machine
     recorded: list[Record] = store.read(folder) if folder.is_dir() else []
@@ -141,16 +156,19 @@ def _beside_anchor(asked: SpeedGate, rules: speed.Rules, environment: dict[str, 
     ratios = [replace(r, machine=here) for r in recorded if r.metric == speed.RATIO]  # of --machine: meant to compare
     run = new_run()
     judgements, records = [], []
-    for model, form, size in _rows(asked):
+    rows = _rows(asked)
+    bar.total({ROW: (len(rows), asked.rounds * ROUND_SECONDS)})
+    for model, form, size in rows:
         sides = [
             Request(model=name, form=kind, resolution=size, settings=_settings(asked.settings, size))
-            for name, kind in ((model, form), (speed.ANCHOR, MODELS[speed.ANCHOR].forms(form)[0]))
+            for name, kind in ((model, form), (ANCHOR, entry_of(ANCHOR).forms(form)[0]))
         ]
         planned = stamped(speed.planned(*sides), environment, run)
         judgement, record = speed.beside_anchor(sides[0], sides[1], planned, ratios, rules, asked.record)
         judgements.append(judgement)
         records.append(record)
-    title = f"Speed gate beside {speed.ANCHOR}, against the records of {machine}"
+        bar.done(ROW)
+    title = f"Speed gate beside {ANCHOR}, against the records of {machine}"
     if asked.record:
         measured = [record for record in records if record.valid and record.value is not None]
         rules.say(f"recorded in {store.save(measured, environment, asked.results)}")

@@ -1,4 +1,4 @@
-"""Revisions of this repository checked out beside it, for as long as they are measured. Imports no torch."""
+"""Revisions of the project's repository checked out beside it, for as long as they are measured. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.cli import BadInput
-from bench.paths import REPOSITORY
+from bench.project import Project
 from bench.scratch import scratch
 
 PURPOSE = "gate"
 """Of the temporary folder, in its name."""
 
 
-def git(*args: str, repository: Path = REPOSITORY) -> str:
+def git(*args: str, repository: Path) -> str:
     """git's answer in the repository.
 
     Raises:
@@ -31,7 +31,7 @@ def git(*args: str, repository: Path = REPOSITORY) -> str:
     return done.stdout.strip()
 
 
-def commit_of(revision: str, repository: Path = REPOSITORY) -> str:
+def commit_of(revision: str, repository: Path) -> str:
     """The full hash that a revision names.
 
     Raises:
@@ -43,16 +43,16 @@ def commit_of(revision: str, repository: Path = REPOSITORY) -> str:
         raise BadInput(f"--base {revision}: {repository} has no such revision (is the history fetched?)") from error
 
 
-def uncommitted(repository: Path = REPOSITORY) -> list[str]:
+def uncommitted(project: Project) -> list[str]:
     """Tracked files that differ from the last commit, and untracked ones of the packages that are measured."""
-    lines = git("status", "--porcelain", "--untracked-files=no", repository=repository).splitlines()
-    packages = ("overlock", "baselines")
-    lines += git("ls-files", "--others", "--exclude-standard", "--", *packages, repository=repository).splitlines()
+    lines = git("status", "--porcelain", "--untracked-files=no", repository=project.root).splitlines()
+    packages = [str(project.root / project.source / package) for package in project.packages]
+    lines += git("ls-files", "--others", "--exclude-standard", "--", *packages, repository=project.root).splitlines()
     return [line.strip().split(maxsplit=1)[-1] for line in lines]
 
 
 @contextmanager
-def checked_out(*commits: str, repository: Path = REPOSITORY) -> Iterator[list[Path]]:
+def checked_out(*commits: str, repository: Path) -> Iterator[list[Path]]:
     """A worktree of each commit, in a temporary folder; they are gone after it, whatever happens within."""
     try:
         with scratch(PURPOSE) as folder:

@@ -19,7 +19,7 @@ import psutil
 
 from bench.machine import nvml
 from bench.machine.allocator import STEADY
-from bench.paths import REPOSITORY
+from bench.project import project
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
 ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
@@ -92,14 +92,15 @@ def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
 
 
 def revision() -> dict[str, Any]:
-    """`commit` and `dirty` of the checkout that this package runs from; outside of a checkout, empty and None."""
+    """`commit` and `dirty` of the project's checkout (`bench.project`); outside of one, empty and None."""
+    root = project().root
 
     def git(*args: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *args]
+        command = ["git", "-C", str(root), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return {"commit": "", "dirty": None}
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):

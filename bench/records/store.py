@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.cli import BadInput, check_writable, unwritable, write_whole
 from bench.files import locked, parse_csv, read_text
-from bench.paths import REPOSITORY
+from bench.project import project
 from bench.records.record import FIELDS, TUPLES, Record, from_dict, from_json
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,8 @@ _FLAGS = {"true": True, "false": False}
 
 
 def results_folder() -> Path:
-    """`results/` of the checkout that this package runs from; of the working directory if it is installed."""
-    root = REPOSITORY if (REPOSITORY / "pyproject.toml").is_file() else Path.cwd()
-    return root / "results"
+    """Where the project around the working directory keeps its records (`bench.project`)."""
+    return project().results
 
 
 def save(records: Sequence[Record], environment: Mapping[str, Any], results: Path | None = None) -> Path:
@@ -70,16 +69,67 @@ def append(path: Path, records: Iterable[Record]) -> None:
         BadInput: if it cannot be written or is no file of records; what it held before stays.
     """
     rows = [_cells(record) for record in records]
-    if not rows:
-        return
-    with locked(path):
-        columns = _columns(path)
-        _repair(path)
-        missing = [name for name in FIELDS if name not in columns]
-        if missing:
-            columns = [*columns, *missing]
-            _rewrite(path, columns)
-        _add(path, _text([[row.get(name, "") for name in columns] for row in rows]))
+    if rows:
+        with locked(path):
+            _append(path, rows)
+
+
+def add_missing(
+    records: Sequence[Record], environments_of: Mapping[str, Mapping[str, Any]], results: Path | None = None
+) -> int:
+    """Keep those records that are not kept yet, and the environments of their runs; returns how many were not.
+
+    Any number of writers may bring the same records, in any order: each is there once.
+
+    Raises:
+        BadInput: if a record names no machine, or it cannot be written.
+    """
+    added = 0
+    for machine in dict.fromkeys(record.machine for record in records):
+        if not machine:
+            raise BadInput(f"these records cannot be kept: they name no machine: {MEND}")
+        folder = (results or results_folder()) / machine
+        rows = {tuple(row.values()): row for row in (_cells(r) for r in records if r.machine == machine)}
+        runs = dict.fromkeys(record.run for record in records if record.machine == machine)
+        known = {run: environments_of[run] for run in runs if run in environments_of}
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ENVIRONMENTS):
+            new = sorted(known.keys() - environments(folder).keys())
+            lines = [json.dumps({"run": run, "environment": dict(known[run])}) + "\n" for run in new]
+            if lines:
+                _repair(folder / ENVIRONMENTS)
+                _add(folder / ENVIRONMENTS, "".join(lines))
+        path = folder / RECORDS
+        with locked(path):
+            there = {tuple(_cells(record).values()) for record in read(path)} if path.exists() else set()
+            missing = [row for cells, row in rows.items() if cells not in there]
+            if missing:
+                _append(path, missing)
+        added += len(missing)
+    return added
+
+
+def merge(source: Path, results: Path | None = None) -> int:
+    """`add_missing` of all that a folder like `results/` holds, of every machine.
+
+    Raises:
+        BadInput: if it cannot be read, or written to the other one.
+    """
+    added = 0
+    for folder in machines(source):
+        added += add_missing(read(folder), environments(folder), results)
+    return added
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Add lines; the caller holds the lock."""
+    columns = _columns(path)
+    _repair(path)
+    missing = [name for name in FIELDS if name not in columns]
+    if missing:
+        columns = [*columns, *missing]
+        _rewrite(path, columns)
+    _add(path, _text([[row.get(name, "") for name in columns] for row in rows]))
 
 
 def check(results: Path | None = None) -> None:
@@ -123,13 +173,14 @@ def machines(results: Path | None = None) -> list[Path]:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file (CSV or JSON), or of a machine's folder with all its CSV files, in the order written.
+    """The records of a file (CSV or JSON), or of a folder with all its CSV files, in the order written: a machine's, or
+    one with a folder for each machine.
 
     Raises:
         BadInput: if there is nothing there, or it holds no records.
     """
     if path.is_dir():
-        files = sorted(path.glob("*.csv"))
+        files = sorted(path.glob("*.csv")) or sorted(path.glob("*/*.csv"))
         if not files:
             raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
         return [record for file in files for record in read(file)]

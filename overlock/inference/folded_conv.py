@@ -29,7 +29,6 @@ class FoldedConv(Frozen):
         super().__init__()
         self.hold(weight=weight, bias=bias)
         self.activation, self.stride = activation, stride
-        self.in_channels = weight.shape[1]  # of a group
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] == self.weight.shape[2:] == (1, 1) and self.activation is None:

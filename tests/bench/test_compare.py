@@ -61,9 +61,13 @@ def test_prints_one_table(measured: tuple[subprocess.CompletedProcess[str], Path
 
 def test_no_progress_bar_without_a_terminal(measured: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     done, output = measured
-    first, *known, last = done.stderr.splitlines()
+    steps = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    first, ratios, *known, last = [line for line in done.stderr.splitlines() if line not in steps]
     assert first == "moganet_xt, resnet18 at 32: params, macs, throughput, memory"
+    assert ratios == "ratios refer to resnet18"
     assert last == f"wrote {output}"
+    assert all(re.fullmatch(r"\[\d/9\] \d+ s gone, (about \d+ s left|all done): .+", line) for line in steps), steps
+    assert "all done" in steps[-1]
     assert all(line.startswith("moganet_xt deploy ") and "images/s; " in line for line in known), known
     assert known[0].endswith("x after 1 round")
     assert not re.search(r"[^\n -~±]", done.stderr), "no control characters"
@@ -138,6 +142,20 @@ def test_out_of_memory_is_a_result() -> None:
     assert done.returncode == 0, done.stderr
     assert "OOM" in done.stdout
     assert "OOM: " in done.stdout
+
+
+def test_where_no_figure_is_valid_scripts_see_it() -> None:
+    """Counts that stand beside them are none of what was to be measured."""
+    done = run("--models", "tiny_undefined", *PLANTED, "--metrics", "params", "throughput", env=WITH_PLANTED)
+    check_all_invalid(done)
+
+
+def check_all_invalid(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 2
+    assert "tiny_undefined" in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("bench.compare: error: no figure that was measured is valid: ")
+    assert "outputs are not finite" in last
 
 
 def test_a_row_that_fails_costs_no_other(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import baselines
 import overlock
 from bench.cli import BadInput
 from bench.loading import create, resolve
-from bench.models import MODELS, entry_for_timm, find, unknown
+from bench.models import MODELS, baseline_of, chosen, entry_for_timm, find, unknown
 from bench.published import beside, distinct
 from tests.bench.exact_params import exact_params
 
@@ -51,6 +51,33 @@ def test_unknown_names_are_refused_with_the_nearest(asked: str, near: str) -> No
 
 def test_a_name_near_to_nothing_lists_the_models() -> None:
     assert "moganet_xl" in str(unknown("qqqqqqqq"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (["OverLoCK-*"], ["overlock_xt", "overlock_t", "overlock_s", "overlock_b"]),
+        (["*_xt", "overlock_xt", "resnet18"], ["overlock_xt", "moganet_xt", "resnet18"]),
+        (["convnext_[ts]"], ["convnext_t", "convnext_s"]),
+        (["all"], list(MODELS)),
+    ],
+)
+def test_patterns_stand_for_the_models_of_the_suite_that_match(asked: list[str], names: list[str]) -> None:
+    assert [entry.name for entry in chosen(asked)] == names
+
+
+def test_a_pattern_that_nothing_matches_is_refused() -> None:
+    with pytest.raises(BadInput, match="no model of the suite matches; it has overlock_xt"):
+        chosen(["resnet*"])
+
+
+@pytest.mark.parametrize(
+    ("given", "baseline"),
+    [(["all"], "convnext_t"), (["overlock_*"], "overlock_b"), (["all", "convnext_b"], "convnext_b")],
+)
+def test_the_baseline_of_a_pattern_is_no_accident_of_order(given: list[str], baseline: str) -> None:
+    names = list(dict.fromkeys(entry.name for entry in chosen(given)))
+    assert baseline_of(None, given, names if len(given) == 1 else [*names, "convnext_b"]) == baseline
 
 
 def test_forms() -> None:

@@ -24,16 +24,12 @@ def configuration() -> dict[str, object]:
     return dict(json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)))
 
 
-def test_environments_have_every_dependency_once_and_wheels_come_without() -> None:
+def test_dependencies_stand_in_the_wheel_alone_and_a_commit_replaces_its_own_version() -> None:
     conf = configuration()
-    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    block = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    needed = set(re.findall(r'"([A-Za-z0-9_.-]+?)[>=<\[]', block[1]))
-    requirements = conf["matrix"]["req"]  # type: ignore[index]
-    assert set(requirements) == needed | {"hatchling"}
-    assert "--no-deps" in str(conf["install_command"])
-    assert "--no-deps --no-build-isolation" in str(conf["build_command"])
+    assert "req" not in conf.get("matrix", {})  # type: ignore[operator]
+    first, second = conf["install_command"]  # type: ignore[misc]
+    assert "--no-deps" not in first
+    assert "--no-deps --force-reinstall" in second
 
 
 def test_benchmarks_import_without_torch() -> None:

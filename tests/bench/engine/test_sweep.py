@@ -47,5 +47,11 @@ def test_a_sweep_visits_every_point_and_latency_once_a_size_and_dtype() -> None:
     assert len(points) == 8
     assert [run.timed(p) for p in points[:3]] == [["throughput", "latency"], ["throughput", "latency"], ["throughput"]]
     assert [run.passes(p) for p in points[1:3]] == [["memory", "largest_batch"], ["memory"]]
-    timed, passes, counted = (8 + 4) * 3, (8 + 4) * 2, 2 * 2
-    assert run.steps() == timed + passes + counted
+    numbers = {kind: number for kind, (number, _) in run.steps().items()}
+    timed, passes = {"throughput": 8 * 3, "latency": 4 * 3}, {"memory": 8 * 2, "largest_batch": 4 * 2}
+    assert numbers == {"check": 1, "cost": 2 * 2, **timed, **passes}
+
+
+def test_rounds_that_end_by_time_are_one_step_of_that_time() -> None:
+    run = sweep("overlock_t", baseline="overlock_t", metrics=["throughput"], plan=Plan(precision=0.05, seconds=40.0))
+    assert run.steps()["throughput"] == (1, 40.0)

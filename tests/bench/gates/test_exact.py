@@ -160,7 +160,7 @@ def test_two_updates_at_once_both_succeed(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "expected.csv"
     first, second = (Figure(name, "deploy", "params", "", "", "5") for name in ("convnext_t", "moganet_xt"))
 
-    def meanwhile(names: object, done: object) -> exact.Measured:
+    def meanwhile(names: object, done: object, imports: object) -> exact.Measured:
         expected.write(path, [first])
         return exact.Measured([second], "", "")
 

@@ -18,6 +18,7 @@ from bench.gates import speed, worktrees
 from bench.gates.speed import Rules
 from bench.machine.environment import collect
 from bench.paths import REPOSITORY
+from bench.project import Project
 from bench.records import store
 from bench.records.record import Record
 from bench.validation import gate_trials as trials
@@ -62,11 +63,12 @@ def test_an_unknown_revision_is_named(repository: Path) -> None:
 
 
 def test_uncommitted_files_are_seen(repository: Path) -> None:
-    assert worktrees.uncommitted(repository) == []
+    project = Project(root=repository, expected=repository, results=repository)
+    assert worktrees.uncommitted(project) == []
     (repository / "file").write_text("three")
     (repository / "overlock").mkdir()
     (repository / "overlock" / "new.py").write_text("")
-    assert worktrees.uncommitted(repository) == ["file", "overlock/new.py"]
+    assert worktrees.uncommitted(project) == ["file", "overlock/new.py"]
 
 
 def test_a_dirty_tree_and_an_unknown_base_are_refused(tmp_path: Path) -> None:

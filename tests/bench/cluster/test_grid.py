@@ -1,0 +1,75 @@
+"""A grid's cells: their names and commands, and what is refused before anything is submitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.cli import BadInput
+from bench.cluster.grid import read
+
+GRID = """
+[options]
+metrics = ["throughput", "memory"]
+baseline = "ConvNeXt-T"
+quick = true
+[grid]
+models = ["overlock_[xt]*", "convnext_t"]
+resolutions = [224, "256x320"]
+dtypes = ["float32", "bf16"]
+[executor]
+timeout_min = 30
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "grid.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_combination_is_a_cell_with_the_baseline_beside(tmp_path: Path) -> None:
+    grid = read(written(tmp_path, GRID))
+    assert len(grid.cells) == 3 * 2 * 2
+    first, last = grid.cells[0].words, grid.cells[-1].words
+    assert " ".join(first) == (
+        "--metrics throughput memory --baseline ConvNeXt-T --quick --models overlock_xt ConvNeXt-T "
+        "--resolutions 224 --dtypes float32"
+    )
+    assert " ".join(last).endswith("--models convnext_t --resolutions 256x320 --dtypes bf16")
+    assert len({cell.name for cell in grid.cells}) == 12
+    assert grid.executor == {"timeout_min": 30}
+
+
+def test_a_cell_keeps_its_name_when_the_grid_grows(tmp_path: Path) -> None:
+    before = {cell.name for cell in read(written(tmp_path, GRID)).cells}
+    after = {cell.name for cell in read(written(tmp_path, GRID.replace('"256x320"', '"256x320", 384'))).cells}
+    assert before < after
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"bf16"', '"fp8"', "invalid choice: 'fp8'"),
+        ("quick = true", "quickly = true", "unrecognized arguments: --quickly"),
+        ("[options]", 'command = "gate"\n[options]', "give one of compare"),
+        ("[executor]", "[excutor]", "excutor is not known"),
+        ('models = ["overlock_[xt]*", "convnext_t"]', "models = []", "no values"),
+        ('models = ["overlock_[xt]*", "convnext_t"]', 'models = ["resnet*"]', "no model of the suite matches"),
+        ("quick = true", "save = true", "the sweep itself gives --save"),
+        ("[executor]", "[torchrun]\nnproc-per-node = 2\n[executor]", "runs in one process"),
+        ("[grid]", "[grid", "grid.toml"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(old: str, new: str, words: str, tmp_path: Path) -> None:
+    assert old in GRID
+    with pytest.raises(BadInput) as refused:
+        read(written(tmp_path, GRID.replace(old, new)))
+    assert words in str(refused.value)
+
+
+def test_the_folder_of_a_cell_has_a_place_in_its_options(tmp_path: Path) -> None:
+    text = 'command = "top1"\n[options]\ndata = "/data"\nresults = "{cell}/kept"\n[grid]\nmodels = ["overlock_t"]\n'
+    (cell,) = read(written(tmp_path, text)).cells
+    assert "/x/kept" in cell.arguments(Path("/x"))
