@@ -1,8 +1,10 @@
-"""`python -m bench.gpu_run --out DIR`: everything that needs a GPU, in one call, within ten minutes.
+"""`python -m bench.gpu_run --out DIR`: everything that needs a GPU, in one call, within nine minutes.
 
-The correctness of the Triton kernels comes first, then the operators over their floors, then the ratios. Every
-part is a process of its own that keeps each record at once: a part that crashes or runs out of time loses nothing but
-its own rest, and the summary, which is printed last, says so. Experimental: only its dry run has run.
+The kernels that the headline needs are tested first, while its models are compiled; then come the ratios, training, the
+operators over their floors, and the rest of the tests. Every part is a process of its own that hands over each thing as
+soon as it is measured, and DIR/gpu_run.tar.gz always holds everything: whatever ends a part or the run, and whenever it
+does, what was measured until then is there. `--simulate` shows that. Experimental: only its dry run and its simulation
+have run.
 """
 
 from __future__ import annotations
@@ -10,184 +12,199 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.gpu.parts import PARTS, Part
-from bench.gpu.summary import summary
+from bench.gpu import simulation
+from bench.gpu.archive import ARCHIVE, Archive, read
+from bench.gpu.kept import Kept, kept_in
+from bench.gpu.parts import CORRECTNESS, PARTS, RESERVE, TIME, WINNERS, budgeted
+from bench.gpu.reports import verdict
+from bench.gpu.running import Run
 from bench.paths import REPOSITORY
+from bench.records import store
 from bench.records.record import new_run
+from bench.scratch import scratch
 
-RESERVE = 8.0
-"""Seconds kept for the summary."""
+DESCRIPTION = f"""Measure on a GPU in one call: the ratios of OverLoCK to ConvNeXt, operators over their floors, and
+whether the Triton kernels are correct. DIR/{ARCHIVE} holds records, logs and the summary, at any moment; the summary is
+printed last and lies beside it."""
 
-GRACE = 5.0
-"""Seconds that a part may take beyond its time before it is stopped."""
+EPILOG = """Exit codes: 0 measured, and the kernels are correct as far as was asked; 1 a kernel is wrong, or not every
+test of them ended, in words; 2 bad input, or nothing was measured. --dry-run runs every part for real on tiny models on
+the CPU, and --simulate runs the script without a device through planted failures: they test the script, and their
+figures mean nothing."""
 
-DESCRIPTION = """Measure on a GPU in one call: correctness of the Triton kernels, operators over their floors, and
-the ratios of OverLoCK to ConvNeXt. Records go to DIR/*.csv, a summary is printed last and kept in DIR/summary.md."""
-
-EPILOG = """Exit codes: 0 measured, kernels correct; 1 a kernel is wrong; 2 bad input, or nothing was measured.
---dry-run runs every part for real on tiny models on the CPU: it tests the script, and its figures mean nothing."""
-
-
-@dataclass
-class Running:
-    """A part under way."""
-
-    part: Part
-    process: subprocess.Popen[bytes]
-    end: float  # when it is stopped
-    began: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a part ended."""
-
-    part: Part
-    code: int
-    seconds: float
-    how: str
+DESCRIBING = 60.0
+"""Seconds that describing the machine may take."""
 
 
 def parser() -> Parser:
     p = Parser(prog="bench.gpu_run", description=DESCRIPTION, epilog=EPILOG)
     add = p.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for records, logs and the summary")
-    add(
-        "--minutes",
-        type=float,
-        default=9.5,
-        help="time for everything (default 9.5); the least important rows go first",
-    )
-    add("--parts", nargs="+", choices=[part.name for part in PARTS], metavar="PART", help="only these")
+    add("--out", type=Path, metavar="DIR", help="folder for the archive and the summary")
+    add("--minutes", type=float, default=TIME / 60, help="time for everything (default %(default)g)")
+    add("--parts", nargs="+", choices=[part.name for part in PARTS], metavar="PART",
+        help=f"only these, which share the time, of {', '.join(part.name for part in PARTS)}")  # fmt: skip
+    add("--winners", type=Path, metavar="FILE", help=f"{WINNERS} or the archive of an earlier run: a side uses them")
+    add("--caches", type=Path, metavar="DIR", help="the compilers' caches; calls that share them compile once")
     add("--device", type=cli.device, default="auto", help="a CUDA device (default: the first)")
     add("--dry-run", action="store_true", help="tiny models on the CPU, to test the script itself")
+    add("--simulate", action="store_true",
+        help="no device, planted failures: one table of them all, or with --plant one run")  # fmt: skip
+    add("--plant", action="append", metavar="FAILURE@PART:N", help="what fails in a part's Nth operation, simulated")
+    add("--speed", type=float, default=20.0, help="simulated seconds a second (default %(default)g)")
+    add("--summarise", type=Path, metavar="FILE", help="print the summary of an archive, and do nothing else")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     began = time.time()
-    if args.minutes <= 0:
+    if args.summarise:
+        return summarise(args.summarise)
+    if args.simulate and args.plant is None:
+        from bench.gpu.failures import table_of_failures
+
+        return table_of_failures(args.out, args.speed)
+    if not 0 < args.minutes < 1e6:
         raise BadInput(f"--minutes {args.minutes:g}: give a time above 0")
+    _check_out(args.out)
+    with scratch("gpu") as folder:
+        if args.simulate:
+            from bench.gpu.failures import begin
+
+            begin(args.plant, args.speed, folder)
+        winners = _winners(args.winners)
+        if args.caches:
+            _use_caches(args.caches)
+        device, environment = _environment(args.device, args.dry_run, args.simulate)
+        archive = Archive(args.out)
+        kept = Kept(environment, new_run(), folder, changed=lambda kept: archive.write(kept.texts()))
+        if winners:
+            kept.take("depthwise of an earlier run", {"file": WINNERS, "text": winners})
+        seconds = 60 * args.minutes
+        wanted = [part for part in PARTS if (part.name in args.parts if args.parts else not part.extra)]
+        run = Run(kept, folder, began + simulation.real(seconds - RESERVE), device, args.dry_run)
+        try:
+            run.parts(budgeted(wanted, seconds))
+        finally:  # also where the run is stopped
+            code = _close(kept, archive, [p.name for p in wanted], real=not (args.dry_run or args.simulate))
+        return code
+
+
+def _close(kept: Kept, archive: Archive, parts: Sequence[str], real: bool) -> int:
+    """Write and print the summary; the exit code."""
+    from bench.gpu.summary import summary
+
+    said = verdict([p for p in CORRECTNESS if p in parts], kept.planned, kept.tests)
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        kept.summary = summary(kept, real, said.words) + "\n"
+    finally:  # what was measured is worth more than its summary
+        archive.give_up_ballast()
+        archive.write(kept.texts())
+    print(kept.summary)
+    if archive.behind:
+        print(f"{archive.path} lacks what came last: {archive.behind}. All records and blocks follow.")
+        for part in kept.records:
+            print(f"--- {part}.csv\n{store.csv_of(kept.of(part))}")
+        for name in ("blocks.jsonl", "tests.jsonl"):
+            print(f"--- {name}\n{kept.texts().get(name, '')}")
+    with contextlib.suppress(OSError):  # it is in the archive, and was printed
+        (archive.folder / "summary.md").write_text(kept.summary, encoding="utf-8")
+    print(f"kernels: {said.words}; exit code {said.code}" if said.code else f"kernels: {said.words}", file=sys.stderr)
+    if said.code:
+        return said.code
+    return cli.OK if kept.measured or any(kept.tests.values()) else cli.BAD_INPUT
+
+
+def summarise(path: Path) -> int:
+    """Print the summary of an archive, of a run that was killed before it wrote one, say."""
+    from bench.gpu.summary import summary
+
+    with scratch("gpu") as folder:
+        kept = kept_in(read(path), folder)
+    said = verdict([p for p in CORRECTNESS if p in kept.planned or p in kept.tests], kept.planned, kept.tests)
+    print(summary(kept, str(kept.environment.get("device", "")).startswith("cuda"), said.words))
+    return said.code
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None:
+        raise BadInput("--out DIR: say where the archive is to go")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--out {args.out}: {error.strerror}") from error
-    if any(args.out.glob("*.csv")):
-        raise BadInput(f"--out {args.out}: there are records of an earlier run; give another folder")
-    device = _device(args.device, args.dry_run)
-    environment = _environment(device, args.out / "environment.json")
-    chosen = [part for part in PARTS if args.parts is None or part.name in args.parts]
-    ended = run_parts(chosen, args.out, began + 60 * args.minutes - RESERVE, device, args.dry_run)
-    text = summary(
-        args.out, environment, [(e.part.name, e.part.purpose, e.seconds, e.how) for e in ended], args.dry_run
-    )
-    (args.out / "summary.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    wrong = any(e.part.name == "correctness" and e.code == 1 for e in ended)
-    if wrong:
-        return cli.REGRESSION
-    measured = any(args.out.glob("*.csv")) or any(e.part.name == "correctness" and e.code == 0 for e in ended)
-    return cli.OK if measured else cli.BAD_INPUT
+        raise BadInput(f"--out {out}: {error.strerror}") from error
+    if (out / ARCHIVE).exists():
+        raise BadInput(f"--out {out}: there is the archive of an earlier run; give another folder")
 
 
-def _device(asked: str, dry: bool) -> str:
-    import torch
-
-    if dry:
-        return "cpu"
-    if asked in ("cpu", "mps"):
-        raise BadInput(f"--device {asked}: this measures CUDA devices; --dry-run tests the script on a CPU")
-    if not torch.cuda.is_available():
-        raise BadInput("there is no CUDA device here; --dry-run tests the script on a CPU")
-    return "cuda" if asked == "auto" else asked
-
-
-def _environment(device: str, path: Path) -> dict[str, Any]:
-    """The machine and its device, described by a process that ends: this process holds no memory of the device."""
-    code = "import json, sys; from bench.machine.environment import collect; print(json.dumps(collect(sys.argv[1], 1)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, device], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise BadInput(f"cannot start measuring: {done.stderr.strip().splitlines()[-1:]}")
-    environment: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    path.write_text(json.dumps(environment, indent=2), encoding="utf-8")
-    return environment
-
-
-def run_parts(parts: Sequence[Part], out: Path, end: float, device: str, dry: bool) -> list[Ended]:
-    """Run the parts one after another, each until its own time or that of the whole run is over.
-
-    Parts with `beside` run at the same time as the first others; the first part that measures waits for them.
-    """
-    run = new_run()
-    ended: list[Ended] = []
-    beside: list[Running] = []
-    for part in parts:
-        if part.beside:
-            beside.append(_start(part, out, end, device, dry, run))
-            continue
-        if part.name != "correctness":
-            ended += [_finish(other, out) for other in beside]
-            beside.clear()
-        if end - time.time() < GRACE:
-            ended.append(Ended(part, -1, 0.0, "dropped: no time was left"))
-            continue
-        ended.append(_finish(_start(part, out, end, device, dry, run), out))
-    return ended + [_finish(other, out) for other in beside]
-
-
-def _start(part: Part, out: Path, end: float, device: str, dry: bool, run: str) -> Running:
-    until = min(time.time() + part.seconds, end)
-    command = [sys.executable, "-m", part.module, "--name", part.name, "--out", str(out.resolve()),
-               "--until", str(until), "--device", device, "--run", run, *part.arguments,
-               *(["--tiny"] if dry else [])]  # fmt: skip
-    print(f"{part.name}: {part.purpose} (up to {until - time.time():.0f} s)", file=sys.stderr, flush=True)
-    log = (out / f"{part.name}.log").open("wb")
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    log.close()
-    return Running(part, process, until + GRACE, time.time())
-
-
-def _finish(running: Running, out: Path) -> Ended:
-    """Wait for a part, or stop it and the processes that it started when its time is over."""
-    process, part = running.process, running.part
+def _winners(path: Path | None) -> str:
+    """The text of a file of winners, or of that in an archive."""
+    if path is None:
+        return ""
     try:
-        code = process.wait(timeout=max(0.1, running.end - time.time()))
-        how = "done" if code == 0 else f"ended with code {code}: {_last_line(out / f'{part.name}.log')}"
-        if code < 0:
-            how = f"killed by {signal.Signals(-code).name}"
-    except subprocess.TimeoutExpired:
-        code, how = -1, "stopped at its time; what it had kept is here"
-    except BaseException:
-        _stop(process)
-        raise
-    _stop(process)
-    return Ended(part, code, time.time() - running.began, how)
+        text = read(path).get(WINNERS, "") if path.suffix == ".gz" else path.read_text(encoding="utf-8")
+        json.loads(text)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--winners {path}: neither {WINNERS} nor an archive with one ({error})") from error
+    return text
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the part's own process group: what it started goes with it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _use_caches(folder: Path) -> None:
+    """Have the compilers of this run and its processes keep what they compile there."""
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        os.environ[name] = str(folder.resolve() / name.split("_")[0].lower())
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:200] if lines else "it said nothing"
+DESCRIBE = """
+import json, sys, torch
+device = sys.argv[1]
+if device.startswith("cuda") and not torch.cuda.is_available():
+    print("null")
+else:
+    from bench.machine.environment import collect
+    print(json.dumps(collect(device, 1)))
+"""
+
+
+def _environment(asked: str, dry: bool, simulated: bool) -> tuple[str, dict[str, Any]]:
+    """The device, and the machine with it, described by a process that ends: this one holds no memory of the device.
+
+    What cannot be described is left out: a run is worth more than its description.
+
+    Raises:
+        BadInput: if there is no such device.
+    """
+    if asked in ("cpu", "mps") and not (dry or simulated):
+        raise BadInput(f"--device {asked}: this measures CUDA devices; --dry-run tests the script on a CPU")
+    device = "cpu" if dry else "cuda" if asked == "auto" or simulated else asked
+    least = {"machine": "simulated" if simulated else platform.node(), "device": "simulated" if simulated else device,
+             "cpu": "", "cores": os.cpu_count(), "memory_bytes": 0, "os": platform.system(), "device_name": "",
+             "driver": "", "python": platform.python_version(), "libraries": {"torch": "", "timm": ""}}  # fmt: skip
+    if simulated:
+        return device, least
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", DESCRIBE, device], cwd=REPOSITORY, capture_output=True, text=True, check=True,
+            timeout=DESCRIBING, errors="replace",
+        )  # fmt: skip
+        environment: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        print(f"the machine cannot be described: {said[-1][:300] if said else error}", file=sys.stderr)
+        return device, {**least, "undescribed": str(error)[:200]}
+    if environment is None:
+        raise BadInput("there is no CUDA device here; --dry-run tests the script on a CPU")
+    return device, environment
 
 
 if __name__ == "__main__":

@@ -206,6 +206,7 @@ def _of_the_machine() -> Iterable[Metric]:
     yield replace(common, name="peak_macs", unit="MACs/s")
     yield replace(common, name="copy_bandwidth", unit="bytes/s")
     yield replace(common, name="operator_time", unit="s")
+    yield replace(common, name="operator_time_eager", unit="s")
     yield replace(common, name="over_floor", unit="ratio")
     parity = (*COUNTED, "device", "dtype", "batch")
     yield replace(common, name="deploy_difference", unit="relative", kind=PARITY, depends_on=parity, better=LOW)

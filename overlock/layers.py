@@ -307,11 +307,13 @@ def global_response(x: Tensor) -> Tensor:
     squares = channel_dot(x, x)
     zero = squares == 0  # keeps the root's gradient finite there
     norm = (squares + zero).sqrt() * ~zero if torch.is_grad_enabled() else squares.sqrt()
-    return norm / (norm.mean(dim=1, keepdim=True) + 1e-6)
+    return (norm / (norm.mean(dim=1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 def channel_dot(x: Tensor, y: Tensor) -> Tensor:
     """sum over H and W of x * y: (B, C, H, W) twice -> (B, C, 1, 1). On a CPU a few images at a time."""
+    if x.dtype == torch.float16:  # a sum of squares soon passes its largest value, 65504: the sum is given in float32
+        x, y = x.float(), y.float()
     if x.device.type != "cpu" or is_captured():
         return (x * y).sum((2, 3), keepdim=True)
     images = max(1, DOT_BYTES // max(1, x[:1].numel() * x.element_size()))
@@ -348,7 +350,7 @@ class _GRN(torch.autograd.Function):
         norm = channel_dot(x, x).sqrt_()
         mean = norm.mean(dim=1, keepdim=True) + 1e-6
         ctx.save_for_backward(x, gamma, norm, mean)
-        return torch.addcmul(beta, x, gamma * (norm / mean) + 1)
+        return torch.addcmul(beta, x, (gamma * (norm / mean) + 1).to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -357,8 +359,9 @@ class _GRN(torch.autograd.Function):
         d_factor = channel_dot(grad, x)  # of gamma * scale + 1
         d_scale = d_factor * gamma
         d_norm = (d_scale - (d_scale * scale).mean(dim=1, keepdim=True)) / mean
-        grad_x = (grad * (gamma * scale + 1)).addcmul_(x, torch.where(norm == 0, 0, d_norm / norm))
-        d_gamma = (d_factor * scale).sum(0, keepdim=True)
+        factor, along = (gamma * scale + 1).to(x.dtype), torch.where(norm == 0, 0, d_norm / norm).to(x.dtype)
+        grad_x = (grad * factor).addcmul_(x, along)
+        d_gamma = (d_factor * scale).sum(0, keepdim=True).to(gamma.dtype)
         return grad_x, d_gamma, grad.sum((0, 2, 3), keepdim=True)
 
 

@@ -15,7 +15,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     paths = re.findall(r"`((?:overlock|baselines|bench|tests|docs|results)/[\w./-]*)`", text)
-    commands = re.findall(r"python -m ((?:overlock|bench)[\w.]*\w)", text)
+    commands = re.findall(r"python3? -m ((?:overlock|bench)[\w.]*\w)", text)
     files = [*paths, *(f"{command.replace('.', '/')}.py" for command in commands)]
     assert [name for name in files if not (ROOT / name).exists()] == []
 

@@ -4,8 +4,9 @@ A round starts one fresh process for each side. They load at the same time, warm
 their blocks in turn: A B B A A B B A. So what the machine does meanwhile meets all sides alike, and the ratio of two
 sides is that of neighbouring blocks.
 
-On CUDA the processes of a round run one after another, so that none holds memory or a context beside the one measured;
-elsewhere they wait beside each other, and fall back to one after another if memory does not suffice for all.
+On CUDA the processes of a round run one after another, so that none holds memory or a context beside the one measured,
+unless the plan says otherwise; elsewhere they wait beside each other, and fall back to one after another if memory does
+not suffice for all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.cli import BadInput
 from bench.engine.outcome import Outcome, Replicate
@@ -23,6 +25,8 @@ from bench.engine.request import Request
 from bench.engine.statistics import rounds_needed
 
 Progress = Callable[[str], None]
+Seen = Callable[[int, int, dict[str, Any]], None]
+"""Called with a side, a round and what one of its blocks measured, as soon as it is known."""
 
 
 def measure(
@@ -30,11 +34,12 @@ def measure(
     plan: Plan = DEFAULT,
     begun: Progress = lambda what: None,
     outcome: Outcome | None = None,
+    seen: Seen = lambda side, round, block: None,
 ) -> Iterator[Outcome]:
     """Measure sides of one kind in turn; yields what is known after each round, the same object growing.
 
-    `begun` is called with what comes next, in words. Given an earlier `outcome` of the same sides, `plan.rounds` more
-    are added.
+    `begun` is called with what comes next, in words, `seen` with each block. Given an earlier `outcome` of the same
+    sides, `plan.rounds` more are added.
 
     With `plan.precision` there are two stages (Stein): the spread of the first `plan.rounds` rounds decides how many
     make all ratios to the last side that precise, once, and no later round is looked at. `plan.seconds` ends both.
@@ -46,7 +51,7 @@ def measure(
     if outcome is None:
         count = len(sides)
         outcome = Outcome(list(sides), plan, [[] for _ in range(count)], [[] for _ in range(count)], [False] * count)
-    run = _Run(outcome, plan, begun)
+    run = _Run(outcome, plan, begun, seen)
     done, end, wanted, took = outcome.rounds, time.monotonic() + plan.seconds, plan.rounds, 0.0
     while not all(outcome.gone):
         r, begin = outcome.rounds, time.monotonic()
@@ -81,9 +86,10 @@ def turns_of(seconds: Sequence[float], plan: Plan) -> int:
 class _Run:
     """The rounds of one measurement: which sides still go, and whether their processes wait beside each other."""
 
-    def __init__(self, outcome: Outcome, plan: Plan, begun: Progress) -> None:
-        self.outcome, self.plan, self.begun = outcome, plan, begun
-        self.beside = not outcome.sides[0].settings.device.startswith("cuda")
+    def __init__(self, outcome: Outcome, plan: Plan, begun: Progress, seen: Seen) -> None:
+        self.outcome, self.plan, self.begun, self.seen = outcome, plan, begun, seen
+        on_cuda = outcome.sides[0].settings.device.startswith("cuda")
+        self.beside = not on_cuda if plan.beside is None else plan.beside
 
     def round(self, r: int, first: bool) -> None:
         """One fresh process for each side that goes on."""
@@ -131,7 +137,7 @@ class _Run:
             each(order, "warming up", lambda i: live.__setitem__(i, self._warm(i, processes[i], check=first)))
             for turn in range(turns_of([one.warm["seconds"] for one in live.values()], self.plan)):
                 forth = order if turn % 2 == 0 else order[::-1]
-                each(forth, f"block {turn + 1}", lambda i: live[i].add(processes[i].call("turn")))
+                each(forth, f"block {turn + 1}", lambda i: self._block(i, r, processes[i], live[i]))
             each(order, "canary", lambda i: live[i].last.update(processes[i].call("finish", profile=first)))
             for i in processes:
                 self.outcome.replicates[i][r] = live[i]
@@ -151,6 +157,11 @@ class _Run:
         for package, where in process.answer()["sources"].items():
             if root and Path(where) != Path(root).resolve():
                 raise BadInput(f"{root} was to be measured, and {package} was imported from {where}: install it there")
+
+    def _block(self, i: int, r: int, process: Process, replicate: Replicate) -> None:
+        block = process.call("turn")
+        replicate.add(block)
+        self.seen(i, r, block)
 
     def _warm(self, i: int, process: Process, check: bool) -> Replicate:
         warm = process.call("warm", plan=self.plan.to_dict(), check=check)

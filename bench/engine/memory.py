@@ -64,6 +64,10 @@ def measure(subject: Subject, allocator: Mapping[str, str]) -> Memory:
 
 
 def _cuda(subject: Subject, weights: int) -> Memory:
+    synchronise(subject.device)
+    torch.cuda.empty_cache()  # what cuDNN's search for its algorithms took, and no steady call needs
+    torch.cuda.reset_peak_memory_stats(subject.device)
+    reserved = 0
     peaks = []
     for i in range(1, CALLS + 1):
         loaded = torch.cuda.memory_allocated(subject.device)
@@ -71,9 +75,10 @@ def _cuda(subject: Subject, weights: int) -> Memory:
         subject.call(i)
         synchronise(subject.device)
         peaks.append(torch.cuda.max_memory_allocated(subject.device) - loaded)
+        reserved = max(reserved, torch.cuda.max_memory_reserved(subject.device))
     free, total = torch.cuda.mem_get_info(subject.device)
     further = (
-        ("memory_reserved", torch.cuda.max_memory_reserved(subject.device), "peak reserved by the caching allocator"),
+        ("memory_reserved", reserved, "peak reserved by the caching allocator"),
         ("memory_device", total - free, "in use on the device after the calls, context and other processes included"),
     )
     return Memory(weights, summarise(peaks), CUDA_METHOD, further)

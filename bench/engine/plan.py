@@ -20,6 +20,7 @@ class Plan:
     warmup: float = 0.6  # seconds at most
     canary_limit: float = 0.02  # a machine whose canary moves more than this is noisy
     timeout: float = 900.0  # seconds that a process may take for one answer
+    beside: bool | None = None  # whether a round's processes live at the same time; None: elsewhere than on CUDA
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,215 +1,209 @@
-"""A part of the GPU run: the ratios of the headline, each from one interleaved measurement.
+"""A part of the GPU run: the ratios of two models, each from one interleaved measurement.
 
-Every model is timed in several configurations, and a ratio is that of the best configurations of two models.
-Experimental: it has not run on a GPU.
+Two sides come first, in two rounds, so that there is a ratio whatever happens afterwards. Then every other way to run
+either model is tried once, and where others are the fastest of their models, these two are measured in rounds of their
+own: those count in no choice. Every block is handed over as soon as it is timed, and records after every round.
+
+The processes of a pair live at the same time, so that blocks come in the order A B B A within seconds and meet the same
+clocks. Experimental: it has not run on a GPU.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import NamedTuple
+from typing import Any
 
 from bench.engine.figures import records_of
 from bench.engine.interleaved import measure
 from bench.engine.outcome import Outcome
 from bench.engine.passes import measured
 from bench.engine.plan import Plan
-from bench.engine.request import Request, Settings
-from bench.gpu.parts import DEPTHWISE, WINNERS, Sink, arguments, depthwise_variable, sink
+from bench.gpu import simulation
+from bench.gpu.configurations import (
+    COMPILED,
+    COMPILED_TRAINING,
+    HEADLINE,
+    PLAIN,
+    TINY,
+    TINY_TRAINING,
+    TRAINING_SIDES,
+    Configuration,
+    requests,
+)
+from bench.gpu.parts import WINNERS, arguments
+from bench.gpu.sink import Sink, sink
 from bench.metrics import MEMORY, THROUGHPUT, TRAINING, of_kind
 from bench.records.record import Record
 
-
-class Configuration(NamedTuple):
-    """One way to run a model."""
-
-    model: str
-    form: str
-    backend: str  # ContMix's
-    compile: str
-    depthwise: str = "torch"  # what runs large depthwise convolutions: torch, triton, or the measured winners
-    layout: str = "channels_last"
-
-    @property
-    def name(self) -> str:
-        """The model and form, and how they run."""
-        return f"{self.model} {self.form} ({self.backend}, {self.compile}, {self.layout}, {self.note})"
-
-    @property
-    def note(self) -> str:
-        """What a record has no field for."""
-        return f"{DEPTHWISE} {self.depthwise}"
-
-
-INFERENCE: tuple[Configuration, ...] = (
-    Configuration("overlock_t", "deploy", "fused", "cudagraph"),
-    Configuration("overlock_t", "deploy", "fused", "cudagraph", "winners"),
-    Configuration("overlock_t", "deploy", "fused", "default"),
-    Configuration("overlock_t", "deploy", "fused", "default", "triton"),
-    Configuration("convnext_b", "deploy", "auto", "cudagraph"),
-    Configuration("convnext_b", "deploy", "auto", "cudagraph", layout="channels_first"),
-    Configuration("convnext_b", "deploy", "auto", "default"),
-    Configuration("overlock_t", "train", "reference", "default"),  # the plain form
-    Configuration("overlock_t", "deploy", "tiled", "cudagraph"),
+OF_T, OF_PLAIN, OF_STEP = (
+    "OverLoCK-T deploy / ConvNeXt-B",
+    "OverLoCK-T deploy / its plain form",
+    "OverLoCK-XT / ConvNeXt-T, training step",
 )
-"""Compiled configurations are compiled before the winners are known, so they use Triton for all depthwise convolutions
-or for none. The last configuration is for the case that fused ContMix fails."""
-STEPS: tuple[Configuration, ...] = (
-    Configuration("overlock_xt", "train", "fused", "none"),
-    Configuration("overlock_xt", "train", "fused", "default"),
-    Configuration("overlock_xt", "train", "fused", "default", "triton"),
-    Configuration("convnext_t", "deploy", "auto", "none"),
-    Configuration("convnext_t", "deploy", "auto", "none", layout="channels_first"),
-    Configuration("convnext_t", "deploy", "auto", "default"),
-)
-TINY_INFERENCE: tuple[Configuration, ...] = (
-    Configuration("overlock_xt", "deploy", "tiled", "none"),
-    Configuration("overlock_xt", "deploy", "tiled", "none", "winners"),
-    Configuration("convnext_t", "deploy", "auto", "none"),
-    Configuration("overlock_xt", "train", "reference", "none"),
-)
-TINY_STEPS: tuple[Configuration, ...] = (
-    Configuration("overlock_xt", "train", "tiled", "none"),
-    Configuration("convnext_t", "deploy", "auto", "none"),
-)
-SIDE_SECONDS = 16.0
-"""About the time of one process of one side, with the compiled code in the cache."""
+"""The ratios' names: the notes of their records begin with them."""
+
+GPU_CANARY = 0.08
+"""How far the canary may move before a round is called noisy. A card that is capped in power changes its clock with
+every load by several percent, which the order A B B A cancels; nothing has been measured yet that says by how much."""
+
+SIDE, COMPILED_SIDE, MEMORY_SIDE = 18.0, 45.0, 14.0
+"""About the seconds of one process of one side, with its code in the caches: an estimate, until one has run."""
 
 
-def sides(configurations: Sequence[Configuration], part: Sink, kind: str) -> list[Request]:
-    """The sides of these configurations: bfloat16, batch 256, 224x224."""
-    batch = 2 if part.tiny else 256
-    size = (64, 64) if part.tiny else (224, 224)
-    dtype = "float32" if part.tiny else "bfloat16"
-    return [
-        Request(
-            kind=kind,
-            model=c.model,
-            form=c.form,
-            resolution=size,
-            settings=Settings(
-                device=part.device, dtype=dtype, batch=batch, backend=c.backend, compile=c.compile,
-                layout=c.layout,
-            ),
-            label=c.name,
-            env=depthwise_variable(part.folder, c.depthwise),
+@dataclass(frozen=True)
+class Task:
+    """What one part compares: the two sides of the ratio come first."""
+
+    kind: str
+    name: str  # of the ratio
+    configurations: tuple[Configuration, ...]
+    memory: bool = False
+
+
+TASKS = {
+    "headline": Task(THROUGHPUT, OF_T, HEADLINE, memory=True),
+    "training": Task(TRAINING, OF_STEP, TRAINING_SIDES),
+    "plain": Task(THROUGHPUT, OF_PLAIN, PLAIN),
+    "compiled": Task(THROUGHPUT, OF_T, COMPILED),
+    "compiled_training": Task(TRAINING, OF_STEP, COMPILED_TRAINING),
+}
+
+
+@dataclass
+class Comparison:
+    """One part's comparison, and what is known of each configuration."""
+
+    part: Sink
+    task: Task
+    rates: dict[Configuration, float] = field(default_factory=dict)  # images a second
+    took: dict[Configuration, float] = field(default_factory=dict)  # seconds of a process
+    lost: set[Configuration] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Measure what there is time for, the most important first."""
+        first, second, *others = self.task.configurations
+        self._pair(first, second, 2)
+        graphs = [c for c in others if not c.compiled]
+        for c in graphs:
+            self._alone(c)
+        if self.task.memory:
+            for c in (first, second):
+                self._memory(self._best(c))
+        for c in others:
+            if c.compiled:
+                self._alone(c)
+        best = self._best(first), self._best(second)
+        if best != (first, second):
+            self._pair(*best, rounds=2)
+
+    def _plan(self, rounds: int, *sides: Configuration) -> Plan:
+        tiny = self.part.tiny
+        return Plan(
+            rounds=rounds,
+            turns=2,
+            block=simulation.real(0.1 if tiny else 1.5),
+            warmup=simulation.real(0.3 if tiny else 3.0),
+            canary_limit=GPU_CANARY,
+            timeout=simulation.real(150.0 if any(c.compiled for c in sides) else 60.0),
+            beside=True,
         )
-        for c in configurations
-    ]  # fmt: skip
 
+    def _seconds(self, *sides: Configuration) -> float:
+        """About how long a round of these sides takes."""
+        if self.part.tiny:
+            return 5.0
+        return sum(self.took.get(c, COMPILED_SIDE if c.compiled else SIDE) for c in sides)
 
-def group(c: Configuration) -> tuple[str, str, bool]:
-    """The group of which the best configuration counts: model and form; the reference backend is a group of its own."""
-    return c.model, c.form, c.backend == "reference"
+    def _pair(self, a: Configuration, b: Configuration, rounds: int) -> None:
+        """The ratio of two sides, in up to so many rounds; records are handed over after each."""
+        key, outcome = f"{a.name} and {b.name}", None
+        for r in range(rounds):
+            first = (a, b) == self.task.configurations[:2] and not r  # it is begun whatever time there is
+            if not first and not self.part.room(self._seconds(a, b), f"round {r + 1} of {key}"):
+                return
+            began = time.time()
+            outcome = self._round(outcome, a, b)
+            seconds = simulation.run_seconds(time.time() - began)
+            for i, c in enumerate((a, b)):
+                self._learn(outcome, i, c, seconds / 2)
+            self.part.keep(self._records(outcome, (a, b), paired=True), key)
+            if self.lost & {a, b}:  # a further round would wait for it again
+                return
 
+    def _alone(self, c: Configuration) -> None:
+        """One round of one side, if there is time afterwards for a round of the best."""
+        if c.depthwise == "winners" and not (self.part.folder / WINNERS).exists():
+            self.part.drop(f"{c.name} (the winners were not measured before: --winners)")
+            return
+        if not self.part.room(self._seconds(c, *self.task.configurations[:2]), c.name):
+            return
+        began = time.time()
+        outcome = self._round(None, c)
+        self._learn(outcome, 0, c, simulation.run_seconds(time.time() - began))
+        self.part.keep(self._records(outcome, (c,), paired=False), c.name)
 
-def best(outcome: Outcome, configurations: Sequence[Configuration], like: Configuration) -> int | None:
-    """The side of `like`'s group with most images a second; None if none of them was measured."""
-    own = [i for i, c in enumerate(configurations) if group(c) == group(like) and outcome.samples(i)]
-    rate = {i: median(r.images_per_second for r in outcome.of(i)) for i in own}
-    return max(own, key=lambda i: rate[i], default=None)
+    def _round(self, outcome: Outcome | None, *sides: Configuration) -> Outcome:
+        """One more round of these sides; each block is handed over as it comes."""
 
+        def seen(i: int, r: int, block: dict[str, Any]) -> None:
+            values = {"side": sides[i].name, "round": r + 1, **{k: block[k] for k in ("seconds", "calls", "host")}}
+            self.part.tell(block=values)
 
-def keep_the_best(outcome: Outcome, configurations: Sequence[Configuration]) -> None:
-    """Leave the further rounds to the best configuration of each group."""
-    chosen = {best(outcome, configurations, c) for c in configurations}
-    outcome.gone = [gone or i not in chosen for i, gone in enumerate(outcome.gone)]
+        asked = requests(sides, self.part, self.task.kind)
+        *_, known = measure(asked, self._plan(1, *sides), _say, outcome, seen)
+        return known
 
+    def _learn(self, outcome: Outcome, i: int, c: Configuration, seconds: float) -> None:
+        if outcome.samples(i):
+            self.rates[c] = median(r.images_per_second for r in outcome.of(i))
+            self.took[c] = seconds
+        else:
+            self.lost.add(c)
 
-def compare(
-    part: Sink,
-    kind: str,
-    configurations: Sequence[Configuration],
-    pairs: Sequence[tuple[str, Configuration, Configuration]],
-) -> Outcome:
-    """Measure the configurations in turn; `pairs` are the ratios' names and one configuration of either group."""
-    rounds = 2 if part.tiny else 3
-    plan = Plan(rounds=1, turns=2, block=0.1 if part.tiny else 0.4, warmup=0.3 if part.tiny else 1.0)
-    outcome: Outcome | None = None
-    for done in range(rounds):
-        if outcome is not None:
-            keep_the_best(outcome, configurations)
-            sides_left = outcome.gone.count(False)
-            if not part.room(SIDE_SECONDS * sides_left, f"round {done + 1} of {rounds}"):
-                break
-        outcome = next(measure(sides(configurations, part, kind), plan, _told, outcome), outcome)
-    assert outcome is not None
-    metrics = [metric for metric in of_kind(kind) if metric != "energy"]  # blocks are too short for its counter
-    kept = list(records_of(outcome, metrics, [None] * len(outcome.sides)))
-    each = len(kept) // len(configurations)
-    kept = [replace(r, notes=(*r.notes, configurations[i // each].note)) for i, r in enumerate(kept)]
-    for name, first, second in pairs:
-        kept += _ratio(outcome, kind, name, best(outcome, configurations, first), best(outcome, configurations, second))
-    part.keep([r for r in kept if r.value is not None or r.metric in ("throughput", "training", "throughput_ratio")])
-    return outcome
+    def _records(self, outcome: Outcome, sides: Sequence[Configuration], paired: bool) -> list[Record]:
+        """The figures of each side, and the ratio of the first to the second."""
+        speed = of_kind(self.task.kind)[0]
+        metrics = [m for m in of_kind(self.task.kind) if m != "energy"]  # blocks are too short for its counter
+        notes = {(c.model, c.form): c.note for c in sides}  # a pair is of two models, or of two forms of one
+        rows = []
+        for r in records_of(outcome, [*metrics, f"{speed}_ratio"], [1, None] if paired else [None]):
+            if r.value is None and r.metric != speed:
+                continue
+            of = (f"{self.task.name}: {sides[0].name} against {sides[1].name}",) if r.against else ()
+            rows.append(replace(r, notes=(*of, *r.notes, notes[r.model, r.form])))
+        return rows
 
+    def _best(self, like: Configuration) -> Configuration:
+        """The fastest known configuration of a model in a form; this one where none is known."""
+        own = [c for c in self.rates if (c.model, c.form, c.backend == "reference") ==
+               (like.model, like.form, like.backend == "reference")]  # fmt: skip
+        return max(own, key=lambda c: self.rates[c], default=like)
 
-def _ratio(outcome: Outcome, kind: str, name: str, a: int | None, b: int | None) -> list[Record]:
-    if a is None or b is None:
-        return []
-    metric = f"{of_kind(kind)[0]}_ratio"
-    records = list(records_of(outcome, [metric], [b if i == a else None for i in range(len(outcome.sides))]))
-    note = f"{name}: {outcome.sides[a].name} against {outcome.sides[b].name}, each the best of its configurations"
-    return [replace(r, notes=(*r.notes, note)) for r in records]
-
-
-def _told(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def memory(part: Sink, configurations: Sequence[Configuration]) -> None:
-    """Peak memory of inference, each configuration in a fresh process."""
-    for c, side in zip(configurations, sides(configurations, part, MEMORY), strict=True):
-        if not part.room(SIDE_SECONDS, f"memory of {side.name}"):
-            continue
+    def _memory(self, c: Configuration) -> None:
+        """Peak memory of inference, in a fresh process."""
+        if not self.part.room(5.0 if self.part.tiny else MEMORY_SIDE, f"memory of {c.name}"):
+            return
+        (side,) = requests([c], self.part, MEMORY)
         ((_, records),) = measured([replace(side, settings=replace(side.settings, compile="none"))])
-        part.keep([replace(r, notes=(*r.notes, c.note)) for r in records])
+        self.part.keep([replace(r, notes=(*r.notes, c.note)) for r in records], f"memory of {c.name}")
 
 
-def compile_all(part: Sink) -> None:
-    """Compile every compiled side once, all at the same time, each in a process of its own: the cache keeps it."""
-    processes = []
-    for kind, configurations in ((THROUGHPUT, INFERENCE), (TRAINING, STEPS)):
-        for side in sides([c for c in configurations if c.compile == "default"], part, kind):
-            command = [sys.executable, "-m", "bench.gpu.warm", json.dumps(side.to_dict())]
-            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-    for process in processes:
-        try:
-            process.wait(timeout=max(1.0, part.left))
-        except subprocess.TimeoutExpired:
-            process.kill()
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = arguments("bench.gpu.headline")
-    p.add_argument("--training", action="store_true")
-    p.add_argument("--compile-only", action="store_true")
+    p.add_argument("--of", choices=list(TASKS), required=True)
     args = p.parse_args(argv)
-    part = sink(args)
-    if args.compile_only:
-        if not part.tiny:
-            compile_all(part)
-        return 0
-    configurations = (
-        (TINY_STEPS if part.tiny else STEPS) if args.training else TINY_INFERENCE if part.tiny else INFERENCE
-    )
-    for c in [c for c in configurations if c.depthwise == "winners" and not (part.folder / WINNERS).exists()]:
-        part.drop(f"{c.name}: they were not measured")
-        configurations = tuple(other for other in configurations if other != c)
-    ours, theirs = configurations[0], next(c for c in configurations if c.model != configurations[0].model)
-    if args.training:
-        compare(part, TRAINING, configurations, [("OverLoCK-XT / ConvNeXt-T, training step", ours, theirs)])
-        return 0
-    plain = next(c for c in configurations if c.backend == "reference")
-    pairs = [("OverLoCK-T deploy / ConvNeXt-B", ours, theirs), ("OverLoCK-T deploy / its plain form", ours, plain)]
-    outcome = compare(part, THROUGHPUT, configurations, pairs)
-    chosen = (best(outcome, configurations, c) for c in (ours, theirs))
-    memory(part, [configurations[i] for i in chosen if i is not None])
+    task = TASKS[args.of]
+    if args.tiny:
+        task = replace(task, configurations=TINY_TRAINING if task.kind == TRAINING else TINY)
+    Comparison(sink(args), task).run()
     return 0
 
 

@@ -1,6 +1,8 @@
 """A part of the GPU run: each operator by each implementation, its time over the floor, and which one is the fastest.
 
-Experimental: it has not run on a GPU.
+Times are of replays of a CUDA graph; `operator_time_eager` is what a call takes that the host makes by itself. A case
+that leaves the device unusable ends the process, and the run starts it again behind that case. Experimental: it has not
+run on a GPU.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ import contextlib
 import itertools
 import json
 import math
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,75 +20,97 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.gpu import simulation
 from bench.gpu.floors import Rates, Work, contmix_work, depthwise_work
-from bench.gpu.parts import WINNERS, Sink, arguments, sink
-from bench.machine.clock import time_calls
+from bench.gpu.parts import WINNERS, arguments
+from bench.gpu.sink import Sink, sink
+from bench.gpu.timer import Timed, Timer, is_sticky
 from bench.machine.environment import CUDNN_BENCHMARK, now
-from bench.records.record import Record
+from bench.records.record import OUT_OF_MEMORY, Record
 from overlock.contmix.inputs import Backend, Inputs
 from overlock.shapes import ContMixShape, DepthwiseShape, contmix_shapes, depthwise_shapes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 SETS = 3  # sets of inputs, taken in turn, so that a call's own are not in the cache
 LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
+GRAPH = "replays of a CUDA graph of calls, inputs in turn; median of blocks, lo and hi: range"
+EAGER = "back-to-back calls, inputs in turn; median of blocks"
+BATCH = {False: 256, True: 1}  # by whether it is tiny
 
 
-class Timer:
-    """Median seconds of a call over blocks of back-to-back calls, after calls that compile and choose kernels."""
+class Cases:
+    """The cases of a part, numbered from 1 on: the run is told each that is begun, and those before `skip` are done."""
 
     def __init__(self, part: Sink) -> None:
-        self.device = torch.device(part.device)
-        self.block = 0.002 if part.tiny else 0.02
-        self.blocks = 3 if part.tiny else 7
+        self.part, self.number = part, 0
 
-    def __call__(self, call: Callable[[int], Any]) -> tuple[float, list[float]]:
-        time_calls(call, 2, self.device)
-        once = time_calls(call, 1, self.device)[0]
-        calls = max(1, round(self.block / max(once, 1e-7)))
-        samples = [time_calls(call, calls, self.device, i * calls)[0] / calls for i in range(self.blocks)]
-        return statistics.median(samples), samples
+    def begin(self, seconds: float, what: str) -> bool:
+        """Whether the next case is to be measured now."""
+        self.number += 1
+        if self.number <= self.part.skip or not self.part.room(seconds, what):
+            return False
+        self.part.tell(case=self.number)
+        return True
 
 
-def record(part: Sink, what: str, form: str, timed: tuple[float, list[float]] | None, **conditions: Any) -> Record:
+def record(part: Sink, what: str, form: str, timed: Timed | None, **conditions: Any) -> Record:
     """The record of one timed operator."""
-    value, samples = timed or (None, [])
+    graph = timed is not None and not timed.no_graph
     return Record(
         model=what,
         form=form,
         metric="operator_time",
-        value=value,
+        value=timed.seconds if timed else None,
         unit="s",
         resolution=conditions.pop("resolution", "none"),
-        n=len(samples) or None,
-        lo=min(samples, default=None),
-        hi=max(samples, default=None),
-        samples=tuple(samples),
-        method="median of blocks of back-to-back calls in one process, inputs in turn; lo and hi: range",
+        n=len(timed.samples) if timed else None,
+        lo=min(timed.samples) if timed else None,
+        hi=max(timed.samples) if timed else None,
+        samples=timed.samples if timed else (),
+        method=GRAPH if graph else EAGER,
+        notes=(f"no CUDA graph: {timed.no_graph}",) if timed and timed.no_graph else (),
         device=part.device,
         time=now(),
         **conditions,
     )
 
 
-def attempt(part: Sink, what: str, form: str, timer: Timer, call: Callable[[int], Any], **conditions: Any) -> Record:
-    """The record of a timed call, or of its failure: a call that fails does not end the part."""
+def attempt(
+    part: Sink,
+    what: str,
+    form: str,
+    timer: Timer,
+    call: Callable[[int], Any],
+    work: Work,
+    rates: Rates,
+    **conditions: Any,
+) -> float | None:
+    """Keep the records of a timed call, or of its failure; its seconds. A call that fails does not end the part, unless
+    every later one would fail too."""  # fmt: skip
+    dtype = str(conditions["dtype"])
+    floor = work.floor(rates, dtype)
+    timed, error = None, None
     try:
-        with rounding(str(conditions.get("dtype", ""))):
-            return record(part, what, form, timer(call), **conditions)
-    except Exception as error:  # Triton raises no narrower class
+        with rounding(dtype):
+            timed = timer(call, floor)
+    except Exception as caught:  # Triton raises no narrower class
+        error = caught
+    row = record(part, what, form, timed, **conditions)
+    if error is not None or timed is None:
         text = " ".join(str(error).split())[:200]
-        return record(part, what, form, None, **conditions).failed(f"{type(error).__name__}: {text}")
-
-
-def over_floor(row: Record, work: Work, rates: Rates, dtype: str) -> Iterator[Record]:
-    """The row, and its time over its floor at this machine's measured rates."""
-    yield row
-    if row.value is not None:
-        floor = work.floor(rates, dtype)
-        values = {**row.to_dict(), "metric": "over_floor", "value": row.value / floor, "unit": "ratio", "samples": (),
-                  "lo": None, "hi": None, "n": None, "reasons": (),
-                  "notes": (f"floor {floor:.3e} s: {work.bytes:.3e} bytes, {work.macs:.3e} MACs",)}  # fmt: skip
-        yield Record(**values)
+        oom = f"{OUT_OF_MEMORY}: " if isinstance(error, torch.OutOfMemoryError) else ""
+        part.keep([row.failed(f"{oom}{type(error).__name__}: {text}")])
+        if error is not None and is_sticky(error):
+            sys.exit(f"{what}: the device cannot be used any more by this process: {text}")
+        return None
+    plain = {"samples": (), "lo": None, "hi": None, "n": None, "reasons": ()}
+    note = f"floor {floor:.3e} s: {work.bytes:.3e} bytes, {work.macs:.3e} MACs"
+    part.keep([
+        row,
+        replace(row, metric="operator_time_eager", value=timed.eager, method=EAGER, **plain),  # type: ignore[arg-type]
+        replace(row, metric="over_floor", value=timed.seconds / floor, unit="ratio", notes=(note,), **plain),  # type: ignore[arg-type]
+    ])  # fmt: skip
+    return timed.seconds
 
 
 @contextlib.contextmanager
@@ -104,17 +127,17 @@ def rounding(dtype: str) -> Iterator[None]:
 def peaks(part: Sink, timer: Timer) -> Rates:
     """This device's copy bandwidth and rates of large matrix products, measured."""
     length, side = (1 << 16, 64) if part.tiny else (1 << 30, 8192)
-    source, target = (torch.ones(length, dtype=torch.uint8, device=part.device) for _ in range(2))
-    seconds, samples = timer(lambda i: target.copy_(source))
-    bandwidth = 2 * length / seconds
-    rows = [record(part, "machine", "copy", (seconds, samples))]
+    source, target = (torch.ones(length, dtype=torch.uint8, device=device(part)) for _ in range(2))
+    timed = timer(lambda i: target.copy_(source))
+    bandwidth = 2 * length / timed.seconds
+    rows = [record(part, "machine", "copy", timed)]
     macs = {}
     for dtype, kind in DTYPES.items():
-        a, b = (torch.randn(side, side, device=part.device).to(kind) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device(part)).to(kind) for _ in range(2))
         with rounding(dtype):
-            seconds, samples = timer(lambda i, a=a, b=b: a @ b)  # type: ignore[misc]
-        macs[dtype] = side**3 / seconds
-        rows.append(record(part, "machine", "matrix product", (seconds, samples), dtype=dtype))
+            timed = timer(lambda i, a=a, b=b: a @ b)  # type: ignore[misc]
+        macs[dtype] = side**3 / timed.seconds
+        rows.append(record(part, "machine", "matrix product", timed, dtype=dtype))
     values = [("copy_bandwidth", "", bandwidth, "bytes/s"), *(("peak_macs", d, v, "MACs/s") for d, v in macs.items())]
     how = "a copy of 1 GiB; products of 8192 x 8192"
     rows += [
@@ -124,6 +147,11 @@ def peaks(part: Sink, timer: Timer) -> Rates:
     ]  # fmt: skip
     part.keep(rows)
     return Rates(bandwidth, macs, source="measured")
+
+
+def device(part: Sink) -> str:
+    """Where tensors are made: in a simulation nowhere."""
+    return "meta" if simulation.running() else part.device
 
 
 def contmix_stages() -> dict[str, ContMixShape]:
@@ -136,39 +164,51 @@ def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
     """Time every backend at the sizes of OverLoCK-T's stages, and `fused` in its other launches too."""
     from overlock.contmix import BACKENDS, fused
 
+    timed = _ContMixTimes(part, timer, rates)
     stages = {"tiny": ContMixShape(1, 1, 7, 7, 4, 8, 7)} if part.tiny else contmix_stages()
     dtypes = ["float32"] if part.tiny else list(DTYPES)
     names = [name for name in ("fused", "tiled", "reference") if not (part.tiny and name == "fused")]
     batches = [1] if part.tiny else [256, 16, 1]
     cases = sorted(itertools.product(stages, dtypes, batches), key=lambda c: (batches.index(c[2]), dtypes.index(c[1])))
     for stage, dtype, batch in cases:
-        if not part.room(2.0, f"ContMix {stage} {dtype} batch {batch}"):
-            continue
-        shape = replace(stages[stage], batch=batch)
-        side, kernel = shape.height, shape.kernel
-        sets = [shape.inputs(DTYPES[dtype], part.device, seed) for seed in range(1 if part.tiny else SETS)]
-        conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": "channels_last"}
+        shape, what = replace(stages[stage], batch=batch), f"contmix {stage}"
+        timed.sets.clear()
         for name in names:
             if name == "reference" and (batch > 16 and dtype != "bfloat16"):
                 continue
-            for backward in (False, True):
-                if backward and name == "reference":
-                    continue  # autograd of the definition, which runs the forward too
-                call = _call(BACKENDS[name], backward, sets)
-                work = contmix_work(batch, side, kernel, shape.heads, 16, dtype, backward)
-                form = "backward" if backward else "forward"
-                row = attempt(part, f"contmix {stage}", form, timer, call, backend=name, **conditions)
-                part.keep(list(over_floor(row, work, rates, dtype)))
+            timed(shape, dtype, BACKENDS[name], name, False, what)
+            if name != "reference":  # autograd of the definition, which runs the forward too
+                timed(shape, dtype, BACKENDS[name], name, True, what)
         if "fused" in names and batch == 256 and dtype == "bfloat16":
-            for kind, launches in _other_launches(side, kernel).items():
-                backward, before = kind == "short backward", fused.launches[kind]
+            for kind, launches in _other_launches(shape.height, shape.kernel).items():
+                before = fused.launches[kind]
                 for launch in launches:
                     fused.launches[kind] = launch
-                    call, form = _call(fused, backward, sets), "backward" if backward else "forward"
-                    part.keep(
-                        [attempt(part, f"contmix {stage}, {launch}", form, timer, call, backend="fused", **conditions)]
-                    )
+                    backend = BACKENDS["fused"]
+                    timed(shape, dtype, backend, "fused", kind == "short backward", f"{what}, {launch}")
                 fused.launches[kind] = before
+
+
+class _ContMixTimes:
+    """Times ContMix, case by case; the inputs of a shape are made once."""
+
+    def __init__(self, part: Sink, timer: Timer, rates: Rates) -> None:
+        self.part, self.timer, self.rates = part, timer, rates
+        self.begun = Cases(part)
+        self.sets: list[Inputs] = []
+
+    def __call__(self, shape: ContMixShape, dtype: str, backend: Backend, name: str, backward: bool, what: str) -> None:
+        form = "backward" if backward else "forward"
+        if not self.begun.begin(2.0, f"{what} {form} by {name}, {dtype} batch {shape.batch}"):
+            return
+        if not self.sets and not simulation.running():
+            seeds = range(1 if self.part.tiny else SETS)
+            self.sets += [shape.inputs(DTYPES[dtype], self.part.device, seed) for seed in seeds]
+        work = contmix_work(shape.batch, shape.height, shape.kernel, shape.heads, 16, dtype, backward)
+        attempt(
+            self.part, what, form, self.timer, _call(backend, backward, self.sets), work, self.rates, backend=name,
+            resolution=str(shape.height), batch=shape.batch, dtype=dtype, layout="channels_last",
+        )  # fmt: skip
 
 
 def _other_launches(side: int, kernel: int) -> dict[str, tuple[Any, ...]]:
@@ -191,73 +231,89 @@ def _call(backend: Backend, backward: bool, sets: list[Inputs]) -> Callable[[int
     return call
 
 
+def by_torch(x: Tensor, weight: Tensor, grad: Tensor | None, cudnn: bool = True) -> Any:
+    """PyTorch's convolution, by cuDNN or without it; with `grad` its gradients, under the same flags as the forward:
+    what runs backward asks for them again."""
+    tf32 = torch.backends.cudnn.allow_tf32
+    with torch.backends.cudnn.flags(enabled=cudnn, benchmark=CUDNN_BENCHMARK, allow_tf32=tf32):
+        return _run(lambda: F.conv2d(x, weight, None, 1, weight.shape[-1] // 2, 1, len(weight)), x, weight, grad)
+
+
+def by_cudnn(x: Tensor, weight: Tensor, grad: Tensor | None) -> Any:
+    """cuDNN's own operator, which has no gradient here."""
+    padding, tf32 = [weight.shape[-1] // 2] * 2, torch.backends.cudnn.allow_tf32
+    with torch.no_grad():
+        return torch.ops.aten.cudnn_convolution(
+            x, weight, padding, [1, 1], [1, 1], len(weight), CUDNN_BENCHMARK, False, tf32
+        )
+
+
+def by_triton(x: Tensor, weight: Tensor, grad: Tensor | None) -> Any:
+    """The kernels of `overlock.depthwise.triton`."""
+    from overlock.depthwise.triton import depthwise as convolve
+
+    return _run(lambda: convolve(x, weight), x, weight, grad)
+
+
+def _run(forward: Callable[[], Tensor], x: Tensor, weight: Tensor, grad: Tensor | None) -> Any:
+    """The output alone, or the gradients too."""
+    if grad is None:
+        with torch.no_grad():
+            return forward()
+    return torch.autograd.grad(forward(), [x, weight], grad)
+
+
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Any]] = {
+    "torch": by_torch,
+    "triton": by_triton,
+    "cudnn": by_cudnn,
+    "native": lambda x, weight, grad: by_torch(x, weight, grad, cudnn=False),
+}
+"""Ways to run a large depthwise convolution."""
+
+
 def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     """Time large depthwise convolutions by PyTorch's choice, by cuDNN (forward only), by PyTorch's own kernels and by
     Triton. A file keeps the cases in which Triton beats PyTorch's choice."""
     from overlock.depthwise.dispatch import Case
-    from overlock.depthwise.triton import depthwise as by_triton
 
+    begun, winners = Cases(part), []
     shapes = {"tiny": DepthwiseShape(2, 7, 7, 5)} if part.tiny else depthwise_shapes("overlock_t", 224, 224)
     dtypes = ["float32"] if part.tiny else ["bfloat16", "float16", "tf32", "float32"]
-    batch, winners = 1 if part.tiny else 256, []
-
-    def by_torch(x: Tensor, weight: Tensor, cudnn: bool = True) -> Tensor:
-        tf32 = torch.backends.cudnn.allow_tf32
-        with torch.backends.cudnn.flags(enabled=cudnn, benchmark=CUDNN_BENCHMARK, allow_tf32=tf32):
-            return F.conv2d(x, weight, None, 1, weight.shape[-1] // 2, 1, len(weight))
-
-    def by_cudnn(x: Tensor, weight: Tensor) -> Tensor:
-        padding, tf32 = [weight.shape[-1] // 2] * 2, torch.backends.cudnn.allow_tf32
-        out: Tensor = torch.ops.aten.cudnn_convolution(
-            x, weight, padding, [1, 1], [1, 1], len(weight), CUDNN_BENCHMARK, False, tf32
-        )
-        return out
-
-    paths: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "torch": by_torch,
-        "native": lambda x, w: by_torch(x, w, cudnn=False),
-    }
-    if not part.tiny:
-        paths |= {"cudnn": by_cudnn, "triton": by_triton}
-    for dtype, (stage, shape), layout in itertools.product(dtypes, shapes.items(), LAYOUTS):
-        if not part.room(2.0, f"depthwise {stage} {dtype} {layout}"):
-            continue
+    paths = ("torch", "native") if part.tiny else tuple(PATHS)
+    batch = BATCH[part.tiny]
+    for dtype, layout, (stage, shape) in itertools.product(dtypes, LAYOUTS, shapes.items()):
         kind, channels, side, kernel = DTYPES[dtype], shape.channels, shape.height, shape.kernel
-        x = (
-            torch.randn(batch, channels, side, side, device=part.device)
-            .to(kind)
-            .contiguous(memory_format=LAYOUTS[layout])
-        )
-        weight, grad = torch.randn(channels, 1, kernel, kernel, device=part.device).to(kind), torch.randn_like(x)
+        size = (batch, channels, side, side)
+        x = torch.randn(size, device=device(part)).to(kind).contiguous(memory_format=LAYOUTS[layout])
+        weight = torch.randn(channels, 1, kernel, kernel, device=device(part)).to(kind)
+        grad = torch.randn_like(x)
         x.requires_grad_()
         weight.requires_grad_()
-        times: dict[bool, dict[str, float]] = {False: {}, True: {}}  # by whether gradients are wanted, then path
-        for path, run in paths.items():
-
-            def forward(i: int, run: Any = run, x: Tensor = x, weight: Tensor = weight) -> None:
-                with torch.no_grad():
-                    run(x, weight)
-
-            def both(i: int, run: Any = run, x: Tensor = x, weight: Tensor = weight, grad: Tensor = grad) -> None:
-                torch.autograd.grad(run(x, weight), [x, weight], grad)
-
-            for form, call in (("forward", forward), ("forward and backward", both))[: 1 if path == "cudnn" else 2]:
-                work = depthwise_work(batch, channels, side, kernel, dtype)
-                if form != "forward":
-                    back = depthwise_work(batch, channels, side, kernel, dtype, backward=True)
-                    work = Work(work.bytes + back.bytes, work.macs + back.macs)
+        conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": layout}
+        forward = depthwise_work(batch, channels, side, kernel, dtype)
+        back = depthwise_work(batch, channels, side, kernel, dtype, backward=True)
+        for wanted, work in ((None, forward), (grad, Work(forward.bytes + back.bytes, forward.macs + back.macs))):
+            form = "forward" if wanted is None else "forward and backward"
+            times: dict[str, float] = {}
+            for path in paths:
+                if path == "cudnn" and wanted is not None:
+                    continue
                 what = f"depthwise {kernel}x{kernel} {stage}"
-                conditions = {"resolution": str(side), "batch": batch, "dtype": dtype, "layout": layout}
-                row = attempt(part, what, form, timer, call, backend=path, **conditions)
-                part.keep(list(over_floor(row, work, rates, dtype)))
-                if row.value is not None:
-                    times[form != "forward"][path] = row.value
-        if dtype == "tf32":  # a winner holds for float32 as it is, without TF32
-            continue
-        for gradients, seconds in times.items():
-            winner = "triton" if seconds.get("triton", math.inf) < seconds.get("torch", math.inf) else "torch"
-            winners.append({"case": Case.of(x, kernel, gradients), "winner": winner, "seconds": seconds})
-            (part.folder / WINNERS).write_text(json.dumps(winners, indent=1), encoding="utf-8")
+                if not begun.begin(1.5, f"{what} {form} by {path}, {dtype} {layout}"):
+                    continue
+
+                def call(i: int, run: Any = PATHS[path], wanted: Tensor | None = wanted) -> Any:
+                    return run(x, weight, wanted)  # noqa: B023 (called before the next case)
+
+                seconds = attempt(part, what, form, timer, call, work, rates, backend=path, **conditions)
+                if seconds is not None:
+                    times[path] = seconds
+            if dtype == "tf32" or "torch" not in times:  # a winner holds for float32 as it is, without TF32
+                continue
+            winner = "triton" if times.get("triton", math.inf) < times["torch"] else "torch"
+            winners.append({"case": Case.of(x, kernel, wanted is not None), "winner": winner, "seconds": times})
+            part.tell(file=WINNERS, text=json.dumps(winners, indent=1))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -265,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--of", choices=("contmix", "depthwise"), required=True)
     args = p.parse_args(argv)
     part = sink(args)
-    timer = Timer(part)
+    timer = Timer(part.device, part.tiny, 1 if part.tiny else SETS)
     (contmix if args.of == "contmix" else depthwise)(part, timer, peaks(part, timer))
     return 0
 

@@ -1,5 +1,4 @@
-"""The parts of a GPU run: their order, their arguments, and how each keeps its records. Importing this imports no
-torch.
+"""The parts of a GPU run: their order, their times and their arguments. Importing this imports no torch.
 
 Experimental: the parts have not run on a GPU.
 """
@@ -7,14 +6,9 @@ Experimental: the parts have not run on a GPU.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from bench.records.record import Record, stamped
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,9 @@ class Part:
     seconds: float
     purpose: str
     arguments: tuple[str, ...] = ()
-    beside: bool = False  # whether it runs at the same time as the parts before the first that measures
+    beside: bool = False  # whether it runs at the same time as the next part, which times nothing
+    extra: bool = False  # whether it runs only where it is asked for by name
+    goes_on: bool = False  # whether it is started again after a crash, behind the case that it crashed in
 
 
 WINNERS = "depthwise_winners.json"
@@ -35,76 +31,69 @@ WINNERS = "depthwise_winners.json"
 DEPTHWISE = "large depthwise convolutions:"
 """The beginning of the note that names the implementation of a record's depthwise convolutions."""
 
+VARIABLE = "OVERLOCK_DEPTHWISE"
+"""`overlock.depthwise.dispatch.VARIABLE`, which cannot be imported without torch."""
+
+TIME = 9.0 * 60
+"""Seconds of a whole run: the machine stops a command after ten minutes."""
+
+START = 12.0
+"""Seconds until the first part begins: the machine and its device are described."""
+
+RESERVE = 8.0
+"""Seconds kept for the summary."""
+
+GRACE = 4.0
+"""Seconds that a part may take beyond its time before it is stopped."""
+
+CORRECTNESS = ("correctness", "correctness_rest")
+"""The parts whose tests say whether the kernels are correct."""
+
 PARTS = (
-    Part("compile", "bench.gpu.headline", 110, "compile the headline's models, so that they are in the cache",
-         ("--compile-only",), beside=True),
-    Part("correctness", "bench.gpu.correctness", 110, "kernels against float64, on the device"),
-    Part("contmix", "bench.gpu.operators", 50, "each implementation of ContMix, over its floor", ("--of", "contmix")),
-    Part("depthwise", "bench.gpu.operators", 45, "each implementation of large depthwise convolutions, over its floor",
-         ("--of", "depthwise")),
-    Part("headline", "bench.gpu.headline", 220, "the ratios: throughput, interleaved"),
-    Part("training", "bench.gpu.headline", 110, "the ratio of training steps, interleaved", ("--training",)),
+    Part("compile", "bench.gpu.warm", 85, "compile the headline's models, so that they are in the cache", beside=True),
+    Part("correctness", "bench.gpu.correctness", 85, "kernels against float64: bfloat16, and some of float32"),
+    Part("headline", "bench.gpu.headline", 195, "the ratio of throughput, interleaved; memory", ("--of", "headline")),
+    Part("training", "bench.gpu.headline", 85, "the ratio of training steps, interleaved", ("--of", "training")),
+    Part("depthwise", "bench.gpu.operators", 40, "each implementation of large depthwise convolutions, over its floor",
+         ("--of", "depthwise"), goes_on=True),
+    Part("contmix", "bench.gpu.operators", 40, "each implementation of ContMix, over its floor", ("--of", "contmix"),
+         goes_on=True),
+    Part("correctness_rest", "bench.gpu.correctness", 30, "kernels against float64: float16 and the rest",
+         ("--rest",)),
+    Part("plain", "bench.gpu.headline", 200, "deploy against the plain form, and other ways to run either",
+         ("--of", "plain"), extra=True),
+    Part("compiled", "bench.gpu.headline", 300, "the ratio of throughput where both models are compiled",
+         ("--of", "compiled"), extra=True),
+    Part("compiled_training", "bench.gpu.headline", 300, "the ratio of training steps where both models are compiled",
+         ("--of", "compiled_training"), extra=True),
+    Part("kernels", "bench.gpu.kernels", 60, "where the time of eager OverLoCK-T goes, by kernel", extra=True),
 )  # fmt: skip
-"""In the order in which they run, the most important first."""
+"""In the order in which they run, the most important first of those that measure. All but the extra ones and what lies
+between them end within `TIME`."""
 
 
-@dataclass
-class Sink:
-    """Where a part keeps its records: a CSV file that is complete after each of them."""
-
-    name: str
-    folder: Path
-    environment: dict[str, Any]
-    until: float  # seconds since the epoch
-    tiny: bool
-    device: str
-    run: str
-    dropped: list[str] = field(default_factory=list)
-
-    @property
-    def left(self) -> float:
-        """Seconds left for this part."""
-        return self.until - time.time()
-
-    def room(self, seconds: float, what: str) -> bool:
-        """Whether there is time for `what`; if not, it is noted as dropped."""
-        if self.left >= seconds:
-            return True
-        self.drop(what)
-        return False
-
-    def drop(self, what: str) -> None:
-        self.dropped.append(what)
-        with (self.folder / f"{self.name}.dropped").open("a", encoding="utf-8") as file:
-            file.write(f"{what}\n")
-
-    def keep(self, records: Sequence[Record]) -> None:
-        """Append records, stamped with where and when they were measured."""
-        from bench.records import store
-
-        store.append(self.folder / f"{self.name}.csv", [stamped(r, self.environment, self.run) for r in records])
-
-
-def depthwise_variable(folder: Path, what: str) -> dict[str, str]:
-    """The variable by which large depthwise convolutions run on `torch`, on `triton`, or on the `winners` of a run."""
-    from overlock.depthwise.dispatch import VARIABLE
-
-    return {VARIABLE: str((folder / WINNERS).resolve()) if what == "winners" else what}
+def budgeted(parts: Sequence[Part], seconds: float) -> list[Part]:
+    """The parts with the time that each gets of these seconds, in proportion; none gets less than its own, and those
+    that then find no time left are dropped as they come up."""
+    own = sum(part.seconds + GRACE for part in parts if not part.beside)
+    own += max((p.seconds + GRACE for p in parts if p.beside), default=0.0) if all(p.beside for p in parts) else 0.0
+    more = max(1.0, (seconds - START - RESERVE) / own) if own else 1.0
+    return [replace(part, seconds=(part.seconds + GRACE) * more - GRACE) for part in parts]
 
 
 def arguments(prog: str) -> argparse.ArgumentParser:
     """The arguments of every part."""
     p = argparse.ArgumentParser(prog=prog)
     p.add_argument("--name", required=True)
-    p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--until", type=float, required=True)
+    p.add_argument("--folder", type=Path, required=True, help="where the parts find each other's files")
+    p.add_argument("--seconds", type=float, required=True, help="the part's time")
+    p.add_argument("--until", type=float, default=0.0, help="its end, in seconds since the epoch")
     p.add_argument("--device", default="cuda")
-    p.add_argument("--run", default="")
+    p.add_argument("--skip", type=int, default=0, help="so many cases have been begun before")
     p.add_argument("--tiny", action="store_true")
     return p
 
 
-def sink(args: argparse.Namespace) -> Sink:
-    """The sink for a part's arguments; the environment is the one that the run wrote when it began."""
-    environment = json.loads((args.out / "environment.json").read_text(encoding="utf-8"))
-    return Sink(args.name, args.out, environment, args.until, args.tiny, args.device, args.run)
+def depthwise_variable(folder: Path, what: str) -> dict[str, str]:
+    """The variable by which large depthwise convolutions run on `torch`, on `triton`, or on the `winners` of a run."""
+    return {VARIABLE: str((folder / WINNERS).resolve()) if what == "winners" else what}

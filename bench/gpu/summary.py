@@ -5,37 +5,22 @@ Experimental: it has not summarised a run on a GPU.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from math import prod
+from statistics import median
 from typing import Any, NamedTuple
 
+from bench.gpu.headline import OF_PLAIN, OF_STEP, OF_T
+from bench.gpu.kept import Kept
 from bench.gpu.parts import DEPTHWISE
 from bench.records.record import Record
 from bench.render import table
 
-RATIOS = (
-    "OverLoCK-T deploy / ConvNeXt-B",
-    "OverLoCK-T deploy / its plain form",
-    "OverLoCK-XT / ConvNeXt-T, training step",
-)
-"""The ratios of the headline, as the notes of their records begin: bfloat16, batch 256, 224x224, each model in its best
-configuration."""
+RATIOS = (OF_T, OF_PLAIN, OF_STEP)
+"""The ratios of the headline, as the notes of their records begin: bfloat16, batch 256, 224x224."""
 
 NOT_MEASURED = "not measured"
-
-
-def read(out: Path) -> dict[str, list[Record]]:
-    """The records of each part; a file that cannot be read is left out and named."""
-    from bench.cli import BadInput
-    from bench.records import store
-
-    records: dict[str, list[Record]] = {}
-    for file in sorted(out.glob("*.csv")):
-        try:
-            records[file.stem] = store.read(file)
-        except BadInput as error:
-            print(f"{file.name}: {error}")
-    return records
 
 
 class Figure(NamedTuple):
@@ -52,7 +37,7 @@ def figures(records: Mapping[str, Sequence[Record]]) -> list[Figure]:
     every = [r for rows in records.values() for r in rows]
     shown = []
     for name in RATIOS:
-        row = next((r for r in every if r.against and any(note.startswith(name) for note in r.notes)), None)
+        row = best_ratio([r for r in every if r.against and any(note.startswith(name) for note in r.notes)], every)
         if row is None:
             shown.append(Figure(name, None))
             continue
@@ -61,12 +46,36 @@ def figures(records: Mapping[str, Sequence[Record]]) -> list[Figure]:
     floor = [r for r in every if r.metric == "over_floor" and r.model == "contmix stage 3" and r.form == "forward"]
     fused = next((r for r in floor if r.backend == "fused" and r.dtype == "bfloat16" and r.batch == 256), None)
     shown.append(Figure("fused ContMix, stage 3 of T: time over its floor", fused.value if fused else None))
-    peaks = {r.model: r for r in records.get("headline", ()) if r.metric == "memory" and r.value}
+    peaks = {r.model: r for r in every if r.metric == "memory" and r.value}
     ours, theirs = (peaks.get(name) for name in ("overlock_t", "convnext_b"))
     doubts = "; ".join(reason for r in (ours, theirs) if r for reason in r.reasons)
     ratio = ours.value / theirs.value if ours and theirs and ours.value and theirs.value else None
     shown.append(Figure("peak memory, OverLoCK-T / ConvNeXt-B", ratio, doubts=doubts))
     return shown
+
+
+def best_ratio(ratios: Sequence[Record], every: Sequence[Record]) -> Record | None:
+    """The ratio of the fastest configurations: that whose sides' speeds, as they were measured beside it, have the
+    largest product; a valid one before others."""
+    rate = {_of_record(r): r.value for r in every if r.metric in ("throughput", "training") and r.value is not None}
+
+    def speed(ratio: Record) -> float:
+        note = next((note for note in ratio.notes if " against " in note), "")
+        return prod(rate.get(_of_name(side), 0.0) for side in note.partition(": ")[2].split(" against "))
+
+    return max(ratios, key=lambda r: (r.valid, speed(r)), default=None)
+
+
+def _of_name(name: str) -> tuple[str, ...]:
+    """Model, form and way to run of a configuration's name; ContMix's backend left out."""
+    match = re.match(r"(\S+) (\S+) \([^,]*, (.*)\)$", name)
+    return match.groups() if match else (name,)
+
+
+def _of_record(r: Record) -> tuple[str, ...]:
+    """As `_of_name`, of a record."""
+    depthwise = next((note for note in r.notes if note.startswith(DEPTHWISE)), "")
+    return r.model, r.form, f"{r.compile}, {r.layout}, {depthwise}"
 
 
 def faster_from(operators: Sequence[Record]) -> int | None:
@@ -88,53 +97,65 @@ def faster_from(operators: Sequence[Record]) -> int | None:
     return fewest
 
 
-def summary(out: Path, environment: Mapping[str, Any], parts: Sequence[tuple[str, str, float, str]], dry: bool) -> str:
-    """The text of `summary.md`, with the five figures last."""
+def summary(kept: Kept, real: bool, verdict: str = "") -> str:
+    """The text of `summary.md`, with the five figures last; they are of a `real` run alone."""
     from bench.machine.environment import describe
 
-    records = read(out)
-    lines = [f"Measured on {describe(dict(environment))}."]
-    if dry:
-        lines.append("Dry run: tiny models on a CPU. The figures test the script and mean nothing.")
-    lines += [
-        "",
-        table(("part", "s", "how it went"), [(name, f"{s:.0f}", how) for name, _, s, how in parts], "markdown"),
-    ]
-    for file in sorted(out.glob("*.dropped")):
-        dropped = file.read_text(encoding="utf-8").splitlines()
-        lines.append(f"\n{file.stem}: no time for {len(dropped)} rows: {'; '.join(dropped)}")
+    records = {part: kept.of(part) for part in kept.records}
+    lines = [f"Measured on {describe(dict(kept.environment))}."]
+    if not real:
+        lines.append("Not on a GPU: the figures test the script and mean nothing.")
+    if verdict:
+        lines.append(f"\nKernels: {verdict}")
+    went = [(p["part"], f"{p['seconds']:.0f}", p["how"]) for p in kept.parts]
+    lines += ["", table(("part", "s", "how it went"), went, "markdown")]
+    for part, dropped in kept.dropped.items():
+        lines.append(f"\n{part}: {len(dropped)} rows are missing: {'; '.join(dropped)}")
+    lines += _unfinished(kept, records)
     timed = [r for name in ("contmix", "depthwise") for r in records.get(name, ())]
     operators = [r for r in timed if r.metric == "operator_time"]
     if operators:
+        eager = {_key(r): r for r in timed if r.metric == "operator_time_eager"}
         over = {_key(r): r.value for r in timed if r.metric == "over_floor"}
         rows: list[tuple[Any, ...]] = [
-            (r.model, r.form, r.backend, r.dtype, r.layout, r.batch, _time(r), _number(over.get(_key(r))))
+            (r.model, r.form, r.backend, r.dtype, r.layout, r.batch, _time(r),
+             _time(eager[_key(r)]) if _key(r) in eager else "", _number(over.get(_key(r))))
             for r in operators
-        ]
-        lines += [
-            "",
-            table(("operator", "pass", "by", "dtype", "layout", "batch", "us", "x floor"), rows, "markdown", words=5),
-        ]
-        tokens = faster_from(operators)
-        if tokens:
-            lines.append(f"\nFused ContMix beats tiled from {tokens} tokens (batch x map) on: `fused.FASTER_FROM`.")
-    models = [r for name in ("headline", "training") for r in records.get(name, ()) if not r.against]
-    if models:
-        rows = [
-            (r.model, r.form, r.resolution, r.batch, r.dtype, r.backend, _depthwise(r), r.compile, r.metric, _figure(r),
-             r.unit)
-            for r in models
         ]  # fmt: skip
-        headings = ("model", "form", "size", "batch", "dtype", "ContMix", "depthwise", "compile", "metric", "value",
+        of_operators = ("operator", "pass", "by", "dtype", "layout", "batch", "us", "us, eager", "x floor")
+        lines += ["", table(of_operators, rows, "markdown", words=5)]
+        tokens = faster_from(operators)
+        if tokens and real:
+            lines.append(f"\nFused ContMix beats tiled from {tokens} tokens (batch x map) on: `fused.FASTER_FROM`.")
+    models = [r for name, rows in records.items() if name not in ("contmix", "depthwise") for r in rows]
+    if models:
+        shown: list[tuple[Any, ...]] = [
+            (r.model, r.form, r.batch, r.dtype, r.layout, r.backend, _depthwise(r), r.compile, r.metric, _figure(r),
+             r.unit)
+            for r in models if not r.against
+        ]  # fmt: skip
+        headings = ("model", "form", "batch", "dtype", "layout", "ContMix", "depthwise", "compile", "metric", "value",
                     "unit")  # fmt: skip
-        lines += ["", table(headings, rows, "markdown")]
-    shown = [
+        lines += ["", table(headings, shown, "markdown")]
+    last = [
         (f.what, _number(f.value) or NOT_MEASURED, f.interval, f"invalid: {f.doubts}" if f.doubts else "")
-        for f in figures({} if dry else records)
+        for f in figures(records if real else {})
     ]
-    columns = ("figure", "measured", "95 % interval", "doubts")
-    lines += ["", table(columns, shown, "markdown")]
+    lines += ["", table(("figure", "measured", "95 % interval", "doubts"), last, "markdown")]
     return "\n".join(lines)
+
+
+def _unfinished(kept: Kept, records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Blocks of sides that have no figure: their process, or their part, ended before its round did."""
+    known = {(part, *_of_record(r)) for part, rows in records.items() for r in rows if r.value is not None}
+    blocks: dict[tuple[str, str], list[float]] = {}
+    for block in kept.blocks:
+        if (block["part"], *_of_name(block["side"])) not in known:
+            blocks.setdefault((block["part"], block["side"]), []).append(block["seconds"])
+    return [
+        f"\n{part}: {side}: no figure, but {len(seconds)} blocks, {1e3 * median(seconds):.2f} ms a call"
+        for (part, side), seconds in blocks.items()
+    ]
 
 
 def _key(r: Record) -> tuple[object, ...]:

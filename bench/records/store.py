@@ -132,6 +132,11 @@ def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     _add(path, _text([[row.get(name, "") for name in columns] for row in rows]))
 
 
+def csv_of(records: Iterable[Record]) -> str:
+    """The text of a file of these records."""
+    return _text([FIELDS, *([*_cells(record).values()] for record in records)])
+
+
 def check(results: Path | None = None) -> None:
     """Make sure, before anything is measured, that `save` can keep what will be: no file of ours there is damaged.
 

@@ -77,7 +77,7 @@ class FoldedGRN(Frozen):
 
     def scale(self, x: Tensor) -> Tensor:
         norm = channel_dot(x, x).sqrt_()
-        return (norm * self.gamma).div_(norm.mean(dim=1, keepdim=True) + 1e-6).add_(1)
+        return (norm * self.gamma).div_(norm.mean(dim=1, keepdim=True) + 1e-6).add_(1).to(x.dtype)
 
     def forward(self, x: Tensor, dwconv: FoldedConv | None = None) -> Tensor:
         """In place, after a 3x3 depthwise convolution where there is one."""

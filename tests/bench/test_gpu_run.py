@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import gpu_run
+from bench.cli import BadInput
+from bench.gpu.archive import ARCHIVE, read
 from bench.gpu.floors import Rates, contmix_work, depthwise_work
-from bench.gpu.parts import DEPTHWISE, PARTS, WINNERS, Part
+from bench.gpu.kept import Kept, kept_in
+from bench.gpu.parts import DEPTHWISE, PARTS, WINNERS
 from bench.gpu.summary import NOT_MEASURED, faster_from, figures, summary
 from bench.paths import REPOSITORY
 from bench.records.record import Record
@@ -59,15 +62,13 @@ def test_figures_of_the_summary() -> None:
     assert found["OverLoCK-T deploy / its plain form"].value is None
 
 
-def test_the_summary_says_what_is_invalid(tmp_path: Path) -> None:
-    from bench.records import store
-
+def test_the_summary_says_what_is_invalid() -> None:
     note = "OverLoCK-T deploy / ConvNeXt-B: a against b"
     restless = record(against="convnext_b deploy", notes=(note,), valid=False, reasons=("the canary moved",))
-    store.append(tmp_path / "headline.csv", [restless])
     environment = {"cpu": "a", "cores": 1, "memory_bytes": 1, "os": "b", "python": "3", "device": "cpu",
                    "libraries": {"torch": "2", "timm": "1"}}  # fmt: skip
-    text = summary(tmp_path, environment, [], dry=False)
+    kept = Kept(environment, records={"headline": {"pair": [restless]}})
+    text = summary(kept, real=True)
     (line,) = (line for line in text.splitlines() if line.startswith("| OverLoCK-T deploy / ConvNeXt-B"))
     assert "| 1.50 " in line
     assert "| invalid: the canary moved |" in line
@@ -90,65 +91,6 @@ def test_from_how_many_tokens_fused_is_the_fastest() -> None:
     assert faster_from([]) is None
 
 
-CRASHES = "import sys; sys.exit('it went wrong')"
-HANGS = """
-import subprocess, sys, time
-from pathlib import Path
-from bench.gpu.parts import arguments
-args = arguments("hangs").parse_args()
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-(args.out / "child.pid").write_text(str(child.pid))
-time.sleep(600)
-"""
-KEEPS = """
-import time
-from bench.gpu.parts import arguments, sink
-from bench.records.record import Record
-part = sink(arguments("keeps").parse_args())
-part.keep([Record(model="m", form="deploy", metric="throughput", value=2.0, unit="images/s", resolution="224")])
-assert part.room(1.0, "the first row")
-assert not part.room(1e6, "the long row")
-"""
-
-
-def test_a_part_that_crashes_or_hangs_loses_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.records import store
-
-    for name, code in (("part_crashes", CRASHES), ("part_hangs", HANGS), ("part_keeps", KEEPS)):
-        (tmp_path / f"{name}.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "environment.json").write_text(json.dumps({"machine": "here", "libraries": {"torch": "2"}}))
-    monkeypatch.setattr(gpu_run, "GRACE", 0.5)
-    parts = [Part("hangs", "part_hangs", 2.0, ""), Part("crashes", "part_crashes", 20.0, ""),
-             Part("keeps", "part_keeps", 20.0, "")]  # fmt: skip
-    ended = {e.part.name: e for e in gpu_run.run_parts(parts, out, time.time() + 60, "cpu", dry=True)}
-    assert ended["hangs"].how.startswith("stopped at its time")
-    assert ended["crashes"].how == "ended with code 1: it went wrong"
-    assert ended["keeps"].how == "done"
-    (kept,) = store.read(out / "keeps.csv")
-    assert (kept.value, kept.machine, kept.torch) == (2.0, "here", "2")
-    assert (out / "keeps.dropped").read_text() == "the long row\n"
-    child = int((out / "child.pid").read_text())
-    deadline = time.time() + 5
-    while _runs(child) and time.time() < deadline:
-        time.sleep(0.05)
-    assert not _runs(child)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
-
-
-def test_no_time_left_is_said(tmp_path: Path) -> None:
-    (ended,) = gpu_run.run_parts([PARTS[-1]], tmp_path, time.time() + 1, "cpu", dry=True)
-    assert ended.how == "dropped: no time was left"
-
-
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *arguments]
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
@@ -161,42 +103,53 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         (["--minutes", "0"], "--minutes 0: give a time above 0"),
         (["--device", "cpu"], "--device cpu: this measures CUDA devices; --dry-run tests the script on a CPU"),
         ([], "there is no CUDA device here; --dry-run tests the script on a CPU"),
+        (["--winners", "nowhere.json"], "--winners nowhere.json: neither depthwise_winners.json nor an archive with"),
     ],
 )
-def test_bad_input(arguments: list[str], words: str, tmp_path: Path) -> None:
-    done = run("bench.gpu_run", "--out", str(tmp_path / "out"), *arguments, CUDA_VISIBLE_DEVICES="")
-    assert (done.returncode, done.stderr) == (2, f"bench.gpu_run: error: {words}\n")
+def test_bad_input(arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BadInput, match=re.escape(words)):
+        gpu_run.main(["--out", str(tmp_path / "out"), *arguments])
 
 
 def test_an_earlier_runs_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "contmix.csv").write_text("model,metric\n")
-    done = run("bench.gpu_run", "--out", str(tmp_path), "--dry-run")
-    assert done.returncode == 2
-    assert "there are records of an earlier run; give another folder" in done.stderr
+    (tmp_path / ARCHIVE).write_text("")
+    with pytest.raises(BadInput, match="there is the archive of an earlier run; give another folder"):
+        gpu_run.main(["--out", str(tmp_path), "--dry-run"])
+    with pytest.raises(BadInput, match="--out DIR: say where the archive is to go"):
+        gpu_run.main(["--dry-run"])
+
+
+def test_a_machine_that_cannot_be_described_is_measured_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_run, "DESCRIBE", "raise RuntimeError('NVML has no such function')")
+    device, environment = gpu_run._environment("auto", False, False)
+    assert device == "cuda"
+    assert "undescribed" in environment
+    assert "NVML has no such function" in capsys.readouterr().err
+    assert "Python" in summary(Kept(environment), real=True)
 
 
 @pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
-    from bench.records import store
-
     out = tmp_path / "out"
     done = run("bench.gpu_run", "--out", str(out), "--dry-run", "--minutes", "8", TRITON_INTERPRET="1")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert sorted(file.name for file in out.iterdir()) == [ARCHIVE, "summary.md"]
+    texts = read(out / ARCHIVE)
+    kept = kept_in(texts, tmp_path)
     for part in PARTS:
-        assert any(line.startswith(f"| {part.name} ") and "| done" in line for line in done.stdout.splitlines()), (
-            done.stdout
-        )
-        assert (out / f"{part.name}.csv").exists() == (part.name not in ("compile", "correctness"))
-    metrics = {r.metric for file in out.glob("*.csv") for r in store.read(file)}
-    assert metrics >= {"throughput", "throughput_ratio", "training", "training_ratio", "latency", "memory",
-                       "operator_time", "over_floor", "copy_bandwidth"}  # fmt: skip
+        if not part.extra:
+            assert any(p["part"] == part.name and p["how"] == "done" for p in kept.parts), done.stdout
+            assert bool(kept.of(part.name)) == (part.module not in ("bench.gpu.warm", "bench.gpu.correctness"))
+    assert kept.tests["correctness"]
+    metrics = {r.metric for part in kept.records for r in kept.of(part)}
+    assert metrics >= {"throughput", "throughput_ratio", "training", "training_ratio", "memory", "operator_time",
+                       "operator_time_eager", "over_floor", "copy_bandwidth"}  # fmt: skip
     assert done.stdout.count(NOT_MEASURED) >= 5  # a dry run gives none of the figures
-    assert json.loads((out / WINNERS).read_text())
-    throughput = [r for r in store.read(out / "headline.csv") if (r.model, r.metric) == ("overlock_xt", "throughput")]
-    assert {note for r in throughput for note in r.notes if note.startswith(DEPTHWISE)} == {
-        f"{DEPTHWISE} torch",
-        f"{DEPTHWISE} winners",
-    }
+    assert json.loads(texts[WINNERS])
+    assert any(note.startswith(DEPTHWISE) for r in kept.of("headline") for note in r.notes)
 
 
 def _resources(*arguments: str) -> list[dict[str, Any]]:

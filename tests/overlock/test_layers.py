@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -176,3 +178,22 @@ def test_any_memory_layout(build: type[nn.Module]) -> None:
     wider = random(2, 8, 5, 18, seed=3)
     wider[:, 1:7, :, ::2] = x
     assert relative_error(layer(wider[:, 1:7, :, ::2]), wanted) < 1e-14
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sum_of_squares_beyond_float16(training: bool) -> None:
+    """A map of 24 has a sum of squares of 451,584 a channel, where float16 ends at 65,504."""
+    layer, x = fill(GRN(6)), random(2, 6, 28, 28) * 24
+    half, wide = copy.deepcopy(layer).half(), layer.double()
+    inputs = [x.detach().to(dtype).requires_grad_(training) for dtype in (torch.float16, torch.float64)]
+    with torch.set_grad_enabled(training):
+        outputs = [half(inputs[0]), wide(inputs[1])]
+    assert outputs[0].dtype == torch.float16
+    assert relative_error(outputs[0].double(), outputs[1]) < 2e-3
+    assert relative_error(global_response(inputs[0]).double(), global_response(inputs[1])) < 2e-3
+    if training:
+        for out in outputs:
+            (out / 32).sum().backward()
+        assert inputs[0].grad is not None
+        assert inputs[1].grad is not None
+        assert relative_error(inputs[0].grad.double(), inputs[1].grad) < 5e-3

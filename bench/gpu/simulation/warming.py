@@ -1,0 +1,12 @@
+"""The simulated `bench.gpu.warming`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from bench.gpu.simulation import device
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])
+    device.operate(f"compiling {request['label']}", 25.0 if request["settings"]["compile"] == "default" else 12.0)

@@ -1,0 +1,53 @@
+"""What is warmed up is what is timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.gpu import warm
+from bench.gpu.configurations import HEADLINE, TRAINING_SIDES, requests
+from bench.gpu.parts import VARIABLE
+from bench.metrics import THROUGHPUT
+from tests.bench.gpu.tools import Heard
+
+SAYS = """
+import json, os, sys, time
+from pathlib import Path
+folder, number = Path(sys.argv[1]), len(list(Path(sys.argv[1]).iterdir()))
+own = folder / str(os.getpid())
+own.write_text(json.dumps([json.loads(sys.argv[-1])["label"], os.environ["{variable}"],
+                           os.environ["TORCHINDUCTOR_COMPILE_THREADS"], number]))
+time.sleep(0.1)
+own.rename(folder.parent / own.name)
+"""
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_side_is_warmed_up_in_its_own_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    live, part = tmp_path / "live", Heard(tmp_path)
+    live.mkdir()
+    module = tmp_path / "says.py"
+    module.write_text(SAYS.format(variable=VARIABLE))
+    started = warm.subprocess.Popen
+    monkeypatch.setattr(
+        warm.subprocess, "Popen", lambda c, **how: started([sys.executable, str(module), str(live), c[-1]], **how)
+    )
+    sides = requests(HEADLINE[:3], part, THROUGHPUT)
+    warm.warm(part, sides, at_once)
+    said = [json.loads(file.read_text()) for file in tmp_path.iterdir() if file.name.isdigit()]
+    assert {(name, depthwise) for name, depthwise, *_ in said} == {(c.name, c.depthwise) for c in HEADLINE[:3]}
+    assert {threads for *_, threads, _ in said} == {"3"}
+    assert max(number for *_, number in said) <= at_once - 1, "so many beside it when it began"
+    assert len(part.told("note")) == 3
+
+
+def test_every_side_that_is_timed_first_is_warmed_up() -> None:
+    """With the same backend, compiler, layout and convolutions; those that train come one at a time."""
+    assert {c.depthwise for c in HEADLINE} == {"torch", "triton", "winners"}
+    assert not any(c.compiled for c in TRAINING_SIDES)
