@@ -110,17 +110,41 @@ class Printed:
         return 10.0 ** -len(self.text.partition(".")[2]) * SCALE[self.unit]
 
     @property
-    def tolerance(self) -> float:
-        """What a measured value may differ by and still be this figure, in whole units.
+    def repository(self) -> str:
+        """Whose figure it is: the first word of its source."""
+        return self.source.partition(" ")[0]
 
-        Half a unit of the last digit; `REPEATED_ACCURACY` at least for an accuracy, `COUNTING` for multiply-adds.
-        """
-        least = {"%": REPEATED_ACCURACY, "points": REPEATED_ACCURACY, "G": COUNTING * self.value}.get(self.unit, 0.0)
-        return max(self.step / 2, least, self.slack * SCALE[self.unit])
+    @property
+    def half(self) -> float:
+        """How far off a value that prints as this figure may be, in whole units: half a unit of the last digit, or as
+        exactly as the plot could be read."""
+        return max(self.step / 2, self.slack * SCALE[self.unit])
+
+    @property
+    def tolerance(self) -> float:
+        """How far from a value that prints so a measured one may be and still count as near, in whole units."""
+        return {"%": REPEATED_ACCURACY, "points": REPEATED_ACCURACY, "G": COUNTING * self.value}.get(self.unit, 0.0)
+
+    def prints(self, value: float) -> bool:
+        """Whether a value, in whole units, prints as this figure."""
+        return abs(value - self.value) <= self.half * (1 + 1e-9)
+
+    def near(self, value: float) -> bool:
+        """Whether a value is within the tolerance of one that prints as this figure."""
+        return abs(value - self.value) <= (self.half + self.tolerance) * (1 + 1e-9)
 
     def agrees(self, other: Printed) -> bool:
-        """Whether both may be the same number, one of them rounded further, cut off, or read from a plot."""
-        return abs(self.value - other.value) <= max(self.tolerance, other.tolerance) * (1 + 1e-9)
+        """Whether both may be the same number, one of them rounded further, or read from a plot."""
+        within = max(self.half, other.half, self.tolerance, other.tolerance)
+        return abs(self.value - other.value) <= within * (1 + 1e-9)
+
+
+def most(given: int, of: int) -> bool:
+    """Whether a convention that gives so many of a source's figures is taken for the source's own: more than half.
+
+    Of many conventions and few digits some agree by chance.
+    """
+    return 2 * given > of
 
 
 def distinct(figures: Iterable[Printed]) -> list[Printed]:

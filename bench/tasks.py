@@ -27,6 +27,9 @@ FIXED_PATH = (
 MULTI_SCALE = "multi-scale and flip"
 """The `variant` of a record of mean IoU that was tested at several scales with mirroring."""
 
+WITHOUT_AUXILIARY = "without the auxiliary head"
+"""How the `counter` of a second count of parameters ends: of UperNet without the head that only training uses."""
+
 ALL = tuple(head for heads in HEADS.values() for head in heads)
 
 

@@ -1,7 +1,8 @@
 """Which way of counting gives each published FLOPs figure: `python -m bench.cost.conventions`.
 
 No source says which tool it counted with. Each figure is held against several conventions, the plainest first, and is
-explained by the first that rounds to it; where none does, the nearest is named with its distance.
+explained by the first that rounds to it, if that gives more than half of what the source prints of the family: of many
+conventions and few digits some agree by chance. Where none does, the nearest is named with its distance.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 from bench import cli, render
 from bench.cli import Parser
 from bench.models import MODELS, Entry, chosen
-from bench.published import Printed, Subject
+from bench.published import Printed, Subject, most
 from bench.published import published as all_published
 
 CONVENTIONS: Mapping[str, str] = {
     "defined": "all convolutions, linear layers, matrix products and ContMix, deploy form without the auxiliary head",
+    "counter of modules": "what hooks on modules see: biases, norms twice and pools too (bench.cost.modules)",
     "no aggregation": "the same without ContMix's aggregation, which runs in a kernel that counters cannot see",
     "no contmix": "the same without any of ContMix's products",
     "training form": "as `defined`, on the training form without the auxiliary head",
@@ -55,9 +57,11 @@ def rounds_to(counted: int, figure: Printed) -> bool:
     return f"{counted / 1e9:.{decimals}f}" == f"{float(figure.text):.{decimals}f}"
 
 
-def explain(figure: Printed, resolution: str, counts: Mapping[str, int]) -> Explanation:
-    """The first convention that rounds to the figure, or the nearest."""
-    reproduced = next((name for name, counted in counts.items() if rounds_to(counted, figure)), "")
+def explain(
+    figure: Printed, resolution: str, counts: Mapping[str, int], among: Collection[str] = tuple(CONVENTIONS)
+) -> Explanation:
+    """The first convention `among` these that rounds to the figure, or the nearest of all."""
+    reproduced = next((name for name, counted in counts.items() if name in among and rounds_to(counted, figure)), "")
     nearest = reproduced or min(counts, key=lambda name: abs(counts[name] - figure.value))
     return Explanation(figure, resolution, reproduced, nearest, counts[nearest], counts[nearest] / figure.value - 1)
 
@@ -65,13 +69,18 @@ def explain(figure: Printed, resolution: str, counts: Mapping[str, int]) -> Expl
 @functools.lru_cache(maxsize=64)
 def counts(entry: Entry, resolution: tuple[int, int]) -> Mapping[str, int]:
     """MACs of one image by each convention that applies to the model; equal ones only by the plainest."""
+    import torch
+
     from bench.cost.count import count_parts
+    from bench.cost.modules import COUNTER, count_modules
     from bench.loading import create_on_meta
 
     structure = entry.family.structure
-    deploy = _Parts(count_parts(create_on_meta(entry, **structure["deploy"]), resolution))
+    network = create_on_meta(entry, **structure["deploy"]).eval()
+    deploy = _Parts(count_parts(network, resolution))
     macs = {
         "defined": deploy.defined,
+        COUNTER: count_modules([network], lambda: network(torch.empty(1, 3, *resolution, device="meta"))),
         "no aggregation": deploy.defined - deploy.aggregation,
         "no contmix": deploy.defined - deploy.contmix,
     }
@@ -118,12 +127,20 @@ def published() -> list[tuple[Subject, Printed]]:
 
 
 def explanations(models: Sequence[str] | None = None) -> list[Explanation]:
-    """Every published FLOPs figure, explained."""
-    explained = []
+    """Every published FLOPs figure, explained; of the tables that `models` stand in, all figures are counted."""
+    families = {MODELS[name].family.name for name in models or MODELS if name in MODELS}
+    tables: dict[tuple[str, str], list[tuple[Subject, Printed, Mapping[str, int]]]] = {}
     for subject, figure in published():
-        if models is None or subject.model in models:
-            side = int(subject.resolution)
-            explained.append(explain(figure, subject.resolution, counts(MODELS[subject.model], (side, side))))
+        entry, side = MODELS[subject.model], int(subject.resolution)
+        if entry.family.name in families:
+            counted = counts(entry, (side, side))
+            tables.setdefault((entry.family.name, figure.repository), []).append((subject, figure, counted))
+    explained = []
+    for rows in tables.values():
+        given = Counter(name for _, f, counted in rows for name, n in counted.items() if rounds_to(n, f))
+        among = [name for name, n in given.items() if most(n, len(rows))]
+        wanted = [row for row in rows if models is None or row[0].model in models]
+        explained += [explain(figure, subject.resolution, counted, among) for subject, figure, counted in wanted]
     return explained
 
 
@@ -132,7 +149,7 @@ def table(explained: Sequence[Explanation]) -> str:
     rows: list[list[Any]] = [
         [e.figure.network, e.resolution, e.figure.text, e.verdict,
          f"{e.counted / 1e9:.3f}" + ("" if e.convention else f" ({e.nearest})"), f"{e.off:+.1%}",
-         e.figure.source.split(" ")[0]]
+         e.figure.repository]
         for e in explained
     ]  # fmt: skip
     headings = ["model", "size", "published G", "reproduced by", "counted G", "off", "source"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import overlock
 from bench.cli import BadInput
+from bench.cost import modules
 from bench.cost.count import COUNTER
 from bench.dense.build import build_dense
 from bench.dense.cost import DenseCost, dense_cost
@@ -25,10 +26,7 @@ from bench.engine.request import Request
 from bench.engine.tasks import Counted, Task
 from bench.loading import randomise
 from bench.models import Entry
-from bench.tasks import BOXES, MASKS, head_of
-
-PUBLISHED_COUNTER = "published dense figures"
-"""Counter of `DenseCost.published_macs`."""
+from bench.tasks import BOXES, MASKS, WITHOUT_AUXILIARY, head_of
 
 METHOD = "torch FlopCounterMode, on the meta device"
 
@@ -86,9 +84,12 @@ def count(request: Request, metric: str) -> Iterator[Counted]:
         raise BadInput(f"--metrics {metric}: is not counted for --task {request.task}: leave it out")
     cost = _cost(request.model, head, request.form, request.resolution)
     if metric == "params":
-        yield Counted("params", cost.params, "parameters", "parameters of the structure")
+        how = "parameters of the structure"
+        if auxiliary := sum(part.params for part in cost.parts if part.name == "auxiliary"):
+            yield Counted("params", cost.params - auxiliary, f"parameters {WITHOUT_AUXILIARY}", how)
+        yield Counted("params", cost.params, "parameters", how)
         return
-    yield Counted("macs", cost.published_macs, PUBLISHED_COUNTER, METHOD)
+    yield Counted("macs", cost.module_macs, modules.COUNTER, modules.METHOD)
     for part in cost.parts:
         if part.macs:
             name = {"neck + RPN": "neck_rpn", "RoI heads": "roi_heads"}.get(part.name, part.name)

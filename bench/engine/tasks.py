@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bench import loading
@@ -65,6 +66,7 @@ def load(entry: Entry, request: Request) -> nn.Module:
 def count(request: Request, metric: str) -> Iterator[Counted]:
     """The figures of one cost metric (params, macs, activations) of a classifier."""
     from bench.cost import count as cost
+    from bench.cost import modules
 
     entry = loading.resolve(request.model)
     keywords = entry.family.structure[request.form]
@@ -80,6 +82,10 @@ def count(request: Request, metric: str) -> Iterator[Counted]:
             name = "params_with_aux" if other else "params_without_aux"
             yield Counted(name, cost.count_parameters(changed), "parameters", f"the same with aux_head={other}")
     elif metric == "macs":
+        images = torch.empty(1, 3, *request.resolution, device="meta")
+        yield Counted(
+            "macs", modules.count_modules([model], lambda: model(images)), modules.COUNTER, modules.METHOD, on
+        )
         result = cost.count_macs(model, request.resolution)
         left_out = ", ".join(name.removeprefix("aten::") for name in result.left_out)
         yield Counted("macs", result.macs, cost.COUNTER, cost.METHOD, (*on, f"neither counter counts {left_out}"))

@@ -14,6 +14,7 @@ from bench.paths import data_file
 from bench.published import Subject
 from bench.records.record import Record
 from bench.records.store import machines, read
+from bench.tasks import WITHOUT_AUXILIARY
 
 MAIN_COUNTERS = ("", "defined", "fvcore, checked by torch FlopCounterMode")
 """Conventions of multiply-adds that are ours; the last is how records of version 1 name it."""
@@ -118,7 +119,9 @@ def _tells(record: Record, subject: Subject) -> bool:
 
 
 def main_counter(record: Record) -> bool:
-    """Whether a count of multiply-adds follows the suite's own convention: every product, ContMix as it is defined."""
+    """Whether a count follows the suite's own convention: every product, ContMix as it is defined; every parameter."""
+    if record.metric == "params":
+        return not record.counter.endswith(WITHOUT_AUXILIARY)
     return record.metric != "macs" or record.counter in MAIN_COUNTERS
 
 

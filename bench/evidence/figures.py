@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from bench.evidence.rule import RULE
 from bench.evidence.statement import Statement
 from bench.metrics import METRICS
 from bench.models import family_of
-from bench.published import COUNTING, REPEATED_ACCURACY, Printed, Subject, distinct, published
+from bench.published import Printed, Subject, distinct, published
 
 
 @cache
@@ -46,17 +47,12 @@ def _statement(subject: Subject, figures: tuple[Printed, ...]) -> Statement:
         group=f"{about.partition('-')[0]} figures",
         subjects=(subject,),
         printed=figures,
-        tolerance=_TOLERANCES.get(figures[0].unit, "prints as published"),
+        tolerance=RULE,
         unit=figures[0].unit,
         needs=_needs(subject),
         not_measurable=_not_measurable(subject),
     )
 
-
-_TOLERANCES = {
-    "G": f"within {COUNTING:.0%}: counters differ in what they count beside products, and no source names its counter",
-    "%": f"the last printed digit, {REPEATED_ACCURACY} points at least",
-}
 
 _HEAD_NAMES = {
     "upernet": "UperNet",

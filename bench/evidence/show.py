@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from bench import render
 from bench.evidence.commands import command
-from bench.evidence.judge import Finding, Verdict, count
-from bench.published import SCALE, Printed, distinct
+from bench.evidence.finding import FOLDED, Finding, Verdict, count
+from bench.evidence.rule import RULE
+from bench.evidence.statement import Statement
+from bench.published import SCALE, Printed
 
 WIDTH = 110
 
+DIRTY = "(dirty)"
+DIRTY_MEANS = f"{DIRTY}: measured from a tree with uncommitted changes, which no commit can repeat."
+
 
 def number(value: float, like: Printed) -> str:
-    """A value in the unit of a printed figure, with one or two digits more than it prints."""
+    """A value in the unit of a printed figure, with one or two digits more than it prints (a ratio with as many)."""
     decimals = len(like.text.partition(".")[2])
     scaled = value / SCALE[like.unit]
     if not like.unit and 0 < abs(scaled) < 1e-2:
         return f"{scaled:.1e}"
-    return f"{scaled:,.{decimals + (1 if like.unit == 'G' and decimals else 2)}f}{' ' if like.unit else ''}{like.unit}"
+    more = 0 if like.unit == "x" and decimals else 1 if like.unit == "G" and decimals else 2
+    return f"{scaled:,.{decimals + more}f}{' ' if like.unit else ''}{like.unit}"
 
 
 def measured(finding: Finding) -> str:
     """The measured value, with its interval where it has one; empty where nothing was measured."""
     if finding.measured is None:
         return ""
-    like = distinct(finding.statement.printed)[0]
+    like = finding.statement.like
     text = number(finding.measured, like)
     if finding.lo is not None and finding.hi is not None:
         text += f" [{number(finding.lo, like).split(' ')[0]}, {number(finding.hi, like).split(' ')[0]}]"
-    return text
+    return f"{text} {DIRTY}" if finding.dirty else text
 
 
 def difference(finding: Finding) -> str:
     """Measured less published, in its unit and in per cent."""
-    if finding.difference is None or finding.statement.accepted is not None:
+    like = finding.statement.like
+    if finding.difference is None or (finding.statement.accepted is not None and like.unit != "x"):
         return ""
-    like = distinct(finding.statement.printed)[0]
     text = number(finding.difference, like)
     text = text if text.startswith("-") else f"+{text}"
     return text if finding.relative is None else f"{text} ({finding.relative:+.2%})"
@@ -60,6 +67,9 @@ def row(finding: Finding) -> dict[str, Any]:
         "relative": finding.relative,
         "unit": {"M": "parameters", "G": "MACs"}.get(s.unit, s.unit),
         "tolerance": s.tolerance,
+        "question": s.question,
+        "would_change": would_change(finding),
+        "dirty": finding.dirty,
         "machine": finding.machine,
         "detail": finding.detail,
         "evidence": "; ".join(map(str, finding.evidence)),
@@ -74,19 +84,49 @@ def summary(findings: Sequence[Finding]) -> str:
     return ", ".join(f"{n} {verdict.value}" for verdict, n in count(findings).items())
 
 
-def block(finding: Finding) -> str:
-    """A finding with everything that it rests on, for a terminal."""
+def would_change(finding: Finding) -> str:
+    """What measurement would give another verdict, in words; empty where the sources contradict each other anyway."""
+    s, like = finding.statement, finding.statement.like
+    if s.not_measurable:
+        return "a release of the weights that it speaks of"
+    if finding.verdict == Verdict.CONTRADICTORY:
+        return ""
+    low, high = s.accepted or (like.value - like.half, like.value + like.half)
+    at_least, at_most = (number(end, like) if math.isfinite(end) else "" for end in (low, high))
+    if s.unit == "" and low == 0:
+        at_least = ""  # what cannot be below 0
+    beyond = f" by more than {s.noise:g} {s.unit}" if s.noise else ""
+    if finding.verdict in (Verdict.REFUTED, Verdict.NO, Verdict.NOT_REPRODUCED):
+        inside = " and ".join(filter(None, (at_least and f"above {at_least}", at_most and f"below {at_most}")))
+        return f"a value {inside}{beyond}"
+    outside = " or ".join(filter(None, (at_least and f"below {at_least}", at_most and f"above {at_most}")))
+    return f"a value {outside}{beyond}"
+
+
+def lines(finding: Finding) -> list[str]:
+    """A finding with everything that it rests on, a line each; the first is its heading."""
     s = finding.statement
-    figures = f"published {s.published()}"
-    if finding.measured is not None:
-        off = difference(finding)
-        figures = f"measured {measured(finding)}, {figures}" + (f", difference {off}" if off else "")
+    figures = ", ".join(filter(None, (measured(finding) and f"measured {measured(finding)}", _published(s))))
+    off = difference(finding)
     sources = "; ".join(dict.fromkeys(figure.source for figure in s.printed))
-    lines = [f"{finding.verdict.value}: {s.text}", f"{figures}. Source: {sources}"]
-    lines += [finding.detail] if finding.detail else []
-    lines += [f"rests on {placed}" for placed in finding.evidence]
-    lines += [f"measure it: {command(s)}"] if command(s) and not finding.evidence else []
-    head, *rest = lines
+    made = [f"{finding.verdict.value}: {s.text}"]
+    if figures or sources:
+        figures = f"{figures}, difference {off}" if off else figures
+        made.append(". ".join(filter(None, (figures, sources and f"Source: {sources}"))))
+    made += [finding.detail] if finding.detail else []
+    made += [f"rests on {placed}" for placed in finding.evidence]
+    made += [f"what would change the verdict: {would_change(finding)}"] if would_change(finding) else []
+    made += [f"measure it: {command(s)}"] if command(s) else []
+    return made
+
+
+def _published(statement: Statement) -> str:
+    return f"published {statement.published()}" if statement.printed else ""
+
+
+def block(finding: Finding) -> str:
+    """`lines`, wrapped for a terminal."""
+    head, *rest = lines(finding)
     wrapped = textwrap.wrap(head, WIDTH)
     for line in rest:
         wrapped += textwrap.wrap(line, WIDTH, initial_indent="    ", subsequent_indent="      ", break_long_words=False,
@@ -104,22 +144,41 @@ def cells(finding: Finding) -> list[str]:
     return [finding.verdict.value, s.text, s.published(), measured(finding), difference(finding), places]
 
 
+def parted(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding], list[Finding]]:
+    """Statements in words, questions that nobody stated an answer to, and printed figures."""
+    words = [f for f in findings if f.statement.in_words]
+    questions = [f for f in findings if f.statement.question]
+    return words, questions, [f for f in findings if f.statement.group.endswith("figures")]
+
+
 def for_people(findings: Sequence[Finding], everything: bool) -> str:
-    """Statements in words as blocks, then figures as a table: those that need attention, or all."""
-    words = [f for f in findings if not f.statement.group.endswith("figures")]
-    figures = [f for f in findings if f.statement.group.endswith("figures")]
-    quiet = () if everything else (Verdict.REPRODUCED, Verdict.NOT_MEASURED, Verdict.NOT_MEASURABLE)
+    """Statements in words and questions as blocks, then figures as a table: those that need attention, or all.
+
+    What is not measured, or cannot be, is only counted, unless everything is asked for.
+    """
+    words, questions, figures = parted(findings)
+    folded = () if everything else FOLDED
+    quiet = () if everything else (Verdict.REPRODUCED, *FOLDED)
     shown = [f for f in figures if f.verdict not in quiet]
-    parts = [block(f) for f in words]
-    if shown:
-        parts.append(table(shown, "table"))
+    parts = []
+    for some, title in ((words, "Statements in words"), (questions, "Questions that nobody stated an answer to")):
+        seen = [f for f in some if f.verdict not in folded]
+        parts += [f"{title}: {summary(some)}{_more(len(some) - len(seen), 'not measured')}."] if some else []
+        parts += [block(f) for f in seen]
     if figures:
         hidden = len(figures) - len(shown)
-        more = f"; {hidden} of them that are reproduced or not measured are left out: --all shows them"
-        parts.append(f"Published figures: {summary(figures)}{more if hidden else ''}.")
-    if words:
-        parts.append(f"Statements in words: {summary(words)}.")
+        parts.append(f"Published figures: {summary(figures)}{_more(hidden, 'reproduced or not measured')}.")
+        parts.append(f"The rule: {RULE}.")
+    if shown:
+        parts.append(table(shown, "table"))
+        parts += [f"{f.statement.text}: {f.detail}" for f in shown if f.detail and not everything]
+    if any(f.dirty for f in findings):
+        parts.append(DIRTY_MEANS)
     return "\n\n".join(parts)
+
+
+def _more(hidden: int, what: str) -> str:
+    return f" ({hidden} that are {what} are left out: --all shows them)" if hidden else ""
 
 
 def table(findings: Sequence[Finding], style: str) -> str:

@@ -229,6 +229,8 @@ def describe(environment: dict[str, Any]) -> str:
         environment["os"],
         f"Python {environment['python']}, torch {versions['torch']}, timm {versions['timm']}",
     ]
+    if level := environment.get("cpu_capability"):
+        parts[0] += f", {level}"
     if environment["device"].startswith("cuda"):
         parts.insert(0, f"{environment['device_name']}, driver {environment['driver']}")
     return "; ".join(parts)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cli import BadInput
+from bench.evidence.everything import statements
 from bench.evidence.evidence import Evidence, Placed, load
-from bench.evidence.figures import figure_statements
-from bench.evidence.judge import Finding, judge_all
-from bench.evidence.statements import STATEMENTS
+from bench.evidence.finding import Finding
+from bench.evidence.judge import judge_all
 from bench.machine.environment import describe
 from bench.records.store import ENVIRONMENTS, MEND, environments
 from bench.reporting.rows import Row, rows
@@ -51,7 +51,7 @@ def gather(results: Path) -> Report:
         except (KeyError, TypeError, AttributeError) as error:
             where = f"{folder / ENVIRONMENTS}: the environment of run {max(known)}"
             raise BadInput(f"{where} does not describe a machine ({error}): {MEND}") from error
-    findings = judge_all((*STATEMENTS, *figure_statements()), evidence)
+    findings = judge_all(statements(), evidence)
     return Report(evidence, machines, rows(evidence.all), findings)
 
 

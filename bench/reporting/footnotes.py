@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.metrics import METRICS
+from bench.published import distinct
 from bench.reporting.rows import Row
-from bench.reporting.tables import WORDS, columns, common_base, shared, varying
+from bench.reporting.tables import DIRTY, WORDS, columns, common_base, shared, varying
 from bench.tasks import FIXED_PATH
 
 
@@ -25,7 +26,8 @@ def footnotes(rows: Sequence[Row], machine: str, sources: bool, verbose: bool = 
     if any(row.published(metric) for row in rows for metric in (*columns(rows), "top1")):
         where = "below" if sources else "by --sources"
         lines.append(f"published: by others, not measured here; the sources are listed {where}.")
-    return [*lines, *doubts(rows, notes=True, ratios=verbose), *(sources_of(rows) if sources else [])]
+    lines += [*contradictions(rows), *doubts(rows, notes=True, ratios=verbose)]
+    return [*lines, *(sources_of(rows) if sources else [])]
 
 
 def doubts(rows: Sequence[Row], notes: bool = False, ratios: bool = True) -> list[str]:
@@ -50,6 +52,25 @@ def doubts(rows: Sequence[Row], notes: bool = False, ratios: bool = True) -> lis
     return [
         f"{'' if who == whole else f'{who} '}{', '.join(metrics)}: {text}" for (who, text), metrics in lines.items()
     ]
+
+
+def contradictions(rows: Sequence[Row]) -> list[str]:
+    """Where published figures contradict each other ("28/29"): both, with their sources."""
+    lines = []
+    for row in rows:
+        for metric in dict.fromkeys((*columns(rows), "top1")):
+            figures = distinct(row.beside(metric))
+            if len(figures) > 1:
+                cell = "/".join(figure.text for figure in figures)
+                who = "; ".join(f"{f.text} {f.unit} by {f.source} ({f.protocol})" for f in figures)
+                lines.append(f"published {cell}, {METRICS[metric].published_as} of {row.model}: {who}.")
+    return list(dict.fromkeys(lines))
+
+
+def dirty(rows: Sequence[Row]) -> list[str]:
+    """What the mark of a dirty tree means, where a figure has it."""
+    marked = any(placed.record.dirty for row in rows for placed in row.cells.values())
+    return [f"{DIRTY} measured from a tree with uncommitted changes, which no commit can repeat."] if marked else []
 
 
 def name_of(row: Row, rows: Sequence[Row]) -> str:

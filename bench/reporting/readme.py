@@ -9,6 +9,7 @@ from typing import Any
 from bench.cli import BadInput
 from bench.files import read_text
 from bench.reporting.data import Report
+from bench.reporting.footnotes import contradictions, dirty, doubts
 from bench.reporting.rows import Row, main_rows
 from bench.reporting.tables import comparison, shared
 
@@ -47,9 +48,13 @@ def parts(report: Report) -> dict[str, str]:
     if not rows:
         return {TABLE: "No records yet: `python -m bench.compare --models ... --save` makes some.", FIGURE: ""}
     machine = report.machines.get(rows[0].machine, rows[0].machine)
-    under = f"Measured on {machine}; {shared(rows)}. Published figures are marked as such."
+    absent = ", ".join(model for model in HEADLINE if model not in {row.model for row in rows})
+    under = [f"Measured on {machine}; {shared(rows)}. Published figures are marked as such."]
+    under += [f"Not measured under these conditions: {absent}."] if absent else []
+    under += [*doubts(rows, notes=True, ratios=False), *contradictions(rows), *dirty(rows)]
+    notes = "\n".join(f"- {line}" for line in under[1:])
     alt = "Published top-1 accuracy against multiply-adds and measured throughput"
-    return {TABLE: f"{comparison(rows)}\n\n{under}", FIGURE: f"![{alt}]({FIGURE_FILE})"}
+    return {TABLE: f"{comparison(rows, mark=True)}\n\n{under[0]}\n\n{notes}", FIGURE: f"![{alt}]({FIGURE_FILE})"}
 
 
 def headline(report: Report) -> list[Row]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from bench.evidence import show
-from bench.evidence.judge import Finding, Verdict
+from bench.evidence.finding import FOLDED, Finding, Verdict
+from bench.evidence.rule import RULE
 from bench.render import table
 from bench.reporting.data import Report
-from bench.reporting.footnotes import doubts
+from bench.reporting.footnotes import contradictions, dirty, doubts
 from bench.reporting.rows import Row
 from bench.reporting.tables import comparison, shared
 
@@ -26,9 +28,9 @@ def results_readme(report: Report) -> str:
         if not any(row.measured for row in rows):
             lines += ["Only counted, nothing timed or evaluated here.", ""]
         for title, group in _sections(rows):
-            lines += [f"### {title}", "", comparison(group), ""]
+            lines += [f"### {title}", "", comparison(group, mark=True), ""]
             lines += [f"{line}\n" for line in _conditions(group)]
-    lines += ["## Published statements", "", _claims_intro(report.findings), "", claims_table(report.findings), ""]
+    lines += ["## Published statements", "", *claims(report.findings)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -62,32 +64,68 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
     """What the rows of a table share, and what is wrong with any."""
     libraries = sorted({f"torch {f.record.torch}" for row in rows for f in row.measured if f.record.torch})
     conditions = [f"Measured {'; '.join([shared(rows), *libraries])}."] if any(row.measured for row in rows) else []
-    return conditions + doubts(rows)
+    return [*conditions, *doubts(rows, notes=True, ratios=False), *contradictions(rows), *dirty(rows)]
 
 
-def _claims_intro(findings: Sequence[Finding]) -> str:
-    return (
-        f"{len(findings)} statements: {show.summary(findings)}. Below are those in words, and the figures that are "
-        "refuted, contradict each other or hold only within rounding; `python -m bench.claims --all` lists all of them "
-        "with the records that they rest on and the commands that measure them."
-    )
+def claims(findings: Sequence[Finding]) -> list[str]:
+    """Statements in words, each as a short section; questions and printed figures as tables; the rest is folded."""
+    words, questions, figures = show.parted(findings)
+    measured = [f for f in words if f.verdict not in FOLDED]
+    lines = [
+        f"{len(words)} statements in words: {show.summary(words)}. {len(figures)} published figures: "
+        f"{show.summary(figures)}. {len(questions)} answers to questions that no author answered: "
+        f"{show.summary(questions)}. `python -m bench.claims --all` lists all of them with the records that they rest "
+        "on and the commands that measure them.",
+        "",
+        f"The rule for figures: {RULE}.",
+        "",
+    ]
+    lines += [f"{show.DIRTY_MEANS}", ""] if any(f.dirty for f in findings) else []
+    for finding in measured:
+        heading, *facts = show.lines(finding)
+        lines += [f"### {heading}", "", *(f"- {_code(fact)}" for fact in facts), ""]
+    if answered := [f for f in questions if f.verdict not in FOLDED]:
+        lines += ["### Questions that no author answered", "", questions_table(answered), ""]
+    if notable(figures):
+        lines += ["### Published figures that are not simply reproduced", "", claims_table(figures), ""]
+    folded = [f for f in (*words, *questions, *figures) if f.verdict in FOLDED]
+    if folded:
+        lines += [f"<details><summary>{len(folded)} that are not measured, or cannot be</summary>", ""]
+        lines += [f"- {f.verdict.value}: {f.statement.text}; {f.detail}" for f in folded]
+        lines += ["", "</details>", ""]
+    return lines
+
+
+def _code(fact: str) -> str:
+    """A command in a line of facts, set as code."""
+    return re.sub(r"(?<=measure it: )(.+)", r"`\1`", fact).replace("results/", "")
 
 
 def notable(findings: Iterable[Finding]) -> list[Finding]:
     """Statements in words, and figures that are neither simply reproduced nor unmeasured."""
-    quiet = (Verdict.REPRODUCED, Verdict.NOT_MEASURED, Verdict.NOT_MEASURABLE)
-    return [f for f in findings if not f.statement.group.endswith("figures") or f.verdict not in quiet]
+    quiet = (Verdict.REPRODUCED, *FOLDED)
+    return [f for f in findings if f.statement.in_words or f.verdict not in quiet]
 
 
 def claims_table(findings: Sequence[Finding], style: str = "markdown") -> str:
     """The notable findings as a table."""
-    headings = (*show.HEADINGS[:-1], "rests on, or needs")
+    headings = (*show.HEADINGS[:-1], "rests on", "detail")
     return table(headings, [_claim(f) for f in notable(findings)], style)
 
 
 def _claim(finding: Finding) -> list[str]:
     *line, places = show.cells(finding)
-    return [*line, places.replace("results/", "") or finding.detail]
+    return [*line, places.replace("results/", ""), finding.detail]
+
+
+def questions_table(findings: Sequence[Finding]) -> str:
+    """Questions with the measured answer."""
+    headings = ("question", "answer", "measured", "under, and with", "rests on")
+    rows = []
+    for f in findings:
+        places = show.cells(f)[-1].replace("results/", "")
+        rows.append([f.statement.text, f.verdict.value.lower(), show.measured(f), f.detail, places])
+    return table(headings, rows, "markdown")
 
 
 def latex(report: Report, folder: Path) -> list[Path]:
@@ -98,7 +136,7 @@ def latex(report: Report, folder: Path) -> list[Path]:
         for title, group in _sections(rows):
             name = "".join(c if c.isalnum() else "-" for c in f"{machine}-{title}".lower())
             written.append(_write(folder / f"{name}.tex", comparison(group, "latex"), title, machine))
-    text = claims_table(report.findings, "latex")
+    text = claims_table([f for f in report.findings if not f.statement.question], "latex")
     written.append(_write(folder / "claims.tex", text, "Published statements", ""))
     return written
 

@@ -25,6 +25,9 @@ WORDS = {
 }
 """Conditions that are a column where rows differ in them, and words below the table where they don't."""
 
+DIRTY = "†"
+"""Marks a figure of a tree with uncommitted changes, in reports."""
+
 PUBLISHED, TOP1_PUBLISHED = "published", "top-1 % (published)"
 
 
@@ -76,21 +79,26 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return [metric for metric in SHOWN if any(metric in row.cells for row in rows)]
 
 
-def comparison(rows: Sequence[Row], style: str = "markdown") -> str:
-    """Rows as a table, with published figures beside ours where there are any."""
+def comparison(rows: Sequence[Row], style: str = "markdown", mark: bool = False) -> str:
+    """Rows as a table, with published figures beside ours where there are any; `mark` those of a dirty tree."""
     conditions = varying(rows)
     made = [("model", [row.model for row in rows])]
     for name in conditions:
         made.append(("size" if name == "resolution" else name, [str(getattr(row, name) or "") for row in rows]))
     for metric in columns(rows):
         against = common_base(rows, metric)
-        made.append((heading(metric, against), [cell(row, metric, against) for row in rows]))
+        made.append((heading(metric, against), [_marked(row, metric, against, mark) for row in rows]))
         if metric != "top1":
             made.append((PUBLISHED, ["/".join(row.published(metric)) for row in rows]))
     made.append((TOP1_PUBLISHED, ["/".join(row.published("top1")) for row in rows]))
     made = [(name, cells) for name, cells in made if name not in (PUBLISHED, TOP1_PUBLISHED) or any(cells)]
     headings, cells = zip(*made, strict=True)
     return table(headings, list(zip(*cells, strict=True)), style, words=1 + len(conditions))
+
+
+def _marked(row: Row, metric: str, against: str, mark: bool) -> str:
+    text = cell(row, metric, against)
+    return f"{text} {DIRTY}" if mark and text and row.cells[metric].record.dirty else text
 
 
 def varying(rows: Sequence[Row]) -> list[str]:

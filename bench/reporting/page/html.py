@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.evidence import show
-from bench.evidence.judge import Finding
+from bench.evidence.finding import FOLDED, Finding
+from bench.evidence.rule import RULE
 from bench.metrics import METRICS
 from bench.reporting.charts import charts
 from bench.reporting.charts.draw import newest, svg
@@ -50,7 +51,9 @@ def page(report: Report) -> str:
         sections=[(name, SECTIONS[name], found) for name, found in sections.items()],
         drawn=drawn,
         has_measured_top1=any("top1" in row.cells for row in report.rows),
-        claims=[claim(f) for f in report.findings],
+        claims=_claims(report.findings),
+        rule=RULE,
+        dirty=show.DIRTY_MEANS if any(f.dirty for f in report.findings) else "",
         summary=show.summary(report.findings),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
@@ -111,11 +114,21 @@ def _published(texts: Sequence[str]) -> tuple[str, Any, str]:
     return "/".join(texts), float(texts[0]) if texts else "", "published"
 
 
+def _claims(findings: Sequence[Finding]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Statements in words, questions and figures, each part with its title."""
+    titles = ("What authors say in words", "Questions that no author answered", "Published figures")
+    parts = zip(titles, show.parted(findings), strict=True)
+    return [(title, [claim(f) for f in part]) for title, part in parts if part]
+
+
 def claim(finding: Finding) -> dict[str, Any]:
     """A finding for the page: its row, and its figures as text."""
+    measured = finding.verdict not in FOLDED
     return {
         **show.row(finding),
         "measured": show.measured(finding),
         "difference": show.difference(finding),
+        "folded": not measured,
+        "open": measured and finding.statement.in_words,
         "kind": finding.verdict.value.lower().replace(" ", "-"),
     }
