@@ -52,7 +52,7 @@ def count_modules(
     finally:
         for hook in hooks:
             hook.remove()
-    return total + counter.get_flop_counts()["Global"].get(CONTMIX, 0)
+    return total + counter.get_flop_counts().get("Global", {}).get(CONTMIX, 0)
 
 
 def _tap_projection(query: Any, key: Any, value: Any, weight: Any, bias: Any, rpb1: Any, *_: Any, **__: Any) -> int:

@@ -71,7 +71,8 @@ def _unit(module: ConvModule, x: Tensor, out: Tensor) -> int:
 
 def _box_head(module: BoxHead, x: Tensor, out: Any) -> int:
     """There the ReLU after each shared linear layer is a module."""
-    return sum(len(x) * int(linear.out_features) for linear in module.shared_fcs)
+    fcs: Any = module.shared_fcs
+    return sum(len(x) * int(linear.out_features) for linear in fcs)
 
 
 def _mask_head(module: MaskHead, x: Tensor, out: Tensor) -> int:

@@ -92,8 +92,12 @@ def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
 
 
 def revision() -> dict[str, Any]:
-    """`commit` and `dirty` of the project's checkout (`bench.project`); outside of one, empty and None."""
-    root = project().root
+    """`commit` and `dirty` of the project's checkout (`bench.project`); outside of one, empty and None.
+
+    What the run before kept in a machine's folder makes no tree dirty: a series of runs is of one commit.
+    """
+    root, results = project().root, project().results
+    kept = [f":(exclude){results.relative_to(root)}/*/*"] if results.is_relative_to(root) else []
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(root), *args]
@@ -102,7 +106,8 @@ def revision() -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return {"commit": "", "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *kept)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": "", "dirty": None}
 
