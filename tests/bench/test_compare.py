@@ -25,6 +25,9 @@ import timm
 import torch
 
 import baselines  # noqa: F401 (registers the models)
+from bench.compare import Journal
+from bench.records import store
+from bench.records.record import Record
 from tests.bench.processes import all_end, workers_of
 
 COMMAND = [sys.executable, "-m", "bench.compare"]
@@ -190,6 +193,19 @@ def test_an_interrupted_sweep_resumes(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(second.stdout)))
     assert [(row["model"], float(row["batch"])) for row in rows] == [("tiny", 2.0), ("tiny", 3.0)]
     assert all(float(row["throughput"]) > 0 for row in rows)
+
+
+def test_what_is_kept_in_a_folder_has_its_environment_and_is_known_to_the_next_run(tmp_path: Path) -> None:
+    """As a cell of a sweep keeps it: like `results/`, so that machines may share it."""
+    (tmp_path / "kept").mkdir()
+    journal = Journal(tmp_path / "kept")
+    assert journal.known() == []
+    journal.environment = lambda: {"machine": "here", "cpu": "one"}
+    figure = Record(model="m", form="deploy", metric="params", value=1.0, unit="count", resolution="32",
+                    machine="here", run="r")  # fmt: skip
+    journal(figure)
+    assert Journal(tmp_path / "kept").known() == [figure]
+    assert store.environments(tmp_path / "kept" / "here") == {"r": {"machine": "here", "cpu": "one"}}
 
 
 def test_a_full_disk_loses_no_figure() -> None:

@@ -86,11 +86,11 @@ def host_of(sweep: Sweep, name: str) -> str:
 def at_once(job: str) -> None:
     """Have a job that was requeued begin: Slurm itself waits for two minutes."""
 
-    def released() -> bool:
-        command = ["scontrol", "update", f"jobid={job}", "StartTime=now"]
-        return not subprocess.run(command, capture_output=True, check=False).returncode
+    def said(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
-    until(released)
+    until(lambda: "PENDING" in said("squeue", "--noheader", f"--jobs={job}", "--format=%T"))
+    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
 
 
 def test_a_job_that_is_killed_goes_on(make: Make) -> None:
@@ -147,24 +147,24 @@ def test_a_node_that_is_drained_and_lost(make: Make, slurm: Path) -> None:
         until(lambda: "idle" in subprocess.run(["sinfo", "-hN", "-n", node], capture_output=True, text=True).stdout)
 
 
+def filled(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+
+
 def test_a_full_disk_loses_no_record(make: Make, tmp_path: Path) -> None:
     """The disk of the results is full; when there is room, the same command brings what the cells kept."""
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
     try:
-        (small / "fill").write_bytes(b"x" * 52 * 1024)
         sweep = make(grid(a="fine"), results=small / "results")
-        with (small / "rest").open("wb") as rest:
-            try:
-                while True:
-                    rest.write(b"x" * 512)
-                    rest.flush()
-            except OSError:
-                pass
+        with pytest.raises(OSError, match="No space"):
+            filled(small / "fill")
         sweep.run(seconds=0.3)
         assert list(sweep.unmerged) == ["a"]
-        (small / "rest").unlink(missing_ok=True)
         (small / "fill").unlink()
         again = make(sweep.grid, results=small / "results")
         again.run(seconds=0.3)

@@ -107,6 +107,43 @@ def test_two_writers_do_not_interleave(tmp_path: Path) -> None:
         assert [r.value for r in records if r.model == who] == [10 * i + j for i in range(40) for j in range(3)]
 
 
+MERGER = """
+import sys
+from pathlib import Path
+from bench.records import store
+*sources, results = map(Path, sys.argv[1:])
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(store.merge(source, results) for source in sources * 3))
+"""
+
+
+def test_two_that_merge_the_same_records_in_another_order_bring_each_once(tmp_path: Path) -> None:
+    sources = [tmp_path / name for name in "ab"]
+    for source in sources:
+        for i in range(20):
+            run = f"{source.name}{i}"
+            figures = [replace(COST, machine=f"m{i % 2}", run=run, value=float(j)) for j in range(3)]
+            store.save(figures, {"machine": f"m{i % 2}", "cpu": run}, source)
+    mergers = []
+    for order in (sources, sources[::-1]):
+        command = [sys.executable, "-c", MERGER, *map(str, order), str(tmp_path / "all")]
+        mergers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    for process in mergers:
+        assert process.stdout is not None
+        process.stdout.readline()
+    added = [int(process.communicate("go\n", timeout=60)[0]) for process in mergers]
+    kept = [record for folder in store.machines(tmp_path / "all") for record in store.read(folder)]
+    assert sum(added) == len(kept) == 2 * 20 * 3
+    assert len({(record.run, record.value) for record in kept}) == len(kept)
+    known = {run: env for folder in store.machines(tmp_path / "all") for run, env in store.environments(folder).items()}
+    assert len(known) == 40
+    assert all(environment["cpu"] == run for run, environment in known.items())
+    for name in ("m0", "m1"):
+        lines = (tmp_path / "all" / name / store.ENVIRONMENTS).read_text().splitlines()
+        assert len(lines) == 20
+
+
 def test_a_writer_killed_in_the_act_leaves_a_readable_file(tmp_path: Path) -> None:
     path = tmp_path / "records.csv"
     process = writer("k", path)
