@@ -72,7 +72,11 @@ class Job:
         words = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={where.num_nodes}"]
         if where.num_nodes > 1:
             port = PORT + sum(map(ord, where.job_id)) * 131 % PORTS
-            words += [f"--node-rank={where.node}", f"--master-addr={where.hostnames[0]}", f"--master-port={port}"]
+            words += [
+                f"--node-rank={where.node}",
+                f"--master-addr={address(where.hostnames[0])}",
+                f"--master-port={port}",
+            ]
         else:
             words.append("--standalone")
         words += [f"--{name}={value}" for name, value in self.torchrun.items()]
@@ -93,6 +97,16 @@ def run(command: Sequence[str], log: Path) -> int:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+
+def address(node: str) -> str:
+    """Where a node of Slurm's is reached, which its name need not be; the name itself, where Slurm does not say."""
+    command = ["scontrol", "--oneliner", "show", "node", node]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return node
+    return next((word.partition("=")[2] for word in said.split() if word.startswith("NodeAddr=")), node)
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
