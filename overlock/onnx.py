@@ -1,7 +1,10 @@
 """Export to ONNX: `export_onnx(model, path)`, any batch, one image size.
 
-Everything is written in PyTorch's public operators (`overlock.tracing`), ContMix by its definition, so that the
-file runs wherever ONNX does. It is a form for exchange, not for speed: ContMix's windows are materialised in it.
+Everything is written in PyTorch's public operators (`overlock.tracing`), ContMix as matrix products over tiles
+(`overlock.contmix.exported`), so that the file runs wherever ONNX does, and fast in ONNX Runtime and OpenVINO.
+
+PyTorch's own optimizer of the graph is left out: it takes twice the time of all the rest, and what it finds a runtime
+finds when it loads the file. Constants are folded, and what is computed twice is computed once.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,6 +55,7 @@ def export_onnx(
     batch = torch.export.Dim("batch")
     with exporting(), torch.inference_mode(False), torch.no_grad():
         example = torch.zeros(2, in_chans, *size, device=like.device, dtype=like.dtype)  # of 1 would fix the batch
+        model(example)  # tables of indices are made now: a tracer would record how, at every place that reads them
         program = torch.onnx.export(
             model,
             (example,),
@@ -59,7 +64,21 @@ def export_onnx(
             dynamic_shapes=({0: batch},),
             dynamo=True,
             verbose=False,
+            optimize=False,
         )
     assert program is not None
+    _simplify(program.model)
     program.save(os.fspath(path))
     return Path(path)
+
+
+def _simplify(model: Any) -> None:
+    """Fold constants, compute what is equal once, and leave out what nobody reads; in place."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+    for same in (common.DeduplicateInitializersPass(), common.CommonSubexpressionEliminationPass()):
+        same(model)
+    optimizer.remove_unused_nodes(model)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from overlock.contmix import reference, tiled
+from overlock.contmix import exported, reference, tiled
 from overlock.contmix.cost import contmix_macs
 from overlock.contmix.inputs import Inputs, check
 from overlock.contmix.op import BACKENDS, choose_backend
@@ -67,9 +67,9 @@ def contmix(
     inputs = Inputs(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
     check(inputs)
     dtype = _dtype(value)
-    inputs = Inputs(*[x.to(dtype) for x in inputs])
+    inputs = Inputs(*[x if x.dtype == dtype else x.to(dtype) for x in inputs])
     if is_exporting():
-        return reference.forward(inputs, scale)
+        return exported.forward(inputs, scale)
     if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return reference.forward(inputs, scale)  # differentiated by autograd, step by step
     out: Tensor = torch.ops.overlock.contmix(*inputs, scale, backend)

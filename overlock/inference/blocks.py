@@ -92,7 +92,7 @@ class FoldedGRN(Frozen):
 def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
     """The images of (B, C, H, W) a few at a time on a CPU, so that a map of `channels` of them fits `chunk_bytes`."""
     batch = x.shape[0]
-    if x.device.type != "cpu" or is_captured():
+    if x.device.type != "cpu":
         return [slice(None)]
     image_bytes = channels * x.shape[2] * x.shape[3] * x.element_size()
     count = -(-batch // max(1, chunk_bytes // image_bytes))  # chunks, then made even
@@ -110,6 +110,8 @@ class FoldedMLP(nn.Module):
         self.down = (folding if ls is None else folding.shifted(ls.bias)).done()
 
     def forward(self, residual: Tensor, x: Tensor) -> Tensor:
+        if is_captured():  # a slice that is written becomes a scatter in a graph
+            return self.down.add_to_(residual, self.grn(self.up(x), self.dwconv))
         for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
             self.down.add_to_(residual[images], self.grn(self.up(x[images]), self.dwconv))
         return residual
@@ -247,8 +249,11 @@ class FoldedDynamicConvBlock(Frozen):
         if self.context_scale is not None:
             assert self.prior_scale is not None
             assert self.prior_shift is not None
-            context = joint[:, self.dim :]
-            context.mul_(self.context_scale).add_(torch.addcmul(self.prior_shift, prior, self.prior_scale))
+            context, mixed_in = joint[:, self.dim :], torch.addcmul(self.prior_shift, prior, self.prior_scale)
+            if is_captured():  # likewise
+                joint = torch.cat([joint[:, : self.dim], context * self.context_scale + mixed_in], dim=1)
+            else:
+                context.mul_(self.context_scale).add_(mixed_in)
         x = self.dwconv1(joint)
         features = self.norm1(x)
         value = self.fusion_grn(self.fusion_point(self.fusion_dw(features)))
