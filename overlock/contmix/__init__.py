@@ -1,7 +1,7 @@
 """ContMix, OverLoCK's context-mixing dynamic convolution: one name, several implementations.
 
 `reference` is the definition, `tiled` runs anywhere, `native` is a C kernel for CPUs, `fused` is made of Triton kernels
-for GPUs (experimental).
+for GPUs (experimental). Exporters write `exported`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Tables:
     queries: Tensor | None  # (Q,) token of each tiled query; None where they are in the tokens' order
     home: Tensor | None  # (N,) tiled position of each token
     keys: Tensor | None  # (M*r,) token of each key of each region; None where the one region is the map
-    taps: Tensor | None  # (Q, r) the tap that reads each key of a query's region, or t; None where they are in one order
+    taps: Tensor | None  # (Q, r) the tap that reads each key, t where none does; None where they are in one order
     biases: Tensor  # (Q*t,) where in a flattened (2k-1, 2k-1) table each tap's bias stands
 
 

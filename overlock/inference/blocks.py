@@ -23,7 +23,7 @@ from overlock.inference import grn as grn_kernel
 from overlock.inference.convolution import conv_of_vector
 from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv, channel_dot
-from overlock.tracing import is_captured
+from overlock.tracing import is_captured, is_exporting
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4
@@ -92,7 +92,7 @@ class FoldedGRN(Frozen):
 def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
     """The images of (B, C, H, W) a few at a time on a CPU, so that a map of `channels` of them fits `chunk_bytes`."""
     batch = x.shape[0]
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or is_captured():
         return [slice(None)]
     image_bytes = channels * x.shape[2] * x.shape[3] * x.element_size()
     count = -(-batch // max(1, chunk_bytes // image_bytes))  # chunks, then made even
@@ -110,7 +110,7 @@ class FoldedMLP(nn.Module):
         self.down = (folding if ls is None else folding.shifted(ls.bias)).done()
 
     def forward(self, residual: Tensor, x: Tensor) -> Tensor:
-        if is_captured():  # a slice that is written becomes a scatter in a graph
+        if is_exporting():  # a slice that is written becomes a scatter in a graph
             return self.down.add_to_(residual, self.grn(self.up(x), self.dwconv))
         for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
             self.down.add_to_(residual[images], self.grn(self.up(x[images]), self.dwconv))
@@ -250,7 +250,7 @@ class FoldedDynamicConvBlock(Frozen):
             assert self.prior_scale is not None
             assert self.prior_shift is not None
             context, mixed_in = joint[:, self.dim :], torch.addcmul(self.prior_shift, prior, self.prior_scale)
-            if is_captured():  # likewise
+            if is_exporting():  # likewise
                 joint = torch.cat([joint[:, : self.dim], context * self.context_scale + mixed_in], dim=1)
             else:
                 context.mul_(self.context_scale).add_(mixed_in)
