@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import secrets
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 OK, REGRESSION, BAD_INPUT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: fine; regression or refuted claim; bad input or nothing measured; undecided; stopped by Ctrl-C.
@@ -33,7 +34,11 @@ class BadInput(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on stderr and exit code 2."""
+    """An argument parser whose errors are one line on stderr and exit code 2; every `type=Path` is read by `path`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, path)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
@@ -139,6 +144,20 @@ def seconds(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give 60, say")
     return float(match[1])
+
+
+def path(text: str) -> Path:
+    """A path that the system can have; whether anything is there is for others to say."""
+    try:
+        os.stat(text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise argparse.ArgumentTypeError(f"{text[:40]}...: {error.strerror}") from error
+    except ValueError as error:  # a null byte
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: {error}") from error
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: give a file or a folder")
+    return Path(text)
 
 
 def device(text: str) -> str:

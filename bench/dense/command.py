@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def check(args: argparse.Namespace, packages: Iterable[str]) -> None:
     if len(set(args.models)) != len(args.models):
         raise BadInput("--models names a model twice")
     for weights in args.weights:
-        if weights != RANDOM and not Path(weights).is_file():
+        if weights != RANDOM and not os.path.isfile(weights):
             raise BadInput(f"no weights at {weights}: give --weights a file, or '{RANDOM}'")
     if args.output is not None:
         check_writable(args.output)
@@ -86,7 +87,7 @@ def check_training(args: argparse.Namespace, packages: Iterable[str]) -> None:
         BadInput: naming it.
     """
     _check_packages(args, packages)
-    if args.weights not in (RANDOM, RELEASED) and not Path(args.weights).is_file():
+    if args.weights not in (RANDOM, RELEASED) and not os.path.isfile(args.weights):
         raise BadInput(f"no weights at {args.weights}: give --weights a file, '{RELEASED}' or '{RANDOM}'")
     check_writable(args.output)
 

@@ -77,13 +77,33 @@ class Record:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        """A figure that is not finite is no figure: nothing may show it, judge it, or find it equal to another."""
-        bounds = [bound for bound in (self.lo, self.hi) if bound is not None]  # one may be open: infinite
+        """Check the fields. A figure that is not finite is no figure: nothing may show it, judge it, or find it equal.
+
+        Raises:
+            ValueError: for a field that is not of its type, or that no measurement can give; it names the field.
+        """
+        for field in fields(self):
+            if not _FITS[str(field.type)](getattr(self, field.name)):
+                raise _refusal(field.name, getattr(self, field.name))
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (() if value is None else (value,))
+            if not all(math.isfinite(number) and number >= least for number in numbers):
+                raise _refusal(name, value)
+        bounds = [bound for bound in (self.lo, self.hi) if bound is not None]
         drawn = [] if self.value is None else [self.value, *self.samples]
         if not all(map(math.isfinite, drawn)) or any(map(math.isnan, bounds)):
             reason = f"not finite: {', '.join(map(str, [*drawn[:1], *bounds]))}"
             for name, value in {**NO_FIGURE, "samples": (), "reasons": (*self.reasons, reason)}.items():
                 object.__setattr__(self, name, value)
+            return
+        if min(drawn, default=0) < 0:  # no metric of the suite
+            raise ValueError(f"not a record: {self.metric} is {min(drawn)} {self.unit}")
+        # one bound may be open: infinite, to its own side
+        if self.lo == math.inf or self.hi == -math.inf or (len(bounds) == 2 and bounds[0] > bounds[1]):
+            raise ValueError(f"not a record: lo and hi are {self.lo} and {self.hi}")
+        if self.unit == "ratio" and any(figure is not None and figure <= 0 for figure in (self.value, *self.samples)):
+            raise ValueError("not a record: a ratio that is not above 0")
 
     @property
     def out_of_memory(self) -> bool:
@@ -138,22 +158,21 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     if not isinstance(values, Mapping):
         raise ValueError(f"not a record: {values!r:.60}")
     known = {key: value for key, value in values.items() if key in FIELDS}
-    for field in fields(Record):
-        value = known.get(field.name)
-        if isinstance(value, list) or (value is None and field.name in TUPLES):
-            known[field.name] = value = tuple(value or ())
-        if field.name in known and not _FITS[str(field.type)](value):
-            raise ValueError(f"not a record: {field.name} is {value!r:.60}")
+    for name in TUPLES:
+        if name in known and isinstance(known[name], list | None):
+            known[name] = tuple(known[name] or ())
     try:
         record = Record(**known)
     except TypeError as error:
         raise ValueError(f"not a record: {error}") from error
     for name, pattern in _PATTERNS.items():
         if not re.fullmatch(pattern, getattr(record, name)):
-            raise ValueError(f"not a record: {name} is {getattr(record, name)!r:.60}")
-    if record.unit == "ratio" and any(figure is not None and figure <= 0 for figure in (record.value, *record.samples)):
-        raise ValueError("not a record: a ratio that is not above 0")
+            raise _refusal(name, getattr(record, name))
     return _up_to_date(record)
+
+
+def _refusal(name: str, value: Any) -> ValueError:
+    return ValueError(f"not a record: {name} is {value!r:.60}")
 
 
 def _number(value: Any) -> bool:
@@ -176,12 +195,18 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 }
 """Whether a value fits a field, by the field's type."""
 
+_LEAST: Mapping[str, int] = {"n": 0, "batch": 1, "threads": 1, "version": 1, "noise": 0, "moved": 0}
+"""The least value of conditions that are numbers."""
+
 _PATTERNS = {
-    "metric": r"(?!breakdown/)(?s:.*)|breakdown(/[^/]+){2}/(?s:.+)",
+    "model": r"(?s:.+)",
+    "form": r"(train|deploy)?",
+    "metric": r"(?!breakdown/)(?s:.+)|breakdown(/[^/]+){2}/(?s:.+)",
     "resolution": r"(\d{1,6}(x\d{1,6})?|none)?",
     "machine": r"([\w+-][\w.+-]{0,199})?",
+    "time": r"(\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?)?",
 }
-"""Fields that others take apart, or name folders with."""
+"""What a file must hold in fields that others take apart, sort by, or name folders with."""
 
 _HEAD_IN_METHOD = re.compile(r"(\w+)(?: on a (fixed path \([^)]*\)))?(?:; |, |$)")
 """How `method` began in version 2, where the task had heads: `maskrcnn on a fixed path (...); timed so and so`."""

@@ -137,3 +137,19 @@ def test_a_second_signal_does_not_cut_the_cleaning_short(monkeypatch: pytest.Mon
             signal.signal(number, handler)
     assert ended.value.code == 128 + signal.SIGHUP
     assert cleaned
+
+
+@pytest.mark.parametrize("text", ["", "a" * 300, "folder/" + "9" * 5000])
+def test_a_path_that_no_system_has_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import ade20k, report
+
+    for command in (
+        lambda: report.parser().parse_args(["--results", text]),
+        lambda: ade20k.parser().parse_args(["--data", text, "--models", "overlock_t", "--weights", "random"]),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "empty path" in line or "File name too long" in line
+        assert len(line) < 200

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import strategies as st
 
+import bench.cli
 import bench.dense.build
 import bench.loading
 import bench.machine.environment
@@ -55,6 +56,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bench.dense.build, "build_dense", begins)
     monkeypatch.setattr(bench.machine.environment, "collect", begins)
     monkeypatch.setattr(bench.reporting.data, "gather", begins)
+    monkeypatch.setattr(bench.cli, "write_whole", begins)  # what --output names may be written
     return tmp_path
 
 

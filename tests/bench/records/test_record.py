@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
+from bench.paths import REPOSITORY
+from bench.records import store
 from bench.records.record import VERSION, Record, from_dict, from_json, new_run, stamped, to_json
 
 RECORD = Record(
@@ -104,8 +107,8 @@ def test_a_stamp_fills_in_what_the_record_does_not_say() -> None:
     assert (record.commit, record.dirty) == ("c", True)
     assert (record.torch, record.timm, record.time) == ("2.8", "1.0", "t")
     assert record.run == RECORD.run
-    assert stamped(replace(RECORD, run="", time="then", dirty=False), environment, "r").run == "r"
-    assert stamped(replace(RECORD, time="then", dirty=False), environment, "r").time == "then"
+    assert stamped(replace(RECORD, run="", time="2026-01-01", dirty=False), environment, "r").run == "r"
+    assert stamped(replace(RECORD, time="2026-01-01", dirty=False), environment, "r").time == "2026-01-01"
     assert stamped(replace(RECORD, dirty=False), environment, "r").dirty is False
     assert stamped(RECORD, {}, "r") == RECORD
 
@@ -128,3 +131,52 @@ def test_what_is_not_finite_is_no_figure(bad: float) -> None:
 def test_an_open_bound_is_a_bound_and_nan_is_none() -> None:
     assert replace(RECORD, lo=0.0, hi=math.inf).hi == math.inf
     assert replace(RECORD, lo=math.nan, hi=1.0).value is None
+
+
+IMPOSSIBLE = {
+    "lo": math.inf, "hi": -math.inf, "n": -1, "batch": -1, "threads": 0, "version": 0, "noise": -0.1,
+    "moved": (0.0, -1.0), "value": -1.0, "samples": (1.0, -2.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_no_measurement_gives_is_refused_when_made_and_when_read(name: str) -> None:
+    whole = replace(RECORD, noise=0.1, moved=(0.0, 0.1))
+    with pytest.raises(ValueError, match="not a record"):
+        replace(whole, **{name: IMPOSSIBLE[name]})
+    with pytest.raises(ValueError, match="not a record"):
+        from_dict({**whole.to_dict(), name: IMPOSSIBLE[name]})
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(math.inf, math.inf), (3.0, 2.0), (-math.inf, -math.inf)])
+def test_an_interval_that_is_none_is_refused(lo: float, hi: float) -> None:
+    with pytest.raises(ValueError, match="not a record: lo and hi are"):
+        replace(RECORD, lo=lo, hi=hi)
+
+
+WRONG_TYPES = {"str": 3, "float | None": "3", "int | None": 2.5, "int": None, "bool | None": "yes", "bool": 1,
+               "tuple[str, ...]": ("a", 3), "tuple[float, ...]": ("1",)}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", fields(Record), ids=lambda field: field.name)
+def test_every_field_is_checked(field: Any) -> None:
+    wrong = WRONG_TYPES[str(field.type)]
+    with pytest.raises(ValueError, match=f"not a record: {field.name} is"):
+        replace(RECORD, **{field.name: wrong})
+    with pytest.raises(ValueError, match=f"not a record: {field.name} is"):
+        from_dict({**RECORD.to_dict(), field.name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", ""), ("metric", ""), ("form", "deplyo"), ("resolution", "0x"), ("machine", "../up"), ("time", "zzz"),
+     ("time", "2026-01-01T00:00:00+00:00 or so")],
+)  # fmt: skip
+def test_what_a_file_sorts_and_names_by_is_checked(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"not a record: {name} is"):
+        from_dict({**RECORD.to_dict(), name: value})
+
+
+def test_every_committed_record_is_read() -> None:
+    for file in REPOSITORY.glob("results/*/records.csv"):
+        assert len(store.read(file)) == len(file.read_text().splitlines()) - 1
