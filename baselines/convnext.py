@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import timm
-from timm.models import ConvNeXt, PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from timm.models import ConvNeXt as TimmConvNeXt
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 from torch import Tensor, nn
 
 from baselines import common
 from overlock.checkpoints import released
 from overlock.checkpoints.download import Release
+from overlock.checkpoints.loading import StrictLoading
 from overlock.layers import LayerNorm2d
 
 TAG = "fb_in1k"
@@ -69,6 +71,10 @@ def fine_tuned(name: str, resolution: int) -> Release | None:
 default_cfgs = generate_default_cfgs({f"{name}.{TAG}": _pinned(source) for name, source in VARIANTS.items()})
 
 
+class ConvNeXt(StrictLoading, TimmConvNeXt):
+    """timm's network, whose weights are loaded by the one strict way, whoever loads them."""
+
+
 RELEASED_NAMES = (
     (r"^downsample_layers\.0\.(\d)\.", r"stem.\1."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
@@ -90,7 +96,7 @@ class ConvNeXtPyramid(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        assert isinstance(model, ConvNeXt)
+        assert isinstance(model, TimmConvNeXt)
         channels = [int(str(info["num_chs"])) for info in model.feature_info]
         self.feature_info = SimpleNamespace(channels=lambda: channels, reduction=lambda: [4, 8, 16, 32])
         self.stem, self.stages = model.stem, model.stages
@@ -121,7 +127,10 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             raise ValueError(f"{name} is pinned to {VARIANTS[name]}: use timm's own name for other weights than {TAG}")
         overlay = RECIPE | (kwargs.pop("pretrained_cfg_overlay", None) or {})
         make = functools.partial(timm.create_model, VARIANTS[name])
-        return released.create(make, name, pretrained, lambda: release(name), pretrained_cfg_overlay=overlay, **kwargs)
+        model = released.create(make, name, pretrained, lambda: release(name), pretrained_cfg_overlay=overlay, **kwargs)
+        if type(model) is TimmConvNeXt:  # a pyramid of features_only is not
+            model.__class__ = ConvNeXt
+        return model
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     return entrypoint

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, ImageOps
 from PIL import Image as PIL
-from PIL import ImageOps
 
 from bench.cli import BadInput
 from bench.dense.annotations import check
@@ -40,6 +40,23 @@ def _read(path: Path, pixels: Callable[[PIL.Image], NDArray[Any]]) -> NDArray[An
     try:
         with PIL.open(path) as file:
             return pixels(file)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds
+        raise UnreadableImage(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that lay an image on its side."""
+
+
+def _header(path: Path, upright: bool) -> tuple[tuple[int, int], str]:
+    """Height and width of an image, as it lies in the file or `upright`, and PIL's mode: without its pixels."""
+    try:
+        with PIL.open(path) as file:
+            turned = upright and file.getexif().get(ExifTags.Base.Orientation) in TURNED
+            size = (file.width, file.height) if turned else (file.height, file.width)
+            return size, file.mode
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds
@@ -97,6 +114,27 @@ class ADE20K:
         identity = files_hash([pair[i] for i in (0, 1) for pair in files.values()])
         classes = "150 classes: class k is label k + 1 of the annotations, whose 0 is ignored"
         return cls(files, identity, (classes, *described(left_out)))
+
+    def check_pairs(self) -> None:
+        """Make sure of what the files' headers tell, before any is read whole: images and annotations of one size.
+
+        Raises:
+            BadInput: naming those that are not, or cannot be opened.
+        """
+        wrong = []
+        for name, (image, label) in self.files.items():
+            try:
+                (size, _), (labelled, mode) = _header(image, upright=True), _header(label, upright=False)
+            except UnreadableImage as error:
+                wrong.append(str(error))
+                continue
+            if mode not in ("L", "P"):
+                wrong.append(f"{label.name} is {mode}, no annotation of 150 classes in 8 bits")
+            elif size != labelled:
+                wrong.append(f"{name}: image {size} and annotation {labelled} differ in size")
+        if wrong:
+            raise BadInput(f"--data: {len(wrong)} of {len(self.files)} images cannot be used: {'; '.join(wrong[:3])}: "
+                           "mend the files, or remove them with their annotations")  # fmt: skip
 
     def image(self, name: str) -> Image:
         return read_image(self.files[name][0])

@@ -20,6 +20,8 @@ from bench.loading import resolve, weights_label
 from bench.machine.environment import CUDNN_BENCHMARK
 from bench.metrics import TRAINING
 from bench.project import project
+from overlock.checkpoints.loading import not_finite
+from overlock.checkpoints.reading import shown
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def place(
     torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = allow_tf32
     torch.backends.cudnn.benchmark = CUDNN_BENCHMARK
-    model = model.to(device=device, dtype=DTYPES[dtype])
+    model = _cast(model, DTYPES[dtype]).to(device)
     generator = torch.Generator().manual_seed(seed + 1)
     shape = (batch, 3, *resolution)
     size = math.prod(shape) * DTYPES[dtype].itemsize
@@ -89,6 +91,17 @@ def place(
     subject = Subject(model, images, torch.device(device), layout)
     subject.lay_out(layout)
     return subject
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Raises BadInput for finite weights that the dtype cannot hold."""
+    if dtype.itemsize < torch.float32.itemsize:
+        lost = [
+            name for name, value in model.state_dict().items() if not_finite(value, value.new_empty(0, dtype=dtype))
+        ]
+        if lost:
+            raise BadInput(f"--dtype {str(dtype).removeprefix('torch.')} cannot hold the weights: {shown(lost)}")
+    return model.to(dtype=dtype)
 
 
 def prepare(request: Request) -> Subject:

@@ -55,7 +55,8 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: b
     training uses, takes a file that has it.
 
     Raises:
-        Misfit: a ValueError, naming what is missing, unexpected or of another shape or kind, and what to do.
+        Misfit: a ValueError, naming what is missing, unexpected, of another shape or kind, or not finite, and what to
+            do.
     """
     own = model.state_dict()
     wrapped = {plain: name for name, plain in plain_names(own).items()}
@@ -80,6 +81,7 @@ def misfit(own: Mapping[str, Any], given: Mapping[str, Any], strict: bool = True
         "unexpected": [key for key in given if strict and key not in own],
         "of another shape": [f"{k} is {tuple(given[k].shape)}, the model's {tuple(own[k].shape)}" for k in reshaped],
         "of another kind": [f"{key} is {what}" for key, what in unusable.items() if what],
+        "not finite": [f"{key}{_where(given[key], own[key])}" for key in both if not_finite(given[key], own[key])],
     }
     return ", ".join(f"{len(list(keys))} {kind} ({shown(keys)})" for kind, keys in problems.items() if keys)
 
@@ -95,6 +97,21 @@ def _unusable(value: Any, own: Tensor) -> str:
     if value.is_quantized != own.is_quantized or value.is_complex() != own.is_complex():
         return str(value.dtype)
     return str(value.dtype) if own.is_floating_point() and not value.is_floating_point() else ""
+
+
+def not_finite(value: Any, own: Tensor) -> bool:
+    """Whether a tensor holds NaN or infinite values, or gets them in the dtype of the model's own."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.numel() == 0:
+        return False
+    if not value.is_floating_point():
+        return False
+    wide = value if value.dtype.itemsize > 1 else value.float()
+    extremes = torch.stack(wide.detach().aminmax())  # NaN if one is
+    return not extremes.to(own.dtype).isfinite().all() if own.is_floating_point() else not extremes.isfinite().all()
+
+
+def _where(value: Tensor, own: Tensor) -> str:
+    return "" if value.dtype == own.dtype else f" as {str(own.dtype).removeprefix('torch.')}"
 
 
 def _hints(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -125,9 +142,9 @@ def _biased(names: Iterable[str], others: Mapping[str, Any]) -> bool:
 
 def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """By the `checkpoint_filter_fn` that timm keeps beside a network; as it is where there is none or it fails."""
-    rename: Callable[..., dict[str, Tensor]] | None = getattr(
-        sys.modules[type(model).__module__], "checkpoint_filter_fn", None
-    )
+    modules = [sys.modules[kind.__module__] for kind in type(model).__mro__]
+    renames = (getattr(module, "checkpoint_filter_fn", None) for module in modules)
+    rename: Callable[..., dict[str, Tensor]] | None = next(filter(None, renames), None)
     if rename is None:
         return state
     try:

@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,6 +33,8 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
 COMPILERS = ("cc", "gcc", "clang")
 DIGEST = hashlib.sha256().digest_size
 SECONDS = 120  # for the compiler, which takes about two
+COMPILING = "compiling-"
+"""How the name of a folder begins that a library is compiled in."""
 
 
 class _Unavailable(Exception):
@@ -96,7 +99,8 @@ def _run(command: list[str]) -> None:
 def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
     """Write beside the target and move it there, with its sum at its end: another process may be doing the same."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    _sweep(target.parent)
+    with tempfile.TemporaryDirectory(prefix=COMPILING, dir=target.parent) as folder:
         compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
         _run([*compiler, *FLAGS, "-c", str(SOURCES / "kernels.c"), "-o", compiled])
         _run([*compiler, "-shared", compiled, str(openmp), "-lm", "-o", linked])
@@ -105,6 +109,17 @@ def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
             file.write(_sum(file.read(), target))
         os.replace(linked, target)
     log.info("compiled CPU kernels into %s", target)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove the folders of compilations that were killed: ours, and older than any that may still run."""
+    for folder in cache.glob(f"{COMPILING}*"):
+        try:
+            about = folder.lstat()
+            if about.st_uid == os.geteuid() and time.time() - about.st_mtime > 3 * SECONDS:
+                shutil.rmtree(folder)
+        except OSError:  # another process removes it
+            continue
 
 
 def _target(compiler: list[str], openmp: Path) -> Path:

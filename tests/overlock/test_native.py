@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_compiled_once(tmp_path: Path) -> None:
     made = library.stat().st_mtime_ns
     assert run(tmp_path, CC="cc")[0] == "native"
     assert library.stat().st_mtime_ns == made
+
+
+def test_what_a_killed_compilation_left_is_removed(tmp_path: Path) -> None:
+    """Not what another process may still work in, nor what is not ours to name."""
+    long_ago = time.time() - 24 * 3600
+    for name in ("compiling-old", "compiling-new", "tmpother"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kernels.o").write_text("half")
+    for name in ("compiling-old", "tmpother"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    with pytest.raises(native._Unavailable):
+        native._compile(tmp_path / "kernels-x.so", ["/no/such/compiler"], Path("/libgomp.so"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compiling-new", "tmpother"]
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def segmentation(args: argparse.Namespace) -> int:
     if args.batch_size < 2:
         raise BadInput("--batch-size 1: the batch norm after UperNet's pooling to one pixel needs 2 images or more")
     data = ADE20K.open(args.data, "training")
+    data.check_pairs()
     scale = SegmentationScale((args.long, args.short), (args.factors[0], args.factors[1]), (args.crop, args.crop))
     schedule = Schedule(args.iterations, args.lr, args.weight_decay, args.warmup, 1e-6)
 

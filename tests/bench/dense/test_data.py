@@ -83,6 +83,31 @@ def test_a_mask_of_another_size_stops_training(tmp_path: Path) -> None:
     assert "Traceback" not in str(error.value)
 
 
+def test_training_begins_when_every_pair_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong files stop it before a model is built, all of them counted; an image that lies on its side is upright."""
+    root = as_training(write_ade20k(tmp_path / "data", {n: LABEL for n in "abcde"}))
+    images, annotations = root / "images" / "training", root / "annotations" / "training"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "a.jpg").transpose(Image.Transpose.ROTATE_90).save(images / "a.jpg", exif=exif)
+    built: list[str] = []
+    monkeypatch.setattr("bench.dense.training.run.build_dense", lambda *args, **kwargs: built.append("a model"))
+    monkeypatch.setattr("bench.dense.training.run.train", lambda *args: None)
+    args = [*train_arguments(root, tmp_path / "t.pth"), "--batch-size", "2"]
+    with pytest.raises(AttributeError):  # the model is none: it was built, since all is well
+        train_ade20k(args)
+    assert built
+    Image.fromarray(LABEL[:20]).save(annotations / "b.png")
+    Image.fromarray(LABEL.astype(np.uint16)).save(annotations / "c.png")
+    (images / "d.jpg").write_bytes(b"no image")
+    built.clear()
+    with pytest.raises(
+        BadInput, match=r"3 of 5 images cannot be used: b: .* differ in size; c\.png is I;16, .*; d\.jpg"
+    ):
+        train_ade20k(args)
+    assert not built
+
+
 def test_why_no_image_can_be_used_is_printed(tmp_path: Path) -> None:
     root = write_ade20k(tmp_path / "data", {"a": LABEL})
     Image.fromarray(LABEL[:20]).save(root / "annotations" / "validation" / "a.png")

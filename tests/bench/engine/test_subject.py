@@ -346,3 +346,12 @@ def test_the_backend_that_runs_is_noted() -> None:
     with BackendsSeen() as seen:
         contmix(*Case(7, 7, 7).inputs(torch.float32), SCALE, "tiled")
     assert seen.names == {"tiled"}
+
+
+def test_weights_that_a_dtype_cannot_hold_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    model[1].running_var.fill_(1e6)
+    with pytest.raises(BadInput, match=r"--dtype float16 cannot hold the weights: 1\.running_var$"):
+        place(model, "cpu", "float16", "channels_first", 1, (32, 32), 0)
+    for dtype in ("float32", "bfloat16"):
+        place(model, "cpu", dtype, "channels_first", 1, (32, 32), 0)

@@ -234,6 +234,33 @@ def test_a_tensor_that_cannot_be_copied_loads_nothing(kind: str, strict: bool, s
     assert in_model(model, before)
 
 
+NOT_FINITE = {
+    "NaN": lambda value: value.index_fill(0, torch.tensor([0]), torch.nan),
+    "infinite": lambda value: value.index_fill(0, torch.tensor([1]), -torch.inf),
+    "too large": lambda value: value.double() + 1e300,
+    "NaN in half precision": lambda value: value.half() * torch.nan,
+}
+
+
+@pytest.mark.parametrize("kind", NOT_FINITE)
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_not_finite_are_refused_by_name(kind: str, strict: bool, small: State) -> None:
+    """As they are, or in the model's dtype; nothing is loaded."""
+    model = timm.create_model("moganet_xt")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = {**small, "head.bias": NOT_FINITE[kind](small["head.bias"])}
+    with pytest.raises(ValueError, match=r"1 not finite \(head\.bias"):
+        model.load_state_dict(state, strict=strict)
+    assert in_model(model, before)
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused_by_a_model_of_it() -> None:
+    model, state = nn.Linear(2, 2).half(), {"weight": torch.full((2, 2), 1e6), "bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"1 not finite \(weight as float16\)"):
+        load_state(model, state, "file")
+    load_state(nn.Linear(2, 2).bfloat16(), state, "file")
+
+
 def test_half_loaded_on_purpose(small: State) -> None:
     """Not strict: what is there is loaded, and what is missing and unexpected is told, as torch does."""
     model = timm.create_model("moganet_xt")
