@@ -12,6 +12,7 @@ from bench.accuracy.predictions import EVALUATED, Predictions
 from bench.cli import BadInput
 
 Z = NormalDist().inv_cdf(0.975)
+MEND = "give predictions that bench.top1 made of the same --data"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -74,14 +75,16 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
     """
     names = (label(first), label(second))
     if first.header["manifest"] != second.header["manifest"]:
-        raise BadInput(f"{names[0]} and {names[1]} were evaluated on different images: they cannot be paired")
+        raise BadInput(f"{names[0]} and {names[1]} were evaluated on different images: {MEND}")
     if len(first.rows) != len(second.rows):
-        raise BadInput(f"{names[0]} and {names[1]} have {len(first.rows)} and {len(second.rows)} of the same images")
+        raise BadInput(
+            f"{names[0]} and {names[1]} have {len(first.rows)} and {len(second.rows)} of the same images: {MEND}"
+        )
     both_read = first.evaluated & second.evaluated
     a, b = first.correct(1)[both_read], second.correct(1)[both_read]
     n = int(both_read.sum())
     if n == 0:
-        raise BadInput(f"{names[0]} and {names[1]} have no image in common")
+        raise BadInput(f"{names[0]} and {names[1]} have no image that both could read: {MEND}")
     only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
     lo, hi = difference(only_first, only_second, n)
     x, y = first.rows[both_read], second.rows[both_read]

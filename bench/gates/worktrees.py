@@ -25,9 +25,12 @@ def git(*args: str, repository: Path) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except OSError as error:
-        raise BadInput(f"this needs git: {error.strerror}") from error
+        raise BadInput(f"--base needs git, which cannot be run ({error.strerror}): install it") from error
+    except subprocess.TimeoutExpired as error:
+        raise BadInput(f"git {args[0]} takes more than 300 s in {repository}: is its disk there?") from error
     if done.returncode:
-        raise BadInput(f"git {args[0]} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise BadInput(f"git {' '.join(args[:2])} failed in {repository}: {said}")
     return done.stdout.strip()
 
 
@@ -40,7 +43,9 @@ def commit_of(revision: str, repository: Path) -> str:
     try:
         return git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", repository=repository)
     except BadInput as error:
-        raise BadInput(f"--base {revision}: {repository} has no such revision (is the history fetched?)") from error
+        raise BadInput(
+            f"--base {revision}: {repository} has no such revision: give a branch, a tag or a commit that is fetched"
+        ) from error
 
 
 def uncommitted(project: Project) -> list[str]:

@@ -87,7 +87,9 @@ def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
     env = {name: str(value) for name, value in STEADY.items()} | environment(side.settings.threads)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
-        raise BadInput(f"{side.name} cannot be timed: {done.stderr.strip().splitlines()[-1:]}")
+        raise BadInput(
+            f"{side.name} cannot be timed: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}"
+        )
     by_method: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return by_method
 

@@ -73,7 +73,7 @@ def one_run(batch: int, slower: float, under: Sequence[str], options: Sequence[s
             check=False,
         )
         if done.returncode:
-            raise BadInput(f"a run failed: {done.stderr.strip().splitlines()[-1:]}")
+            raise BadInput(f"a run failed: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}")
         return store.read(output)
 
 

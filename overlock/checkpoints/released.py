@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from overlock.checkpoints.reading import read_checkpoint
 PACKAGE = Path(__file__).resolve().parents[1]
 Row = Mapping[str, str]
 
+COLUMNS = ("model", "dataset", "resolution", "kind", "value", "sha256", "size_bytes", "format")
+"""Of the table, those that are read."""
+
 SOURCES = ("state_dict", "file", "hf_hub_id", "url")
 """Keys of timm's pretrained configuration that name weights, each before the next."""
 
@@ -33,13 +37,41 @@ def rows() -> tuple[Row, ...]:
 
     Raises:
         FileNotFoundError: if it is in neither place, naming both.
+        ValueError: if it is damaged.
     """
     places = (PACKAGE / "data" / "weights.csv", PACKAGE.parent / "results" / "weights.csv")
     for path in places:
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                return tuple(csv.DictReader(file))
+            return read_rows(path)
     raise FileNotFoundError(f"weights.csv is in neither {places[0].parent} nor {places[1].parent}")
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """The rows of such a table.
+
+    Raises:
+        ValueError: if it is damaged; it names the line.
+    """
+    read: list[Row] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file, strict=True):
+                missing = [name for name in COLUMNS if row.get(name) is None]
+                if missing or None in row:
+                    raise ValueError(
+                        f"row {len(read) + 1} has no {', '.join(missing)}" if missing else "a row too long"
+                    )
+                size = row["size_bytes"]
+                if size and not 0 < float(size) < 1e15:
+                    raise ValueError(f"row {len(read) + 1} has a file of {size:.40} bytes")
+                if not re.fullmatch(r"([0-9a-f]{64})?", row["sha256"]):
+                    raise ValueError(f"row {len(read) + 1} has the SHA-256 {row['sha256']:.80}")
+                read.append(row)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it from git, or install overlock again") from error
+    if not read:
+        raise ValueError(f"{path} is empty: restore it from git, or install overlock again")
+    return tuple(read)
 
 
 def release(name: str, row: Row, url: str | None = None, file: str | None = None) -> Release:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from bench import claims, cli, compare, gate, published, report
@@ -20,6 +23,7 @@ from bench.records import store
 from bench.records.record import FIELDS, Record, to_json
 from bench.render import table
 from bench.reporting.rows import rows
+from tests.bench.dense.trees import write_ade20k, write_coco
 
 RECORD = Record(model="m", form="deploy", metric="macs", value=5.0, unit="MACs", resolution="224", machine="here")
 ENVIRONMENT = {"machine": "here", "run": "r"}
@@ -258,3 +262,47 @@ def test_a_bar_in_a_name_is_no_cell() -> None:
     text = table(["a|b", "c"], [["x|y", "z"]], "markdown")
     assert "a\\|b" in text
     assert "x\\|y" in text
+
+
+class WorksError(BaseException):
+    """The command would measure now."""
+
+
+def works(*args: object, **kwargs: object) -> NoReturn:
+    raise WorksError
+
+
+BEGINNINGS = {
+    "compare": ["--models", "convnext_t", "--metrics", "throughput", "--save"],
+    "top1": ["--models", "convnext_t", "--weights", "random", "--data", "{data}", "--save"],
+    "ade20k": ["--models", "moganet_xt", "--weights", "random", "--data", "{data}", "--device", "cpu", "--save"],
+    "coco": ["--models", "moganet_xt", "--weights", "random", "--data", "{coco}", "--device", "cpu", "--save"],
+    "calibrate": [],
+    "gate": ["--speed", "--record", "--device", "cpu", "--results", "{results}"],
+}
+WORK = ("engine.passes.check", "engine.interleaved.measure", "accuracy.command.run", "dense.command.load_model",
+        "machine.environment.collect", "dense.evaluate_command.collect")  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["environments.jsonl", "records.csv", None])
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_where_figures_are_kept_is_looked_at_before_they_are_measured(
+    name: str, damage: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a damaged file among ours it is refused; without one, what is patched here is what would work."""
+    results = tmp_path / "results"
+    (results / "here").mkdir(parents=True)
+    if damage is not None:
+        (results / "here" / damage).write_text("damaged\n")
+    data = write_ade20k(tmp_path / "data", {"a": np.zeros((8, 8), np.uint8)})
+    coco = write_coco(tmp_path / "coco", {"0.png": [(1, (1, 1, 3, 3))], "1.png": [(2, (2, 2, 3, 3))]}, (8, 12))
+    monkeypatch.setattr(store, "results_folder", lambda: results)
+    for work in WORK:
+        monkeypatch.setattr(f"bench.{work}", works)
+    args = [word.format(data=data, coco=coco, results=results) for word in BEGINNINGS[name]]
+    command = importlib.import_module(f"bench.{name}")
+    if damage is None:
+        with pytest.raises(WorksError):
+            command.main(args)
+    else:
+        refused(lambda: command.main(args), str(results / "here" / damage))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,14 +17,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from bench import published
 from bench.accuracy import labels, predictions
 from bench.cli import BadInput
 from bench.dense import data
+from bench.dense.evaluation import JSONLines
+from bench.dense.training import loop
+from bench.evaluation.store import Store
 from bench.evidence import evidence
 from bench.gates import expected
+from bench.machine import calibration
 from bench.paths import REPOSITORY
 from bench.records import store
 from overlock.checkpoints.loading import read_checkpoint
+from overlock.checkpoints.released import read_rows
 from tests.bench.dense.trees import write_ade20k, write_coco
 from tests.bench.fuzz.mutations import faults, faulty, try_all
 
@@ -80,6 +89,59 @@ def read_image(path: Path) -> Any:
     return data.read_image(path)
 
 
+def read_published(path: Path) -> Any:
+    with mock.patch.object(published, "data_file", return_value=path):
+        return published.published.__wrapped__()
+
+
+def read_calibration(path: Path) -> Any:
+    with mock.patch.object(store, "results_folder", return_value=path.parents[1]):
+        found = calibration.latest(path.parent.name)
+        return calibration.sentence(found), calibration.canary_limit(found, 0.05)
+
+
+def calibration_file() -> bytes:
+    (path,) = RESULTS.glob("*/records.csv")
+    first, *lines = path.read_bytes().splitlines(keepends=True)
+    return first + b"".join(line for line in lines if any(m in line for m in (b"aa_spread", b"_visible", b"canary_s")))
+
+
+NAMES = ("a.png", "b.png", "c.png")
+
+
+def journal() -> bytes:
+    lines = JSONLines(NAMES)
+    return b"".join(lines.encode(i, {"counts": [[1, 2, 3]], "detections": []}) for i in range(3))
+
+
+def read_journal(path: Path) -> Any:
+    opened = Store(path.parent, HEADER, JSONLines(NAMES))
+    opened.close()
+    return opened.results
+
+
+SCHEDULE = loop.Schedule(4, 0.1, 0.0, 0, 1.0)
+
+
+def trained() -> tuple[Any, Any]:
+    model = torch.nn.Linear(2, 2)
+    optimiser = loop.optimiser_for(model, SCHEDULE)
+    model(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    return SimpleNamespace(model=model), optimiser
+
+
+def training_state() -> bytes:
+    losses, optimiser = trained()
+    with tempfile.TemporaryDirectory() as folder:
+        loop._save(Path(folder, "t.pth"), losses, optimiser, SCHEDULE, 2, {"--seed": "0"})
+        return Path(folder, "t.pth").read_bytes()
+
+
+def read_training_state(path: Path) -> Any:
+    return loop._resume(path, *trained(), SCHEDULE, "cpu", {"--seed": "0"})
+
+
 class Case(NamedTuple):
     """A valid file's content and name, its reader, and what the reader may raise."""
 
@@ -123,6 +185,11 @@ CASES = {
     "annotation of ADE20K": Case(lambda: image_file("PNG"), "annotations/validation/a.png", read_label,
                                  (BadInput, data.UnreadableImage)),
     "image": Case(lambda: image_file("JPEG"), "a.jpg", read_image, (BadInput, data.UnreadableImage)),
+    "published.csv": Case(lambda: head(RESULTS / "published.csv", 60), "published.csv", read_published),
+    "weights.csv": Case(lambda: head(RESULTS / "weights.csv"), "weights.csv", read_rows, (ValueError,)),
+    "a calibration": Case(calibration_file, "here/records.csv", read_calibration),
+    "journal of a dense evaluation": Case(journal, "part-0.jsonl", read_journal),
+    "state of a training": Case(training_state, "t.pth", read_training_state),
     "annotations of COCO": Case(lambda: b"", "annotations/instances_val2017.json", read_coco),
 }  # fmt: skip
 
@@ -149,7 +216,7 @@ def test_a_damaged_file_is_refused_or_read(name: str, examples: int, tmp_path: P
     else:
         if name == "annotation of ADE20K":
             write_ade20k(tmp_path, {"a": np.full((9, 12), 7, np.uint8)})
-        if name == "part of an evaluation":
+        if name in ("part of an evaluation", "journal of a dense evaluation"):
             (tmp_path / "header.json").write_text(json.dumps(HEADER))
         path.parent.mkdir(parents=True, exist_ok=True)
         content = case.content()
