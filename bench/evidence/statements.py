@@ -57,7 +57,7 @@ def _abstract() -> Iterable[Statement]:
             subjects=_of(metric, "overlock_t", "convnext_b"),
             factors=(1, -1),
             combine="product",
-            printed=(Printed("0.333", "x", OVERLOCK_ABSTRACT, f"one-third of the {word}, {unit}"),),
+            printed=(Printed("0.3333", "x", OVERLOCK_ABSTRACT, f"one-third of the {word}, {unit}"),),
             accepted=ONE_THIRD,
             states="around one third",
             tolerance=ONE_THIRD_WHY,

@@ -13,7 +13,7 @@ from tests.bench.reporting.made_records import cost, record
 
 
 def test_what_would_change_a_verdict_is_said() -> None:
-    assert would_change(verdict(BY_ID["one-third-params"], *cost())) == "a value below 0.292 x or above 0.417 x"
+    assert would_change(verdict(BY_ID["one-third-params"], *cost())) == "a value below 0.2917 x or above 0.4167 x"
     assert would_change(verdict(PARAMS, record("x", "params", 33.2e6))) == "a value above 32.950 M and below 33.050 M"
     assert "release" in would_change(verdict(BY_ID["s-ap-over-moganet-b"]))
 
