@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.evidence import show
+from bench.evidence.commands import command
 from bench.evidence.finding import FOLDED, Finding, Verdict
 from bench.evidence.rule import RULE
 from bench.render import table
@@ -91,9 +92,15 @@ def claims(findings: Sequence[Finding]) -> list[str]:
     folded = [f for f in (*words, *questions, *figures) if f.verdict in FOLDED]
     if folded:
         lines += [f"<details><summary>{len(folded)} that are not measured, or cannot be</summary>", ""]
-        lines += [f"- {f.verdict.value}: {f.statement.text}; {f.detail}" for f in folded]
+        lines += [f"- {f.verdict.value}: {f.statement.text}; {f.detail}{_command(f)}" for f in folded]
         lines += ["", "</details>", ""]
     return lines
+
+
+def _command(finding: Finding) -> str:
+    """What would measure a statement in words, or answer a question."""
+    line = "" if finding.statement.group.endswith("figures") else command(finding.statement)
+    return f"; measure it: `{line}`" if line else ""
 
 
 def _code(fact: str) -> str:
