@@ -44,3 +44,9 @@ def test_figures_of_a_dirty_tree_are_marked(report: Report) -> None:
         assert f"{DIRTY} measured from a tree with uncommitted changes" in text
         (clean,) = [line for line in text.splitlines() if line.startswith("| convnext_b ") and "7.5" in line]
         assert DIRTY not in clean
+
+
+def test_what_is_not_measured_is_folded_with_its_command(report: Report) -> None:
+    _, _, folded = results_readme(report).partition("<details><summary>")
+    (line,) = [line for line in folded.splitlines() if "surpasses ConvNeXt-B in ImageNet-1K top-1" in line]
+    assert "measure it: `python -m bench.top1 --models overlock_t convnext_b" in line
