@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from bench.progress import Progress
     from bench.reporting.data import Report
 
-PARTS = {"results": 1.0, "readme": 1.5, "page": 4.0, "figures": 8.0, "latex": 0.5}
+PARTS = {"results": 0.5, "readme": 1.0, "page": 5.0, "figures": 5.0, "latex": 0.5}
 """The parts, and about how many seconds each takes."""
 READING = "records"
-READING_SECONDS = 3.0
+READING_SECONDS = 0.5
 
 DESCRIPTION = """Make results/README.md, the README's generated table and figure, the page report/index.html, figures
 (PNG, SVG, PDF) and LaTeX tables from all records."""
