@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine import runtimes
 from bench.engine.launch import FORK, WAYS
 from bench.engine.plan import DEFAULT, QUICK, Plan
 from bench.engine.request import Settings
@@ -20,6 +21,7 @@ from bench.metrics import DEFAULT as DEFAULT_METRICS
 from bench.models import ANCHOR, FORMS, MODELS, baseline_of, checkpoint, chosen
 from bench.progress import progress
 from bench.render import as_csv, below
+from bench.scratch import scratch
 from bench.tasks import head_of
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ def parser() -> Parser:
     add("--batch-sizes", "--batch-size", nargs="+", type=cli.positive_or_auto, default=["auto"], metavar="N",
         help="auto (default): by device and resolution; latency is always of one image")  # fmt: skip
     add("--compile", choices=COMPILE, default="none", help="a mode of torch.compile, or one CUDA graph")
+    add("--runtime", choices=(runtimes.PYTORCH, *runtimes.PACKAGES), default=runtimes.PYTORCH,
+        help="of all models: pytorch (default), or exported and run by onnxruntime or openvino on the CPU")  # fmt: skip
     add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
     add("--backend", default="auto", metavar="NAME", help="implementation of ContMix (default: auto)")
     add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
@@ -110,6 +114,32 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    args.exports = ""
+    if args.runtime == runtimes.PYTORCH:
+        return run(args)
+    fit_to_runtime(args)
+    with scratch("onnx") as folder:
+        args.exports = str(folder)
+        return run(args)
+
+
+def fit_to_runtime(args: argparse.Namespace) -> None:
+    """Set what another runtime than PyTorch decides itself.
+
+    Raises:
+        BadInput: for an option that it does not have, or if it cannot run here.
+    """
+    for option, value in (("compile", "none"), ("backend", "auto"), ("layout", "auto"), ("breakdown", False)):
+        if getattr(args, option) != value:
+            raise BadInput(f"--{option} is PyTorch's, not one of --runtime {args.runtime}: give one of the two")
+    if args.metrics == list(DEFAULT_METRICS):
+        args.metrics = [metric for metric in args.metrics if runtimes.can_measure(metric)]
+    runtimes.check(args.runtime, args.device, args.dtypes, args.metrics, args.task)
+    args.device, args.layout, args.compile = "cpu", "channels_first", args.runtime
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what is asked, print and keep it; returns the exit code."""
     head = head_of(args.task, args.head)
     entries = chosen(args.models)
     names = [entry.name for entry in entries]
@@ -147,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         threads=args.threads or physical_cores(),
         backend=args.backend,
         compile=args.compile,
+        exports=args.exports,
         process=args.process,
         imports=tuple(args.imports),
         weights=weights,

@@ -25,7 +25,8 @@ class Settings:
     batch: int | str = "auto"
     threads: int = 1
     backend: str = "auto"
-    compile: str = "none"  # none, a mode of torch.compile, or cudagraph
+    compile: str = "none"  # none, a mode of torch.compile, cudagraph, or a runtime of `bench.engine.runtimes`
+    exports: str = ""  # the folder of the files that such a runtime runs
     imports: tuple[str, ...] = ()  # modules to import first: they register models with timm
     weights: Mapping[str, str] = field(default_factory=dict)  # model -> checkpoint file; random where it has none
     seed: int = 0

@@ -150,14 +150,20 @@ class Commands:
 
     def warm(self, plan: dict[str, Any], check: bool = True) -> dict[str, Any]:
         """First call, compilation, layout, a look at the outputs, calls until they are steady, and the canary."""
-        from bench.engine import speed, subject
+        from bench.engine import runtimes, speed, subject
 
         self.plan = Plan(**plan)
         settings, training = self.request.settings, self.request.kind == TRAINING
         check = check and not training
         conditions = self._settle(check)
         begin = time.perf_counter()
-        subject.compiled(self.subject, settings.compile)
+        loaded = served = settings.compile in runtimes.PACKAGES
+        if served:
+            loaded, problems = runtimes.serve(self.subject, self.request)
+            conditions["problems"] += problems
+            conditions["backend"] = conditions["backend"] and "exported"
+        else:
+            subject.compiled(self.subject, settings.compile)
         built = time.perf_counter() - begin
         called_before = check or settings.layout == "auto"
         first = math.nan if called_before and settings.compile == "none" else self.work.first_call()
@@ -169,7 +175,7 @@ class Commands:
             **conditions,
             "problems": [*self.work.problems(), *conditions["problems"]],
             "cold": None if called_before else first,
-            "compile": None if settings.compile == "none" else max(0.0, built + first - warm.seconds),
+            "compile": None if loaded or settings.compile == "none" else max(0.0, built + first - warm.seconds),
             "steady": warm.steady,
             "limit": limit,
             "calls": warm.calls,

@@ -21,7 +21,7 @@ from bench.machine import nvml
 from bench.machine.allocator import STEADY
 from bench.project import project
 
-LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton")
+LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton", "onnxruntime", "openvino")
 ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
                          "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE")  # fmt: skip
 ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")

@@ -57,7 +57,7 @@ class Record:
     batch: int | None = None
     dtype: str = ""  # that weights and inputs are cast to; tf32 is float32 that may round to TF32
     layout: str = ""
-    compile: str = ""
+    compile: str = ""  # none, a mode of torch.compile, cudagraph, or another runtime than PyTorch
     backend: str = ""  # the implementation of ContMix that ran; empty for models without it
     threads: int | None = None
     device: str = ""
