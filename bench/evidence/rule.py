@@ -48,6 +48,7 @@ def agreement(figure: Printed, subject: Subject, placed: Sequence[Placed], evide
         read = f"read from a plot, to {figure.slack:g} {figure.unit}" if figure.slack else ""
         return Agreement(Verdict.REPRODUCED, (ours,), read)
     seen = {ours.record.counter}
+    chance = ""
     for other in placed[1:]:
         counter = other.record.counter
         if counter in seen:
@@ -58,10 +59,12 @@ def agreement(figure: Printed, subject: Subject, placed: Sequence[Placed], evide
             table = f"{given} of the {of} figures that {figure.repository} prints of {_table(subject)}"
             words = f"by the convention {counter!r}, which gives {table}; ours: {size(figure, ours.value)}"
             return Agreement(Verdict.REPRODUCED, (other, ours), words)
+        if figure.prints(other.value):
+            chance = chance or f": {counter!r} gives it, but only {given} of the {of} figures of that table"
     near = figure.near(ours.value)
     words = size(figure, ours.value)
     if subject.cost:
-        words += ": no convention of ours gives it"
+        words += chance or ": no convention of ours gives it"
     return Agreement(Verdict.WITHIN_TOLERANCE if near else Verdict.NOT_REPRODUCED, (ours,), words)
 
 

@@ -83,7 +83,9 @@ def test_a_convention_has_to_give_most_of_a_table(given: int, expected: Verdict)
     records = [record(model, "macs", macs, counter="defined") for model, macs in MACS.items()]
     for i, (model, macs) in enumerate(printed.items()):
         records.append(record(model, "macs", macs if i < given else 0.9 * macs, counter="another"))
-    assert verdict(BY_ID["figure-overlock-xt-macs-224"], *records).verdict == expected
+    finding = verdict(BY_ID["figure-overlock-xt-macs-224"], *records)
+    assert finding.verdict == expected
+    assert f"{given} of the 4 figures" in finding.detail
 
 
 UPERNET = {
