@@ -35,11 +35,14 @@ def measure(
     begun: Progress = lambda what: None,
     outcome: Outcome | None = None,
     seen: Seen = lambda side, round, block: None,
+    known: Progress = lambda line: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
     """Measure sides of one kind in turn; yields what is known after each round, the same object growing.
 
-    `begun` is called with what comes next, in words, `seen` with each block. Given an earlier `outcome` of the same
-    sides, `plan.rounds` more are added.
+    `begun` is called with what comes next, in words, `seen` with each block, and `known` with the figures so far as
+    soon as a round has timed all its blocks; `meanwhile` is what to do, once, while the first processes load. Given an
+    earlier `outcome` of the same sides, `plan.rounds` more are added.
 
     With `plan.precision` there are two stages (Stein): the spread of the first `plan.rounds` rounds decides how many
     make all ratios to the last side that precise, once, and no later round is looked at. `plan.seconds` ends both.
@@ -51,7 +54,7 @@ def measure(
     if outcome is None:
         count = len(sides)
         outcome = Outcome(list(sides), plan, [[] for _ in range(count)], [[] for _ in range(count)], [False] * count)
-    run = _Run(outcome, plan, begun, seen)
+    run = _Run(outcome, plan, begun, seen, known, meanwhile)
     done, end, wanted, took = outcome.rounds, time.monotonic() + plan.seconds, plan.rounds, 0.0
     while not all(outcome.gone):
         r, begin = outcome.rounds, time.monotonic()
@@ -86,8 +89,17 @@ def turns_of(seconds: Sequence[float], plan: Plan) -> int:
 class _Run:
     """The rounds of one measurement: which sides still go, and whether their processes wait beside each other."""
 
-    def __init__(self, outcome: Outcome, plan: Plan, begun: Progress, seen: Seen) -> None:
-        self.outcome, self.plan, self.begun, self.seen = outcome, plan, begun, seen
+    def __init__(
+        self,
+        outcome: Outcome,
+        plan: Plan,
+        begun: Progress,
+        seen: Seen,
+        known: Progress,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        self.outcome, self.plan, self.begun, self.seen, self.known = outcome, plan, begun, seen, known
+        self.meanwhile = [meanwhile]
         on_cuda = outcome.sides[0].settings.device.startswith("cuda")
         self.beside = not on_cuda if plan.beside is None else plan.beside
 
@@ -133,14 +145,19 @@ class _Run:
         try:
             for i in order:
                 processes[i] = self._start(i)
+            while self.meanwhile:
+                self.meanwhile.pop()()
             each(order, "loading", lambda i: self._loaded(i, processes[i]))
             each(order, "warming up", lambda i: live.__setitem__(i, self._warm(i, processes[i], check=first)))
             for turn in range(turns_of([one.warm["seconds"] for one in live.values()], self.plan)):
                 forth = order if turn % 2 == 0 else order[::-1]
                 each(forth, f"block {turn + 1}", lambda i: self._block(i, r, processes[i], live[i]))
-            each(order, "canary", lambda i: live[i].last.update(processes[i].call("finish", profile=first)))
             for i in processes:
                 self.outcome.replicates[i][r] = live[i]
+            self.known(self.outcome.interim())
+            each(order, "canary", lambda i: live[i].last.update(processes[i].call("finish", profile=first)))
+            for i in live.keys() - processes.keys():  # lost after their blocks
+                self.outcome.replicates[i][r] = None
         finally:
             for process in processes.values():
                 process.end()

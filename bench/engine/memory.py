@@ -12,10 +12,12 @@ import contextlib
 import ctypes
 import gc
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 import torch
@@ -24,7 +26,10 @@ from bench.engine.statistics import Summary, summarise
 from bench.engine.subject import Subject
 from bench.machine.clock import synchronise
 
-CALLS = 3
+CALLS = 2
+"""Calls that are measured; one, where the call before them took longer than `LONG` seconds."""
+
+LONG = 0.5
 
 CPU_METHOD = "peak resident set of a steady call above that of the loaded, warmed-up model"
 CUDA_METHOD = "peak allocated of a steady call above the loaded model"
@@ -32,38 +37,43 @@ CUDA_METHOD = "peak allocated of a steady call above the loaded model"
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `further` are figures that only some devices have: metric, bytes, method."""
+    """Bytes. `further` are figures that only some devices have: metric, bytes, method. `outputs` are the calls'."""
 
     weights: int
     peak: Summary  # of a call, above what is loaded
     method: str
+    outputs: Sequence[Any]
     further: tuple[tuple[str, int, str], ...] = ()
 
 
 def measure(subject: Subject, allocator: Mapping[str, str]) -> Memory:
-    """Peak memory of calls. The model has been called before: kernels are loaded, caches and pools are filled.
+    """Peak memory of calls, after one that loads kernels and fills caches and pools.
 
     `allocator` has the C library's settings that hold, to be named in the method.
     """
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     with torch.inference_mode():
+        begin = time.perf_counter()
+        outputs = [subject.call(0)]
+        synchronise(subject.device)
         if subject.device.type == "cuda":
-            return _cuda(subject, weights)
+            return _cuda(subject, weights, outputs)
+        calls = CALLS if time.perf_counter() - begin < LONG else 1
         peaks = []
-        for i in range(1, CALLS + 1):
+        for i in range(1, calls + 1):
             gc.collect()
             trimmed = trim()
             with PeakResident() as resident:
-                subject.call(i)
+                outputs.append(subject.call(i))
                 synchronise(subject.device)
             peaks.append(resident.peak)
     settings = [f"{name}={value}" for name, value in allocator.items()]
     how = [resident.method, *(["trimmed"] if trimmed else []), *settings]
-    return Memory(weights, summarise(peaks), f"{CPU_METHOD} ({', '.join(how)})")
+    return Memory(weights, summarise(peaks), f"{CPU_METHOD} ({', '.join(how)})", outputs)
 
 
-def _cuda(subject: Subject, weights: int) -> Memory:
+def _cuda(subject: Subject, weights: int, outputs: list[Any]) -> Memory:
     synchronise(subject.device)
     torch.cuda.empty_cache()  # what cuDNN's search for its algorithms took, and no steady call needs
     torch.cuda.reset_peak_memory_stats(subject.device)
@@ -72,7 +82,7 @@ def _cuda(subject: Subject, weights: int) -> Memory:
     for i in range(1, CALLS + 1):
         loaded = torch.cuda.memory_allocated(subject.device)
         torch.cuda.reset_peak_memory_stats(subject.device)
-        subject.call(i)
+        outputs.append(subject.call(i))
         synchronise(subject.device)
         peaks.append(torch.cuda.max_memory_allocated(subject.device) - loaded)
         reserved = max(reserved, torch.cuda.max_memory_reserved(subject.device))
@@ -81,7 +91,7 @@ def _cuda(subject: Subject, weights: int) -> Memory:
         ("memory_reserved", reserved, "peak reserved by the caching allocator"),
         ("memory_device", total - free, "in use on the device after the calls, context and other processes included"),
     )
-    return Memory(weights, summarise(peaks), CUDA_METHOD, further)
+    return Memory(weights, summarise(peaks), CUDA_METHOD, outputs, further)
 
 
 def trim() -> bool:

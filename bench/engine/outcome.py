@@ -77,10 +77,13 @@ class Outcome:
         return max(map(len, self.replicates), default=0)
 
     def moved(self, round: int) -> tuple[float, str]:
-        """How far a canary moved at most in a round's processes, and beside what: "copy beside convnext_b deploy"."""
+        """How far a canary moved at most in a round's processes, and beside what: "copy beside convnext_b deploy".
+
+        Of a round whose canaries have not been read again yet, nothing is known: 0.
+        """
         moves = [(0.0, "")]
         for side, replicates in zip(self.sides, self.replicates, strict=True):
-            if (one := replicates[round]) is not None:
+            if (one := replicates[round]) is not None and one.last:
                 moves.append((one.moved, f"{one.last['canary']['work']} beside {side.name}"))
         return max(moves)
 

@@ -115,6 +115,8 @@ def _counted(running: Sequence[_Share]) -> Iterator[Known]:
     while waiting := [share for share in running if share.left]:
         for share in waiting:
             known = share.poll(0.1 / len(waiting))
+            if not share.left:
+                share.process.end()
             if known is not None:
                 yield known
 

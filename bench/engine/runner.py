@@ -1,15 +1,15 @@
 """Measures a sweep, in what order, and what is known of it so far. Importing this imports no torch.
 
-Counting comes first. Then, for each resolution, batch and dtype, the sides (a model in a form) are timed against each
-other, the baseline among them; then what has a pass of its own (memory, largest batch, breakdown), each in a fresh
-process. Every record is passed on as soon as it is known.
+Counting comes first, while the first processes to be timed load. Then, for each resolution, batch and dtype, the sides
+(a model in a form) are timed against each other, the baseline among them; then what has a pass of its own (memory,
+largest batch, breakdown), each in a fresh process. Every record is passed on as soon as it is known.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,6 +47,7 @@ class Runner:
     said: Callable[[str], None] = lambda line: None
     started: float = field(default_factory=time.monotonic)
     environment: dict[str, Any] = field(default_factory=dict)
+    counted: Iterator[passes.Known] = field(default_factory=lambda: iter(()))
     run: str = field(default_factory=new_run)
     new_records: list[Record] = field(default_factory=list)  # of this run alone
 
@@ -65,18 +66,50 @@ class Runner:
         Raises:
             BadInput: if the machine or the models don't allow what was asked, before anything is measured.
         """
-        self._check_and_count()
+        models = self.sweep.counts()
+        number = sum(map(len, models))
+        processes = max(1, min(physical_cores(), len(models), number // COUNTS_OF_A_PROCESS))
+        shares = [list(itertools.chain(*models[i::processes])) for i in range(processes)]
+        self.begun("checking models and device")
+        with passes.counting(shares, self.sweep.settings, self.sweep.to_check()) as (checked, self.counted):
+            self.done(CHECK)
+            self._begin(checked)
+            try:
+                self._measure()
+            finally:
+                self.environment["after"] = state(self.environment)
+
+    def _begin(self, checked: Mapping[str, Any]) -> None:
+        """Take what the check found out."""
+        self.environment = checked["environment"]
+        limit = calibration.canary_limit(
+            calibration.latest(str(self.environment["machine"])), self.sweep.plan.canary_limit
+        )
+        self.sweep = replace(
+            self.sweep,
+            settings=replace(self.sweep.settings, device=checked["device"]),
+            plan=replace(self.sweep.plan, canary_limit=limit),
+        )
+
+    def _measure(self) -> None:
         rows, beside = self.sweep.rows(), 1 if self.sweep.settings.device.startswith("cuda") else physical_cores()
-        try:
-            for point in self.sweep.points():
-                for kind in self.sweep.timed(point):
-                    for group in self.sweep.groups():
-                        self._time(kind, group, point)
-                for kind in self.sweep.passes(point):
-                    for i in range(0, len(rows), beside):
-                        self._pass(kind, rows[i : i + beside], point)
-        finally:
-            self.environment["after"] = state(self.environment)
+        for point in self.sweep.points():
+            for kind in self.sweep.timed(point):
+                for group in self.sweep.groups():
+                    self._time(kind, group, point)
+            for kind in self.sweep.passes(point):
+                for i in range(0, len(rows), beside):
+                    self._pass(kind, rows[i : i + beside], point)
+        self._count()
+
+    def _count(self) -> None:
+        """Take the counts, of which there are none left the second time: what comes next needs a quiet machine."""
+        for request, records in self.counted:
+            self.begun(f"counting {request.model}")
+            for record in records:
+                if not self._is_known(request, record.metric):
+                    self._keep(record)
+            self.done(COST)
 
     def _keep(self, record: Record) -> None:
         record = stamped(record, self.environment, self.run)
@@ -88,32 +121,6 @@ class Runner:
         planned = stamped(request.record(metric), self.environment, self.run)
         code = (planned.commit, planned.torch)
         return any((r.commit, r.torch) == code and covers(r, planned) for r in self.known)
-
-    def _check_and_count(self) -> None:
-        """Check the input and, in the same process, count; in several processes where there is much to count."""
-        models = self.sweep.counts()
-        number = sum(map(len, models))
-        processes = max(1, min(physical_cores(), len(models), number // COUNTS_OF_A_PROCESS))
-        shares = [list(itertools.chain(*models[i::processes])) for i in range(processes)]
-        self.begun("checking models and device")
-        with passes.counting(shares, self.sweep.settings, self.sweep.to_check()) as (checked, counted):
-            self.done(CHECK)
-            self.environment = checked["environment"]
-            limit = calibration.canary_limit(
-                calibration.latest(str(self.environment["machine"])), self.sweep.plan.canary_limit
-            )
-            self.sweep = replace(
-                self.sweep,
-                settings=replace(self.sweep.settings, device=checked["device"]),
-                plan=replace(self.sweep.plan, canary_limit=limit),
-            )
-            if number:
-                self.begun("counting parameters and MACs")
-            for request, records in counted:
-                for record in records:
-                    if not self._is_known(request, record.metric):
-                        self._keep(record)
-                self.done(COST)
 
     def _time(self, kind: str, group: Sequence[Row], point: Point) -> None:
         """One interleaved measurement; what is known when it is interrupted is kept."""
@@ -131,9 +138,10 @@ class Runner:
         outcome: Outcome | None = None
         baseline_again = group != self.sweep.groups()[0]
         try:
-            known = interleaved.measure(sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"))
-            for outcome in known:
-                self.said(outcome.interim())
+            known = interleaved.measure(
+                sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"), known=self.said, meanwhile=self._count
+            )
+            for outcome in known:  # noqa: B007 (it is reported below, whatever ends this)
                 if not plan.precision and next(steps, None) is not None:
                     self.done(kind)
             for _ in steps:
@@ -172,6 +180,7 @@ class Runner:
 
     def _pass(self, kind: str, rows: Sequence[Row], point: Point) -> None:
         """Memory, the largest batch or a breakdown of some rows, each in a fresh process."""
+        self._count()
         requests = []
         for row in rows:
             request = self.sweep.request(kind, row, point)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bench.cli import BadInput
 from bench.engine.request import Request
 from bench.engine.tasks import task_of
 from bench.loading import resolve, weights_label
+from bench.machine.clock import synchronise
 from bench.machine.environment import CUDNN_BENCHMARK
 from bench.metrics import TRAINING
 from bench.project import project
@@ -37,6 +39,10 @@ class BackendsSeen(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+
+    @property
+    def label(self) -> str:
+        return "+".join(sorted(self.names))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -173,24 +179,28 @@ def weights_label_of(request: Request) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """Why outputs cannot be trusted, and which implementation of ContMix ran (empty: none)."""
+    """Why outputs cannot be trusted, which implementation of ContMix ran (empty: none), and the last call's seconds."""
 
-    problems: tuple[str, ...]
-    backend: str
+    problems: tuple[str, ...] = ()
+    backend: str = ""
+    seconds: float = math.inf
 
 
 def check(subject: Subject) -> Checked:
-    """`check_outputs`, watching which implementation of ContMix runs."""
-    seen = BackendsSeen()
-    with seen:
-        problems = check_outputs(subject)
-    return Checked(problems, "+".join(sorted(seen.names)))
+    """Two calls, looked at: their outputs, and which implementation of ContMix ran."""
+    with BackendsSeen() as seen, torch.inference_mode():
+        first = subject.call(0)
+        synchronise(subject.device)
+        begin = time.perf_counter()
+        second = subject.call(1)
+        synchronise(subject.device)
+        seconds = time.perf_counter() - begin
+    return Checked(check_outputs(first, second), seen.label, seconds)
 
 
-def check_outputs(subject: Subject) -> tuple[str, ...]:
-    """Why the outputs cannot be trusted: not finite, or the same for different inputs. Empty if they can."""
-    with torch.inference_mode():
-        first, second = (_flat(subject.call(i)) for i in (0, 1))
+def check_outputs(*outputs: Any) -> tuple[str, ...]:
+    """Why the outputs of two inputs cannot be trusted: not finite, or the same for both. Empty if they can."""
+    first, second = map(_flat, outputs)
     if not (first.isfinite().all() and second.isfinite().all()):
         return ("outputs are not finite",)
     if (first - second).abs().max() <= 1e-3 * first.abs().max():

@@ -18,12 +18,15 @@ import threading
 import time
 import traceback
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import BadInput
 from bench.engine.plan import Plan
 from bench.engine.request import TIMED, Request
 from bench.metrics import LATENCY, MEMORY, TRAINING
+
+if TYPE_CHECKING:
+    from bench.engine.subject import Checked
 
 
 def main() -> None:
@@ -105,12 +108,22 @@ class Commands:
 
     def _settle(self, check: bool = True) -> dict[str, Any]:
         """Choose the layout where that is open, look at the outputs, and say under what conditions the model runs."""
-        from bench.engine import speed, subject
+        from bench.engine import subject
+
+        self._lay_out()
+        self.checked = subject.check(self.subject) if check else subject.Checked()
+        return self._conditions(self.checked)
+
+    def _lay_out(self) -> None:
+        from bench.engine import speed
+
+        if self.request.settings.layout == "auto":
+            speed.faster_layout(self.subject, type(self.work))
+
+    def _conditions(self, checked: Checked) -> dict[str, Any]:
+        from bench.engine import subject
 
         settings = self.request.settings
-        if settings.layout == "auto":
-            speed.faster_layout(self.subject, type(self.work))
-        checked = subject.check(self.subject) if check else subject.Checked((), "")
         problems = list(checked.problems)
         if checked.backend and settings.backend not in ("auto", checked.backend):
             problems.append(f"ContMix ran {checked.backend}, not {settings.backend} as asked for")
@@ -119,10 +132,12 @@ class Commands:
 
     def memory(self) -> dict[str, Any]:
         """Memory of the loaded model and of a call."""
-        from bench.engine import memory
+        from bench.engine import memory, subject
 
-        conditions = self._settle()
-        result = memory.measure(self.subject, self.allocator)
+        self._lay_out()
+        with subject.BackendsSeen() as seen:
+            result = memory.measure(self.subject, self.allocator)
+        conditions = self._conditions(subject.Checked(subject.check_outputs(*result.outputs[:2]), seen.label))
         figures = [
             {"metric": "memory", "value": result.peak.median, "lo": result.peak.lo, "hi": result.peak.hi,
              "n": result.peak.n, "method": result.method},
@@ -166,9 +181,11 @@ class Commands:
             subject.compiled(self.subject, settings.compile)
         built = time.perf_counter() - begin
         called_before = check or settings.layout == "auto"
-        first = math.nan if called_before and settings.compile == "none" else self.work.first_call()
+        eager = settings.compile == "none"
+        first = math.nan if called_before and eager else self.work.first_call()
         limit = self.plan.warmup * (speed.MORE_WARMUP if training else 1)
-        warm = speed.warm_up(self.work, limit)
+        before = math.inf if training or not eager else self.checked.seconds if check else first
+        warm = speed.warm_up(self.work, limit, before)
         self.seconds, self.position = warm.seconds, 0
         self.before = self.canary.read()
         return {

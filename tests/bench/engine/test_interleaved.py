@@ -259,6 +259,23 @@ def test_the_turns_of_a_round_take_about_as_long_whatever_a_call_takes() -> None
     assert turns_of([], plan) == 4
 
 
+def test_figures_are_known_before_a_round_has_ended() -> None:
+    """The line comes before the canaries and the profile; what is done meanwhile is done while processes load."""
+    events: list[str] = []
+    run = measure(
+        [side("tiny"), side("tiny")],
+        replace(PLAN, rounds=1),
+        events.append,
+        known=lambda line: events.append("known: " + line),
+        meanwhile=lambda: events.append("meanwhile"),
+    )
+    list(run)
+    words = [event.split(", ")[-1] if not event.startswith("known") else "known" for event in events]
+    assert words == ["meanwhile", *["loading"] * 2, *["warming up"] * 2, *["block 1"] * 2, *["block 2"] * 2, "known",
+                     *["canary"] * 2]  # fmt: skip
+    assert "after 1 round" in next(event for event in events if event.startswith("known"))
+
+
 def test_what_is_known_so_far_is_one_line() -> None:
     assert outcome_of([[0.0], [0.0]]).interim() == "tiny deploy 1, tiny deploy 2 images/s; 0.50x after 1 round"
     line = outcome_of([[0.0] * 3, [0.0] * 3]).interim()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.cli import BadInput
 from bench.engine import fit, memory, speed
 from bench.engine.request import Request, Settings, automatic_batch
-from bench.engine.subject import BackendsSeen, Subject, check_outputs, place, prepare
+from bench.engine.subject import BackendsSeen, Subject, check, place, prepare
 from bench.loading import create, load, randomise, resolve, weights_label
 from bench.machine import environment, nvml
 from bench.machine.canary import Canary, Reading
@@ -33,7 +33,7 @@ SMALL = ["overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t"]
 def test_random_weights_make_the_input_matter(name: str) -> None:
     """As built, layers scaled by 1e-6 or by zero hide most of a network; drawn anew, every part bears on the output."""
     model = load(resolve(name), "deploy", None, seed=0)
-    assert check_outputs(place(model, "cpu", "float32", "channels_last", 1, (64, 64), seed=0)) == ()
+    assert check(place(model, "cpu", "float32", "channels_last", 1, (64, 64), seed=0)).problems == ()
 
 
 @pytest.mark.parametrize("form", ["train", "deploy"])
@@ -73,9 +73,9 @@ def subject_of(function: object) -> Subject:
 
 
 def test_outputs_that_cannot_be_trusted_are_named() -> None:
-    assert check_outputs(subject_of(lambda x: x)) == ()
-    assert check_outputs(subject_of(lambda x: x / 0)) == ("outputs are not finite",)
-    assert check_outputs(subject_of(lambda x: x * 0 + 1)) == ("outputs do not depend on the input",)
+    assert check(subject_of(lambda x: x)).problems == ()
+    assert check(subject_of(lambda x: x / 0)).problems == ("outputs are not finite",)
+    assert check(subject_of(lambda x: x * 0 + 1)).problems == ("outputs do not depend on the input",)
 
 
 def test_randomise_leaves_nothing_constant() -> None:
@@ -122,6 +122,39 @@ def test_warm_up_that_never_settles_says_so() -> None:
     settled = speed.warm_up_calls(lambda i: settling[i], 60.0)
     assert settled.steady
     assert settled.seconds == 1.0
+    long = speed.warm_up_calls(lambda i: pytest.fail("a call as long as the limit has warmed up"), 0.5, before=0.8)
+    assert (long.seconds, long.steady, long.calls) == (0.8, True, 0)
+    assert speed.warm_up_calls(lambda i: 0.1, 0.001, before=0.0005).calls > 0
+
+
+@pytest.mark.parametrize(
+    ("times", "best"),
+    [
+        ({"channels_last": (1.0,), "channels_first": (0.97,)}, "channels_last"),  # within 5 %: as good
+        ({"channels_last": (1.0,), "channels_first": (0.9,)}, "channels_first"),
+        (
+            {"channels_last": (1.3, 1.0), "channels_first": (1.0, 1.0)},
+            "channels_last",
+        ),  # a slow spell in the first trial
+        ({"channels_last": (0.9,), "channels_first": (1.0,)}, "channels_last"),
+    ],
+)
+def test_the_layout_is_another_one_only_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, times: dict[str, tuple[float, ...]], best: str
+) -> None:
+    subject = subject_of(lambda x: x)
+    trials: list[str] = []
+
+    def time_calls(call: object, calls: int, device: object, start: int = 0) -> tuple[float, float]:
+        if start == 0:
+            trials.append(subject.layout)
+        before = max(0, trials[1:].count(subject.layout) - 1)  # the first of all decides of how many images calls are
+        assert len(subject.images[0]) == 1, "a call of one second is long enough with one image"
+        return times[subject.layout][min(before, len(times[subject.layout]) - 1)], 0.0
+
+    monkeypatch.setattr(speed, "time_calls", time_calls)
+    assert speed.faster_layout(subject) == best == subject.layout
+    assert len(subject.images[0]) == 2, "all images are there again"
 
 
 def test_a_training_step_trains() -> None:
