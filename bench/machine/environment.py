@@ -23,7 +23,7 @@ from bench.project import project
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton", "onnxruntime", "openvino")
 ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
-                         "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE")  # fmt: skip
+                         "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE", "OVERLOCK_ISA", "ATEN_CPU_CAPABILITY")  # fmt: skip
 ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")
 
 CUDNN_BENCHMARK = True
@@ -116,6 +116,8 @@ def collect(device: str, threads: int) -> dict[str, Any]:
     """Everything about this machine, its libraries and its device that matters to a measurement, as plain values."""
     import torch
 
+    from overlock import native
+
     versions = {}
     for library in LIBRARIES:
         try:
@@ -138,6 +140,8 @@ def collect(device: str, threads: int) -> dict[str, Any]:
         "tf32": "off, except in rows of dtype tf32",
         "variables": _variables(ENVIRONMENT_VARIABLES + ACCELERATOR_VARIABLES),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        # of overlock's C kernels; empty where there are none
+        "native_isa": native.isa() if native.why_not() is None else "",
         "device": device,
         "device_name": cpu_name(),
         "driver": "",

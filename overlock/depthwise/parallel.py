@@ -22,6 +22,7 @@ from torch.nn.grad import conv2d_weight
 
 from overlock import native
 from overlock.depthwise import dispatch
+from overlock.depthwise import native as native_forward
 from overlock.depthwise import triton as depthwise_triton
 from overlock.tracing import eager_autograd, under_autocast, why_not_read
 
@@ -111,6 +112,8 @@ def _padding(weight: Tensor, dilation: int) -> int:
 def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     if dilation > 1 and dilation * (weight.shape[-1] - 1) >= 14 and weight.shape[-1] >= 9:
         weight, dilation = dilate_kernel(weight, dilation, dilation * (weight.shape[-1] - 1) + 1), 1
+    if dilation == 1 and native_forward.preferred(x, weight.shape[-1]):
+        return native_forward.convolve(x, native_forward.taps_of(weight), None)
     size = fast_size(x, weight.shape[-1]) if dilation == 1 else weight.shape[-1]
     if size != weight.shape[-1]:
         weight = F.pad(weight, [(size - weight.shape[-1]) // 2] * 4)

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overlock.depthwise import dispatch
+from overlock.depthwise import native as depthwise_native
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.parallel import fast_size
-from overlock.inference.prepacked import prepacked
+from overlock.inference.prepacked import packed_taps, prepacked
 from overlock.tracing import is_exporting, is_watched
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}
@@ -66,6 +67,9 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
     """
     groups, kernel_size = x.shape[1] // weight.shape[1], weight.shape[-1]
     if why_not(x) is None:
+        alone = groups == x.shape[1] == weight.shape[0] and stride == 1 and activation is None
+        if alone and depthwise_native.preferred(x, kernel_size):
+            return depthwise_native.convolve(x, packed_taps(weight), bias)
         size = fast_size(x, kernel_size) if groups > 1 else kernel_size
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x,

@@ -12,10 +12,14 @@ the tensor itself, under `torch.no_grad()`, is always seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from overlock.depthwise.native import taps_of
 
 SAMPLE = 8
 _prepacked = WeakTensorKeyDictionary()
@@ -30,18 +34,37 @@ def prepacked(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) ->
     that has changed is packed again. One made in inference mode keeps no count of its changes, and is never packed, nor
     is one with gaps in memory.
     """
-    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
-    if weight.is_inference() or not dense:
+    if not _may_be_kept(weight):
         return _framed(weight, size)
-    count = weight.numel()
-    sample = weight.as_strided((min(count, SAMPLE),), (max(1, count // SAMPLE),)).tolist()
-    now = (weight.data_ptr(), weight._version, sample, weight.dtype, size, stride, groups)
-    entry = _prepacked.get(weight)
-    if entry is None or entry[0] != now:
-        packed = torch.ops.mkldnn._reorder_convolution_weight(
+
+    def pack() -> Tensor:
+        out: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             _framed(weight, size), [size // 2] * 2, [stride] * 2, [1, 1], groups, list(x.shape)
         )
-        entry = _prepacked[weight] = (now, packed, weight.detach())
+        return out
+
+    return _kept(weight, (size, stride, groups), pack)
+
+
+def packed_taps(weight: Tensor) -> Tensor:
+    """A depthwise `weight` (C, 1, k, k) as the C kernel reads it (`overlock.depthwise.native`); kept likewise."""
+    if not _may_be_kept(weight):
+        return taps_of(weight)
+    return _kept(weight, ("taps",), lambda: taps_of(weight))
+
+
+def _may_be_kept(weight: Tensor) -> bool:
+    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    return dense and not weight.is_inference()
+
+
+def _kept(weight: Tensor, kind: tuple[object, ...], pack: Callable[[], Tensor]) -> Tensor:
+    count = weight.numel()
+    sample = weight.as_strided((min(count, SAMPLE),), (max(1, count // SAMPLE),)).tolist()
+    now = (weight.data_ptr(), weight._version, sample, weight.dtype, *kind)
+    entry = _prepacked.get(weight)
+    if entry is None or entry[0] != now:
+        entry = _prepacked[weight] = (now, pack(), weight.detach())
     kernel: Tensor = entry[1]
     return kernel
 

@@ -1,8 +1,10 @@
 """C kernels for CPUs, compiled once on the machine that runs them and kept in the user's cache.
 
 They need a C compiler (`CC`, else `cc`, `gcc` or `clang`) and Linux; `why_not()` says why there are none, and
-`OVERLOCK_NATIVE=0` switches them off. They run on the threads that PyTorch's own kernels run on: the library is linked
-with the OpenMP runtime that PyTorch calls, since the threads of a second one would take the cores from the first.
+`OVERLOCK_NATIVE=0` switches them off. They are compiled for the widest instruction set that this machine has, or
+for the one of `ISAS` that `OVERLOCK_ISA` names. They run on the threads that PyTorch's own kernels run on:
+the library is linked with the OpenMP runtime that PyTorch calls, since a second one's threads would take the cores from
+the first's.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -29,12 +32,31 @@ from overlock.tracing import is_watched
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
+ISA_VARIABLE = "OVERLOCK_ISA"
 COMPILERS = ("cc", "gcc", "clang")
 DIGEST = hashlib.sha256().digest_size
 SECONDS = 120  # for the compiler, which takes about two
 COMPILING = "compiling-"
 """How the name of a folder begins that a library is compiled in."""
+
+
+class Isa(NamedTuple):
+    """An instruction set that the kernels are written for (`vectors.h`)."""
+
+    machine: str  # by `platform.machine()`; empty: any
+    march: str  # the compiler's name of it
+    needs: frozenset[str] = frozenset()  # flags of /proc/cpuinfo
+
+
+ISAS = {
+    "avx512": Isa("x86_64", "native", frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl"})),
+    "avx2": Isa("x86_64", "haswell", frozenset({"avx2", "fma"})),
+    "sse2": Isa("x86_64", "x86-64"),
+    "neon": Isa("aarch64", "native"),
+    "generic": Isa("", "native"),
+}
+"""The widest first."""
 
 
 class _Unavailable(Exception):
@@ -81,9 +103,29 @@ def _openmp(library: ctypes.CDLL) -> Path:
 def _cpu() -> str:
     """What `-march=native` depends on: a cache may be shared by several machines."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    return platform.machine() + "".join(
+    return platform.machine() + "\n".join(
         dict.fromkeys(x for x in lines if x.startswith(("model name", "flags", "Feat")))
     )
+
+
+@lru_cache(maxsize=1)
+def isas() -> tuple[str, ...]:
+    """The instruction sets of `ISAS` that this machine has, the widest first."""
+    machine, flags = platform.machine(), set(_cpu().split())
+    own = tuple(name for name, isa in ISAS.items() if isa.machine == machine and isa.needs <= flags)
+    return own or ("generic",)
+
+
+def isa() -> str:
+    """The instruction set that the kernels are compiled for: `OVERLOCK_ISA`, else the widest.
+
+    Raises:
+        ValueError: where the variable names none that this machine has.
+    """
+    asked = os.environ.get(ISA_VARIABLE) or isas()[0]
+    if asked not in isas():
+        raise ValueError(f"{ISA_VARIABLE}={asked}: this machine has {', '.join(isas())}")
+    return asked
 
 
 def _run(command: list[str]) -> None:
@@ -102,7 +144,7 @@ def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
     _sweep(target.parent)
     with tempfile.TemporaryDirectory(prefix=COMPILING, dir=target.parent) as folder:
         compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
-        _run([*compiler, *FLAGS, "-c", str(SOURCES / "kernels.c"), "-o", compiled])
+        _run([*compiler, *FLAGS, f"-march={ISAS[isa()].march}", "-c", str(SOURCES / "kernels.c"), "-o", compiled])
         _run([*compiler, "-shared", compiled, str(openmp), "-lm", "-o", linked])
         os.chmod(linked, 0o700)  # whatever the umask is: nobody else's to write
         with open(linked, "r+b") as file:
@@ -125,8 +167,8 @@ def _sweep(cache: Path) -> None:
 def _target(compiler: list[str], openmp: Path) -> Path:
     """Where the library is kept, named by all that it is compiled from, by and for."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]")))
-    everything = "\n".join([text, *FLAGS, *compiler, str(openmp), _cpu()])
-    return cache_folder() / f"kernels-{hashlib.sha256(os.fsencode(everything)).hexdigest()[:16]}.so"
+    everything = "\n".join([text, *FLAGS, isa(), *compiler, str(openmp), _cpu()])
+    return cache_folder() / f"kernels-{isa()}-{hashlib.sha256(os.fsencode(everything)).hexdigest()[:16]}.so"
 
 
 def _sum(content: bytes, target: Path) -> bytes:
@@ -166,9 +208,14 @@ def _opened(target: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(f"/proc/self/fd/{loaded}")  # which stays open, or its name would be another's
 
 
-@lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | str:
     """The library, or why there is none."""
+    return _made(os.environ.get(ISA_VARIABLE))
+
+
+@lru_cache(maxsize=len(ISAS))
+def _made(isa: str | None) -> ctypes.CDLL | str:
+    """The library for an instruction set (None: the widest), or why there is none."""
     try:
         if os.environ.get("OVERLOCK_NATIVE", "1") == "0":
             raise _Unavailable("switched off by OVERLOCK_NATIVE=0")

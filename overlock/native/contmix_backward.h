@@ -10,31 +10,41 @@ typedef struct {
 } Gradients;
 
 typedef struct {
-    float *out;       /* (QUERIES, cp) */
-    float *logits;    /* (QUERIES, Tp + LANES) */
-    float *keys;      /* (Tp, cqp): projected, by tap */
-    float *columns;   /* (cp, N + LANES): values, by channel */
-    float *values;    /* (N, cp) */
-    float *projected; /* (cq, Tp) */
-    float *bias;      /* (Tp) */
-    float *rpb;       /* (span*span + LANES) */
+    long union_floats; /* of one row of the windows of QUERIES queries together */
+    float *out;        /* (QUERIES, cp) */
+    float *unions;     /* (k, QUERIES, union_floats) */
+    float *logits;     /* (QUERIES, Tp + LANES) */
+    float *keys;       /* (Tp, cqp): projected, by tap */
+    float *columns;    /* (cp, N + union_floats): values, by channel */
+    float *values;     /* (N, cp) */
+    float *projected;  /* (cq, Tp) */
+    float *bias;       /* (Tp) */
+    float *rpb;        /* (span*span + LANES) */
 } Backward;
 
 static long backward_floats(const Contmix *m, long k) {
     long tp = padded(k * k), span = 2 * k - 1, cp = padded(m->c), tokens = m->height * m->width;
-    return QUERIES * (cp + tp + LANES) + tp * padded(m->cq) + cp * padded(tokens + LANES) + tokens * cp + m->cq * tp +
-           tp + padded(span * span + LANES);
+    long wide = padded(k + QUERIES - 1);
+    return QUERIES * (cp + tp + LANES + k * wide) + tp * padded(m->cq) + cp * padded(tokens + wide) + tokens * cp +
+           m->cq * tp + tp + padded(span * span + LANES) + 9 * 16;
 }
 
 static float *zeros(float **memory, long floats) {
     float *taken = take(memory, floats);
-    memset(taken, 0, padded(floats) * sizeof(float));
+    memset(taken, 0, floats * sizeof(float));
     return taken;
 }
 
+static long column_floats(const Backward *d, const Contmix *m) {
+    return padded(m->height * m->width + d->union_floats);
+}
+
 static void open_backward(Backward *d, const Half *h, const Contmix *m, float **memory) {
-    long tokens = m->height * m->width, length = padded(tokens + LANES);
+    long tokens = m->height * m->width;
+    d->union_floats = padded(h->k + QUERIES - 1);
+    long length = column_floats(d, m);
     d->out = zeros(memory, QUERIES * h->cp);
+    d->unions = zeros(memory, h->k * QUERIES * d->union_floats);
     d->logits = zeros(memory, QUERIES * (h->tp + LANES));
     d->keys = zeros(memory, h->tp * h->cqp);
     d->columns = zeros(memory, h->cp * length);
@@ -44,31 +54,50 @@ static void open_backward(Backward *d, const Half *h, const Contmix *m, float **
     d->rpb = zeros(memory, h->span * h->span + LANES);
     for (long t = 0; t < h->taps; t++)
         for (long ch = 0; ch < m->cq; ch++)
-            d->keys[t * h->cqp + ch] = h->projected[ch * h->tp + t];
+            d->keys[t * h->cqp + ch] = h->projected[ch * h->tp + t] * LN_2;
     for (long ch = 0; ch < m->c; ch++)
         for (long n = 0; n < tokens; n++)
             d->columns[ch * length + n] = h->values[n * h->cp + ch];
 }
 
-/* Gradients of the softmax weights, then of the logits, of `count` queries from (row, col) on. */
-static void unweigh(Backward *d, Half *h, const Contmix *m, long row, long col, long count) {
-    long length = padded(m->height * m->width + LANES), corner = window(row, h->k, m->height) * m->width;
-    for (long j = 0; j < count; j++) {
+/* Products of the output's gradients and the values of one row, `vectors` vectors of places for all queries. */
+INLINE void products(const float *out, long cp, const float *column, long length, long channels, float *to, long stride,
+                     const int vectors) {
+    vec sums[QUERIES][2] = {{{0}}};
+    for (long ch = 0; ch < channels; ch++) {
+        vec values[2];
+        for (int i = 0; i < vectors; i++)
+            values[i] = load(column + ch * length + i * LANES);
+        for (int j = 0; j < QUERIES; j++) {
+            vec of_query = all(out[j * cp + ch]);
+            for (int i = 0; i < vectors; i++)
+                sums[j][i] += of_query * values[i];
+        }
+    }
+    for (int j = 0; j < QUERIES; j++)
+        for (int i = 0; i < vectors; i++)
+            store(to + j * stride + i * LANES, sums[j][i]);
+}
+
+/* Gradients of the softmax weights, then of the logits, of a group. */
+static void unweigh(Backward *d, Half *h, const Contmix *m, const Group *own) {
+    long length = column_floats(d, m), wide = d->union_floats;
+    for (long i = 0; i < h->k; i++) {
+        const float *column = d->columns + (own->top + i) * m->width + own->first[0];
+        float *to = d->unions + i * QUERIES * wide;
+        long at = 0;
+        for (; at + 2 * LANES <= wide; at += 2 * LANES)
+            products(d->out, h->cp, column + at, length, m->c, to + at, wide, 2);
+        if (at < wide)
+            products(d->out, h->cp, column + at, length, m->c, to + at, wide, 1);
+    }
+    for (long j = 0; j < own->count; j++) {
         float *to = d->logits + j * (h->tp + LANES), *w = row_of(h, j);
-        const float *from = d->columns + corner + window(col + j, h->k, m->width), *out = d->out + j * h->cp;
-        for (long i = 0; i < h->k; i++)
-            for (long at = 0; at < h->k; at += LANES) {
-                const float *column = from + i * m->width + at;
-                vec sums[2] = {{0}, {0}};
-                long ch = 0;
-                for (; ch + 2 <= m->c; ch += 2) {
-                    sums[0] += out[ch] * load(column + ch * length);
-                    sums[1] += out[ch + 1] * load(column + (ch + 1) * length);
-                }
-                if (ch < m->c)
-                    sums[0] += out[ch] * load(column + ch * length);
-                store(to + i * h->k + at, sums[0] + sums[1]);
-            }
+        for (long i = 0; i < h->k; i++) { /* each row overwrites what the last one wrote too far */
+            const float *from = d->unions + (i * QUERIES + j) * wide + own->first[j] - own->first[0];
+            for (long at = 0; at < h->k; at += LANES)
+                store(to + i * h->k + at, load(from + at));
+        }
         for (long t = h->taps; t < h->tp; t++)
             to[t] = 0;
         vec dot = {0}, share = all(h->share[j]);
@@ -81,75 +110,162 @@ static void unweigh(Backward *d, Half *h, const Contmix *m, long row, long col, 
         for (long at = 0; at < h->tp; at += LANES)
             store(to + at, load(w + at) * (load(to + at) - mean));
     }
-    for (long j = count; j < QUERIES; j++)
+    for (long j = own->count; j < QUERIES; j++)
         memset(d->logits + j * (h->tp + LANES), 0, h->tp * sizeof(float));
 }
 
-/* The logits' gradients, spread to the projected keys, the biases, the queries (into `q`, (QUERIES, cqp)). */
-static void spread(Backward *d, const Half *h, const Contmix *m, long row, long col, long count, float *q) {
-    long stride = h->tp + LANES, k = h->k, row_bias = window(row, k, m->height) - row + k - 1;
-    for (long at = 0; at < h->tp; at += LANES) {
-        vec dl[QUERIES], sum = load(d->bias + at);
+/* `vectors` vectors of the logits' gradients, spread to the projected keys and the biases. */
+INLINE void spread_to_keys(Backward *d, const Half *h, const float *q, long cq, long at, const int vectors) {
+    vec dl[QUERIES][2];
+    for (int i = 0; i < vectors; i++) {
+        vec sum = load(d->bias + at + i * LANES);
         for (int j = 0; j < QUERIES; j++) {
-            dl[j] = load(d->logits + j * stride + at);
-            sum += dl[j];
+            dl[j][i] = load(d->logits + j * (h->tp + LANES) + at + i * LANES);
+            sum += dl[j][i];
         }
-        store(d->bias + at, sum);
-        for (long ch = 0; ch < m->cq; ch++) {
-            vec keys = load(d->projected + ch * h->tp + at);
-            for (int j = 0; j < QUERIES; j++)
-                keys += h->q[j * h->cqp + ch] * dl[j];
-            store(d->projected + ch * h->tp + at, keys);
-        }
+        store(d->bias + at + i * LANES, sum);
     }
-    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (long j = 0; j < count; j++) {
-        const float *dl = d->logits + j * stride;
-        float *table = d->rpb + row_bias * h->span + window(col + j, k, m->width) - (col + j) + k - 1;
-        for (long i = 0; i < k; i++)
-            for (long at = 0; at < k; at += LANES) {
-                vec own = where(lane < (int32_t)(k - at), load(dl + i * k + at), (vec){0});
-                store(table + i * h->span + at, load(table + i * h->span + at) + own);
-            }
-    }
-    for (long ch = 0; ch < h->cqp; ch += LANES) {
-        vec sums[QUERIES] = {{0}};
-        for (long t = 0; t < h->taps; t++) {
-            vec key = load(d->keys + t * h->cqp + ch);
-            for (int j = 0; j < QUERIES; j++)
-                sums[j] += d->logits[j * stride + t] * key;
+    for (long ch = 0; ch < cq; ch++) {
+        float *keys = d->projected + ch * h->tp + at;
+        vec sum[2];
+        for (int i = 0; i < vectors; i++)
+            sum[i] = load(keys + i * LANES);
+        for (int j = 0; j < QUERIES; j++) {
+            vec query = all(q[j * h->cqp + ch]);
+            for (int i = 0; i < vectors; i++)
+                sum[i] += query * dl[j][i];
         }
-        for (int j = 0; j < QUERIES; j++)
-            store(q + j * h->cqp + ch, sums[j]);
+        for (int i = 0; i < vectors; i++)
+            store(keys + i * LANES, sum[i]);
     }
 }
 
-static void unmix(Backward *d, const Half *h, const Contmix *m, long row, long col, long count) {
-    float *top = d->values + window(row, h->k, m->height) * m->width * h->cp;
-    for (long j = 0; j < count; j++) {
-        const float *w = row_of(h, j);
-        float *corner = top + window(col + j, h->k, m->width) * h->cp;
-        for (long ch = 0; ch < h->cp; ch += LANES) {
-            vec out = load(d->out + j * h->cp + ch);
-            for (long i = 0; i < h->k; i++) {
-                float *v = corner + i * m->width * h->cp + ch;
-                for (long t = 0; t < h->k; t++)
-                    store(v + t * h->cp, load(v + t * h->cp) + w[i * h->k + t] * out);
-            }
+/* Likewise to `vectors` vectors of channels of the queries (QUERIES, cqp). */
+INLINE void spread_to_queries(const Backward *d, const Half *h, long ch, float *q, const int vectors) {
+    vec sums[QUERIES][2] = {{{0}}};
+    for (long t = 0; t < h->taps; t++) {
+        vec key[2];
+        for (int i = 0; i < vectors; i++)
+            key[i] = load(d->keys + t * h->cqp + ch + i * LANES);
+        for (int j = 0; j < QUERIES; j++) {
+            vec dl = all(d->logits[j * (h->tp + LANES) + t]);
+            for (int i = 0; i < vectors; i++)
+                sums[j][i] += dl * key[i];
         }
+    }
+    for (int j = 0; j < QUERIES; j++)
+        for (int i = 0; i < vectors; i++)
+            store(q + j * h->cqp + ch + i * LANES, sums[j][i]);
+}
+
+/* The logits' gradients, spread to the projected keys, the biases, the queries (into `d_q`, (QUERIES, cqp)). */
+static void spread(Backward *d, const Half *h, const Contmix *m, const Group *own, float *d_q) {
+    const float *q = queries_of(h, m, own);
+    long at = 0, ch = 0, k = h->k;
+    for (; at + 2 * LANES <= h->tp; at += 2 * LANES)
+        spread_to_keys(d, h, q, m->cq, at, 2);
+    if (at < h->tp)
+        spread_to_keys(d, h, q, m->cq, at, 1);
+    for (; ch + 2 * LANES <= h->cqp; ch += 2 * LANES)
+        spread_to_queries(d, h, ch, d_q, 2);
+    if (ch < h->cqp)
+        spread_to_queries(d, h, ch, d_q, 1);
+    for (long j = 0; j < own->count; j++) {
+        const float *dl = d->logits + j * (h->tp + LANES);
+        float *table = d->rpb + (own->top - own->row + k - 1) * h->span + own->first[j] - (own->col + j) + k - 1;
+        for (long i = 0; i < k; i++)
+            for (at = 0; at < k; at += LANES) {
+                vec more = load(dl + i * k + at);
+                more = at + LANES <= k ? more : first_lanes(more, k - at);
+                store(table + i * h->span + at, load(table + i * h->span + at) + more);
+            }
+    }
+}
+
+/* One row of taps, spread to the values: as `mix_row`. */
+INLINE void unmix_row(float *line, const vec out[QUERIES][2], const float *const *w, const Group *own, long k, long cp,
+                      const int count, const int vectors) {
+    long last = own->first[count - 1], end = most(own->first[0] + k, last);
+    UNROLL for (int j = 0; j < count - 1; j++)
+        for (long at = own->first[j]; at < least(last, own->first[j] + k); at++)
+            for (int i = 0; i < vectors; i++) {
+                float *value = line + at * cp + i * LANES;
+                store(value, load(value) + w[j][at - own->first[j]] * out[j][i]);
+            }
+    for (long at = last; at < end; at++) {
+        vec value[2];
+        for (int i = 0; i < vectors; i++)
+            value[i] = load(line + at * cp + i * LANES);
+        for (int j = 0; j < count; j++) {
+            vec weight = all(w[j][at - own->first[j]]);
+            for (int i = 0; i < vectors; i++)
+                value[i] += weight * out[j][i];
+        }
+        for (int i = 0; i < vectors; i++)
+            store(line + at * cp + i * LANES, value[i]);
+    }
+    UNROLL for (int j = 1; j < count; j++)
+        for (long at = end; at < own->first[j] + k; at++)
+            for (int i = 0; i < vectors; i++) {
+                float *value = line + at * cp + i * LANES;
+                store(value, load(value) + w[j][at - own->first[j]] * out[j][i]);
+            }
+}
+
+INLINE void unmix_channels(Backward *d, const Half *h, long width, const Group *own, long ch, const int count,
+                           const int vectors) {
+    vec out[QUERIES][2];
+    const float *w[QUERIES];
+    for (int j = 0; j < count; j++) {
+        w[j] = row_of(h, j);
+        for (int i = 0; i < vectors; i++)
+            out[j][i] = load(d->out + j * h->cp + ch + i * LANES);
+    }
+    float *line = d->values + own->top * width * h->cp + ch;
+    for (long i = 0; i < h->k; i++, line += width * h->cp) {
+        unmix_row(line, out, w, own, h->k, h->cp, count, vectors);
+        for (int j = 0; j < count; j++)
+            w[j] += h->k;
+    }
+}
+
+INLINE void unmix_group(Backward *d, const Half *h, long width, const Group *own, const int count) {
+    long ch = 0;
+    for (; ch + 2 * LANES <= h->cp; ch += 2 * LANES)
+        unmix_channels(d, h, width, own, ch, count, 2);
+    if (ch < h->cp)
+        unmix_channels(d, h, width, own, ch, count, 1);
+}
+
+static void unmix(Backward *d, const Half *h, const Contmix *m, const Group *own) {
+    switch (own->count) {
+    case 4:
+        unmix_group(d, h, m->width, own, 4);
+        break;
+    case 3:
+        unmix_group(d, h, m->width, own, 3);
+        break;
+    case 2:
+        unmix_group(d, h, m->width, own, 2);
+        break;
+    default:
+        unmix_group(d, h, m->width, own, 1);
     }
 }
 
 /* Returns 0, or 1 where memory ran out. */
 int contmix_backward(const Contmix *m, const Gradients *to) {
-    long taps = m->sizes[0] * m->sizes[0] + m->sizes[1] * m->sizes[1], tokens = m->height * m->width;
+    long taps = all_taps(m), tokens = m->height * m->width;
+    const float *biases = make_biases(m);
     int failed = 0;
+    if (!biases)
+        return 1;
 #pragma omp parallel for schedule(dynamic) num_threads(m->threads) reduction(| : failed) if (m->threads > 1)
-    for (long task = 0; task < m->batch * m->heads; task++) {
-        long b = task / m->heads, g = task % m->heads, cqp = padded(m->cq), floats = 16 * LANES;
+    for (long of = 0; of < m->batch * m->heads; of++) { /* a head's images one after the other: its biases stay */
+        long g = of / m->batch, b = of % m->batch, task = b * m->heads + g, cqp = padded(m->cq), floats = 0;
         for (int i = 0; i < 2; i++)
-            floats += half_floats(m, m->sizes[i]) + backward_floats(m, m->sizes[i]) + 32 * LANES;
-        float *memory = scratch(floats + (tokens + QUERIES) * cqp);
+            floats += half_floats(m, m->sizes[i]) + backward_floats(m, m->sizes[i]);
+        float *memory = scratch(floats + (tokens + QUERIES) * cqp + 32);
         if (!memory) {
             failed |= 1;
             continue;
@@ -158,22 +274,23 @@ int contmix_backward(const Contmix *m, const Gradients *to) {
         for (int i = 0; i < 2; i++) {
             Half h;
             Backward d;
-            open_half(&h, m, i, b, g, 0, m->height, &memory);
+            open_half(&h, m, biases, i, b, g, 0, m->height, &memory);
             open_backward(&d, &h, m, &memory);
             for (long row = 0; row < m->height; row++)
-                for (long col = 0; col < m->width; col += QUERIES) {
-                    long count = least(QUERIES, m->width - col), token = row * m->width + col;
-                    weigh(&h, m, b, g, row, col, count);
-                    for (long j = 0; j < count; j++)
+                for (long n = 0; n < groups(m); n++) {
+                    Group own = group_of(m, h.k, row, n);
+                    long token = row * m->width + own.col;
+                    weigh(&h, m, &own);
+                    for (long j = 0; j < own.count; j++)
                         read_row(d.out + j * h.cp, to->out,
                                  ((b * tokens + token + j) * 2 + i) * m->heads * m->c + g * m->c, m->c, m->bf16);
-                    unweigh(&d, &h, m, row, col, count);
-                    spread(&d, &h, m, row, col, count, q);
-                    unmix(&d, &h, m, row, col, count);
-                    for (long at = 0; at < count * cqp; at += LANES)
+                    unweigh(&d, &h, m, &own);
+                    spread(&d, &h, m, &own, q);
+                    unmix(&d, &h, m, &own);
+                    for (long at = 0; at < own.count * cqp; at += LANES)
                         store(queries + token * cqp + at, load(queries + token * cqp + at) + load(q + at));
                 }
-            long first = i ? m->sizes[0] * m->sizes[0] : 0;
+            long first = first_tap(m, i);
             for (long n = 0; n < tokens; n++)
                 write_row(to->v, ((b * tokens + n) * 2 + i) * m->heads * m->c + g * m->c, d.values + n * h.cp, m->c,
                           m->bf16);

@@ -12,44 +12,61 @@ typedef struct {
     int bf16, threads;
 } Depthwise;
 
-/* Rows `first` to `first + count` of the taps. Constant k and count: their sums become registers. */
-static inline __attribute__((always_inline)) void
-tap_rows(const Depthwise *m, const float *x, const float *grad, float *sums, long wide, long first, int k, int count) {
-    vec sum[27]; /* at most 25 are used: a constant size, to become registers */
-    for (int t = 0; t < count * k; t++)
-        sum[t] = load(sums + (first * k + t) * LANES);
-    for (long row = 0; row < m->height; row++)
-        for (long col = 0; col < m->width; col++) {
+/* Of the taps, `count` rows from `row0` on, `across` from `col0` on. Constant counts: their sums become registers. */
+INLINE void some_taps(const Depthwise *m, const float *x, const float *grad, float *sums, long wide, long row0,
+                      long col0, const int count, const int across) {
+    vec sum[27]; /* a constant size, to become registers */
+    for (int i = 0; i < count; i++)
+        for (int j = 0; j < across; j++)
+            sum[i * across + j] = load(sums + ((row0 + i) * m->k + col0 + j) * LANES);
+    for (long row = 0; row < m->height; row++) {
+        const float *from = x + ((row + row0 * m->dilation) * wide + col0 * m->dilation) * LANES;
+        for (long col = 0; col < m->width; col++, from += LANES) {
             vec g = load(grad + (row * m->width + col) * LANES);
             for (int i = 0; i < count; i++)
-                for (int j = 0; j < k; j++)
-                    sum[i * k + j] +=
-                        g * load(x + ((row + (first + i) * m->dilation) * wide + col + j * m->dilation) * LANES);
+                for (int j = 0; j < across; j++)
+                    sum[i * across + j] += g * load(from + (i * wide + j) * m->dilation * LANES);
         }
-    for (int t = 0; t < count * k; t++)
-        store(sums + (first * k + t) * LANES, sum[t]);
+    }
+    for (int i = 0; i < count; i++)
+        for (int j = 0; j < across; j++)
+            store(sums + ((row0 + i) * m->k + col0 + j) * LANES, sum[i * across + j]);
 }
 
-#define TAPS(K, COUNT)                                                                                                 \
+/* COUNT rows at a time, and those left over singly; each in one piece, or in two. */
+#define TAPS(K, COUNT, PIECE)                                                                                          \
     case K: {                                                                                                          \
-        long first = 0;                                                                                                \
-        for (; first + COUNT <= K; first += COUNT)                                                                     \
-            tap_rows(m, x, grad, sums, wide, first, K, COUNT);                                                         \
-        for (; first < K; first++)                                                                                     \
-            tap_rows(m, x, grad, sums, wide, first, K, 1);                                                             \
+        long row = 0;                                                                                                  \
+        for (; row + COUNT <= K; row += COUNT)                                                                         \
+            some_taps(m, x, grad, sums, wide, row, 0, COUNT, PIECE);                                                   \
+        for (; COUNT > 1 && row < K; row++)                                                                            \
+            some_taps(m, x, grad, sums, wide, row, 0, 1, PIECE);                                                       \
+        for (row = 0; PIECE < K && row < K; row++)                                                                     \
+            some_taps(m, x, grad, sums, wide, row, PIECE, 1, K - PIECE);                                               \
         break;                                                                                                         \
     }
 
 static void correlate(const Depthwise *m, const float *x, const float *grad, float *sums, long wide) {
     switch (m->k) {
-        TAPS(3, 3)
-        TAPS(5, 5)
-        TAPS(7, 3)
-        TAPS(9, 2)
-        TAPS(11, 2)
-        TAPS(13, 1)
-        TAPS(15, 1)
-        TAPS(17, 1)
+#if MANY
+        TAPS(3, 3, 3)
+        TAPS(5, 5, 5)
+        TAPS(7, 3, 7)
+        TAPS(9, 2, 9)
+        TAPS(11, 2, 11)
+        TAPS(13, 1, 13)
+        TAPS(15, 1, 15)
+        TAPS(17, 1, 17)
+#else
+        TAPS(3, 3, 3)
+        TAPS(5, 2, 5)
+        TAPS(7, 1, 7)
+        TAPS(9, 1, 9)
+        TAPS(11, 1, 11)
+        TAPS(13, 1, 7)
+        TAPS(15, 1, 8)
+        TAPS(17, 1, 9)
+#endif
     }
 }
 

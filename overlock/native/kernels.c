@@ -2,5 +2,6 @@
 
 #include "contmix_backward.h"
 #include "contmix_forward.h"
+#include "convolve.h"
 #include "depthwise.h"
 #include "grn.h"

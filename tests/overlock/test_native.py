@@ -15,6 +15,7 @@ import torch
 
 from overlock import native
 from overlock.contmix import BACKENDS, choose_backend, contmix
+from tests.overlock import isas
 from tests.overlock.contmix.cases import SCALE, Case
 
 PROGRAM = """
@@ -54,6 +55,7 @@ def run(folder: Path, **environment: str) -> tuple[str, str, str]:
         ({"CC": "/nowhere/cc"}, "/nowhere/cc cannot compile"),
         ({"CC": "false"}, "false cannot compile"),
         ({"CC": "gcc '-O1"}, "CC=gcc '-O1 cannot be read: No closing quotation"),
+        ({"OVERLOCK_ISA": "avx1024"}, f"OVERLOCK_ISA=avx1024: this machine has {', '.join(native.isas())}"),
     ],
 )
 def test_without_them(tmp_path: Path, environment: dict[str, str], reason: str) -> None:
@@ -86,12 +88,44 @@ def test_what_a_killed_compilation_left_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["compiling-new", "tmpother"]
 
 
+def test_a_library_for_each_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process has those of all of them, each under a name of its own, with instructions of its own."""
+    if not isas.HERE:
+        pytest.skip(str(native.why_not()))
+    libraries = set()
+    for name in isas.HERE:
+        isas.compile_for(name, monkeypatch)
+        library = native._library()
+        assert not isinstance(library, str)
+        libraries.add(library._handle)
+        target = native._target(native._compiler(), native._openmp(library))
+        assert target.name.startswith(f"kernels-{name}-")
+        assert target.is_file()
+    assert len(libraries) == len(isas.HERE)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "wanted"),
+    [
+        ("x86_64", "fma sse2 avx avx2 avx512f avx512dq avx512bw avx512vl", ("avx512", "avx2", "sse2")),
+        ("x86_64", "fma sse2 avx avx2 avx512f", ("avx2", "sse2")),
+        ("x86_64", "sse2 avx avx2", ("sse2",)),
+        ("aarch64", "fp asimd", ("neon",)),
+        ("riscv64", "", ("generic",)),
+    ],
+)
+def test_what_a_machine_has(machine: str, flags: str, wanted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.platform, "machine", lambda: machine)
+    monkeypatch.setattr(native, "_cpu", lambda: f"{machine} {flags}")
+    assert native.isas.__wrapped__() == wanted
+
+
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """The library is looked for anew, and the usual one again afterwards."""
-    native._library.cache_clear()
+    native._made.cache_clear()
     yield
-    native._library.cache_clear()
+    native._made.cache_clear()
 
 
 @pytest.fixture(scope="module")

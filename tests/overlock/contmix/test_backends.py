@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from overlock.contmix import BACKENDS, Inputs, choose_backend, contmix, contmix_merged, merge_biases, op, reference
+from overlock.contmix import (
+    BACKENDS,
+    Inputs,
+    choose_backend,
+    contmix,
+    contmix_merged,
+    merge_biases,
+    native,
+    op,
+    reference,
+)
+from tests.overlock import isas
 from tests.overlock.contmix.cases import SCALE, Case, relative_rms, skip_if_unable, truth, widest
 
 HERE = [name for name in BACKENDS if name != "fused"]  # that is in test_triton.py: an interpreter runs it, slowly
@@ -28,6 +39,9 @@ CASES = [
     Case(50, 33, 13, batch=1),  # tiles that overlap, one head at a time
     Case(9, 8, 7, batch=1, heads=1, query_channels=1, value_channels=1),
     Case(6, 5, 5, small=3, regions=2),
+    Case(8, 13, 7, batch=1, query_channels=10, value_channels=14),  # OverLoCK-S's, XT's
+    Case(14, 14, 13, batch=1, query_channels=16, value_channels=16),  # whole vectors of channels
+    Case(9, 10, 7, batch=1, query_channels=33, value_channels=44),  # several, and a part of one
 ]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {}
 
@@ -138,6 +152,16 @@ def check(
 @pytest.mark.parametrize("backend", HERE)
 def test_backend(backend: str, case: Case, tolerances: tuple[torch.dtype, float, float, float]) -> None:
     check(backend, case, "contiguous", tolerances)
+
+
+@pytest.mark.parametrize("isa", isas.others())
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("tolerances", [t for t in TOLERANCES if t[0] in native.DTYPES], ids=ids)
+def test_the_kernel_in_every_instruction_set(
+    tolerances: tuple[torch.dtype, float, float, float], case: Case, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isas.compile_for(isa, monkeypatch)
+    check("native", case, "contiguous", tolerances)
 
 
 @pytest.mark.parametrize("tolerances", TOLERANCES[:2], ids=ids)

@@ -9,17 +9,21 @@ from torch.nn.grad import conv2d_weight
 
 from overlock import native
 from overlock.depthwise.parallel import NATIVE_SIZES, native_weight_grad, parallel_convs, why_not
+from tests.overlock import isas
 from tests.overlock.contmix.cases import relative_rms
 
 needs_native = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
 
 
-@needs_native
+@pytest.mark.parametrize("isa", isas.HERE)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("kernel_size", NATIVE_SIZES)
-def test_weight_gradient_by_the_kernel(kernel_size: int, dilation: int, dtype: torch.dtype) -> None:
+def test_weight_gradient_by_the_kernel(
+    kernel_size: int, dilation: int, dtype: torch.dtype, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isas.compile_for(isa, monkeypatch)
     generator = torch.Generator().manual_seed(kernel_size)
     x, grad = (torch.randn(2, 32, 9, 7, generator=generator).to(dtype) for _ in range(2))
     wanted = conv2d_weight(

@@ -15,6 +15,7 @@ from overlock import native
 from overlock.inference import grn
 from overlock.inference.grn import normalise_
 from tests.golden_tools import image
+from tests.overlock import isas
 from tests.overlock.contmix.cases import relative_rms
 from tests.overlock.tools import tiny
 
@@ -38,7 +39,11 @@ def defined(x: Tensor, gamma: Tensor, beta: Tensor | None, conv: tuple[Tensor, T
 @pytest.mark.parametrize("parts", ["grn", "grn and beta", "conv, grn and beta", "conv without bias, grn"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_against_the_definition(dtype: torch.dtype, shape: tuple[int, ...], parts: str, threads: int) -> None:
+@pytest.mark.parametrize("isa", isas.HERE)
+def test_against_the_definition(
+    isa: str, dtype: torch.dtype, shape: tuple[int, ...], parts: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isas.compile_for(isa, monkeypatch)
     generator = torch.Generator().manual_seed(sum(shape))
 
     def draw(*size: int) -> Tensor:

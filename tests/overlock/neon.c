@@ -1,0 +1,55 @@
+/* The kernels as a program: numbers and arrays from stdin, results to stdout, in the order of test_neon.py. */
+#include "kernels.c"
+#include <stdio.h>
+
+static float *in(long n) {
+    float *to = aligned_alloc(64, (n + 15) / 16 * 64);
+    if (!to || fread(to, sizeof(float), n, stdin) != (size_t)n)
+        exit(3);
+    return to;
+}
+
+static float *room(long n) { return aligned_alloc(64, (n + 15) / 16 * 64); }
+
+static void out(const float *from, long n) { fwrite(from, sizeof(float), n, stdout); }
+
+int main(void) {
+    int64_t n[9];
+    if (LANES != 4 || !MANY || fread(n, sizeof(int64_t), 9, stdin) != 9)
+        return 2;
+    long b = n[0], g = n[1], cq = n[2], c = n[3], h = n[4], w = n[5], k = n[6], large = n[7], channels = n[8];
+    long tokens = b * h * w, taps = k * k + large * large;
+    long spans[2] = {(2 * k - 1) * (2 * k - 1), (2 * large - 1) * (2 * large - 1)};
+    Contmix m = {in(tokens * g * cq), in(tokens * 2 * g * c), in(b * g * cq * taps), in(taps), {in(g * spans[0]), in(g * spans[1])},
+                 b, g, cq, c, h, w, {k, large}, 0, 2};
+    float *mixed = room(tokens * 2 * g * c);
+    if (contmix_forward(&m, mixed))
+        return 1;
+    out(mixed, tokens * 2 * g * c);
+    Gradients d = {in(tokens * 2 * g * c), room(tokens * g * cq), room(tokens * 2 * g * c), room(b * g * cq * taps), room(b * g * taps),
+                   {room(b * g * spans[0]), room(b * g * spans[1])}};
+    if (contmix_backward(&m, &d))
+        return 1;
+    out(d.q, tokens * g * cq);
+    out(d.v, tokens * 2 * g * c);
+    out(d.projected, b * g * cq * taps);
+    out(d.proj_bias, b * g * taps);
+    out(d.rpb[0], b * g * spans[0]);
+    out(d.rpb[1], b * g * spans[1]);
+    float *x = in(tokens * channels), *grad = in(tokens * channels), *large_taps = in(large * large * channels);
+    float *small_taps = in(9 * channels), *bias = in(channels), *gamma = in(channels), *y = room(tokens * channels);
+    Convolution conv = {x, y, large_taps, bias, b, h, w, channels, large, 0, 2};
+    if (depthwise_convolution(&conv))
+        return 1;
+    out(y, tokens * channels);
+    float *weight = room(large * large * channels);
+    Depthwise dw = {x, grad, weight, b, h, w, channels, large, 1, 0, 2};
+    if (depthwise_weight_gradient(&dw))
+        return 1;
+    out(weight, large * large * channels);
+    Grn grn = {x, small_taps, bias, gamma, NULL, b, h, w, channels, 0, 2};
+    if (grn_(&grn))
+        return 1;
+    out(x, tokens * channels);
+    return 0;
+}

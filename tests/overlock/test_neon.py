@@ -1,0 +1,92 @@
+"""The C kernels cross-compiled for NEON and run under qemu, against the definitions in float64.
+
+Where an AArch64 compiler and qemu are installed (Debian: gcc-aarch64-linux-gnu, qemu-user).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from overlock import native
+from tests.overlock.contmix.cases import SCALE, Case, relative_rms, truth
+from tests.overlock.inference.test_grn import defined
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"needs {COMPILER} and {EMULATOR}"
+    ),
+]
+CHANNELS = 32
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "case", [Case(9, 11, 7, value_channels=14), Case(14, 14, 13, batch=1, value_channels=16)], ids=str
+)
+def test_every_kernel(case: Case, tmp_path: Path) -> None:
+    program = tmp_path / "kernels"
+    here = Path(__file__).with_name("neon.c")
+    flags = [*native.FLAGS, f"-I{native.SOURCES}", "-static", "-lm"]
+    subprocess.run([COMPILER, str(here), *flags, "-o", str(program)], check=True)
+
+    query, key, value, proj_weight, proj_bias, rpb1, rpb2 = case.inputs(torch.float32)
+    keys = key.reshape(case.batch * query.shape[1], -1) * SCALE
+    grad = case.output_gradient(torch.float32)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    size = (case.batch, CHANNELS, case.height, case.width)
+    x, d_y, bias, gamma = draw(*size), draw(*size), draw(CHANNELS), draw(CHANNELS)
+    large, small = draw(CHANNELS, 1, case.kernel, case.kernel), draw(CHANNELS, 1, 3, 3)
+    sent = [
+        last(query), last(value), keys @ proj_weight.t(), proj_bias, rpb1, rpb2, last(grad),
+        last(x), last(d_y), large.flatten(1).t(), small.flatten(1).t(), bias, gamma,
+    ]  # fmt: skip
+    numbers = (case.batch, case.heads, case.query_channels, case.value_channels, case.height, case.width, case.small)
+    message = np.array([*numbers, case.kernel, CHANNELS], np.int64).tobytes()
+    message += b"".join(t.contiguous().numpy().tobytes() for t in sent)
+    done = subprocess.run([EMULATOR, str(program)], input=message, capture_output=True, check=True, timeout=100)
+    answer = torch.from_numpy(np.frombuffer(done.stdout, np.float32).copy())
+
+    def take(*shape: int) -> Tensor:
+        nonlocal answer
+        taken, answer = answer.split([torch.Size(shape).numel(), answer.numel() - torch.Size(shape).numel()])
+        return taken.view(shape)
+
+    def take_map(channels: int) -> Tensor:
+        return take(case.batch, case.height, case.width, channels).permute(0, 3, 1, 2)
+
+    wanted = truth(case, torch.float32)
+    assert relative_rms(take_map(value.shape[1]), wanted["output"]) < 5e-7
+    assert relative_rms(take_map(query.shape[1]), wanted["query"]) < 2e-6
+    assert relative_rms(take_map(value.shape[1]), wanted["value"]) < 2e-6
+    d_projected = take(len(keys), len(proj_bias))
+    assert relative_rms(d_projected.t() @ keys, wanted["proj_weight"]) < 2e-6
+    assert relative_rms(take(case.batch * case.heads, len(proj_bias)).sum(0), wanted["proj_bias"]) < 2e-6
+    assert relative_rms(take(case.batch, *rpb1.shape).sum(0), wanted["rpb1"]) < 2e-6
+    assert relative_rms(take(case.batch, *rpb2.shape).sum(0), wanted["rpb2"]) < 2e-6
+    wide = x.double()
+    convolved = F.conv2d(wide, large.double(), bias.double(), padding=case.kernel // 2, groups=CHANNELS)
+    assert relative_rms(take_map(CHANNELS), convolved) < 1e-6
+    gradient = conv2d_weight(wide, large.shape, d_y.double(), 1, case.kernel // 2, 1, CHANNELS)
+    got = take(case.kernel, case.kernel, CHANNELS).permute(2, 0, 1)[:, None]
+    assert relative_rms(got, gradient) < 1e-6
+    normalised = defined(x, gamma.view(1, -1, 1, 1), None, (small, bias))
+    assert relative_rms(take_map(CHANNELS), normalised) < 2e-7
+    assert answer.numel() == 0
