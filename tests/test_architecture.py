@@ -22,6 +22,7 @@ WITHOUT_A_MODULE = {
     "tests/bench/fuzz/test_options.py": "all commands",
     "tests/overlock/contmix/test_backends.py": "every backend of ContMix against the definition",
     "tests/overlock/test_contract.py": "names, shapes and counts of the released models",
+    "tests/overlock/test_neon.py": "the C kernels cross-compiled, in an emulator",
     "tests/overlock/test_forward.py": "outputs of whole models",
     "tests/overlock/test_timm_conventions.py": "what timm expects of every model",
     "tests/baselines/test_registered.py": "what timm expects of every baseline",
