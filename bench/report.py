@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not machines(results):
         text = f"no records below {results}: python -m bench.compare --models overlock_t convnext_b --save makes some"
         print(f"bench.report: {text}", file=sys.stderr)
-    if {"page", "figures", "readme"} & set(args.parts):
+    if {"page", "figures", "readme", "results"} & set(args.parts):
         from bench.reporting.charts.draw import check_installed
 
         check_installed()
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = gather(results)
         bar.done(READING)
         written = write(report, args.parts, results, readme, args.output, bar)
-    for path in written:
+    for path in dict.fromkeys(written):
         print(path)
     return cli.OK
 
@@ -92,12 +92,15 @@ def write(report: Report, parts: Sequence[str], results: Path, readme: Path, out
 
 def _part(part: str, report: Report, results: Path, readme: Path, output: Path) -> list[Path]:
     """Write one part; returns what was written."""
+    from bench.reporting import readme as generated
     from bench.reporting.results import latex, results_readme
 
     if part == "results":
-        return [_write(results / "README.md", results_readme(report))]
+        return [_write(results / "README.md", results_readme(report)), *_figure(report, results)]
     if part == "readme":
-        return _readme(report, readme) if readme.is_file() else []
+        if not readme.is_file():
+            return []
+        return [_write(readme, generated.update(readme, report)), *_figure(report, results)]
     if part == "page":
         from bench.reporting.page.html import page
 
@@ -115,18 +118,14 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _readme(report: Report, readme: Path) -> list[Path]:
-    """The README's generated parts, where it has markers, and the figure that it shows."""
-    from bench.reporting import readme as generated
+def _figure(report: Report, results: Path) -> list[Path]:
+    """The figure that the README and the results show: a panel for MACs, and one for each machine that was timed."""
     from bench.reporting.charts.accuracy import figure
     from bench.reporting.charts.draw import save
+    from bench.reporting.readme import headline
 
-    written = [_write(readme, generated.update(readme, report))]
-    spec = figure(report) if generated.headline(report) else None
-    if spec:
-        stem = readme.parent / generated.FIGURE_FILE.removesuffix(".svg")
-        written += save(spec, stem, ("svg",), report.fingerprint)
-    return written
+    spec = figure(report) if headline(report) else None
+    return save(spec, results / "figure", ("svg",), report.fingerprint) if spec else []
 
 
 def check(report: Report, results: Path, readme: Path) -> int:
@@ -143,10 +142,9 @@ def check(report: Report, results: Path, readme: Path) -> int:
         text = read_text(readme, mend)
         if text != generated.update(readme, report):
             stale.append(str(readme))
-        figure = readme.parent / generated.FIGURE_FILE
-        marked = f"<!-- bench.report:{generated.FIGURE} -->" in text
-        if marked and generated.headline(report) and _fingerprint(figure) != report.fingerprint:
-            stale.append(str(figure))
+    figure = results / Path(generated.FIGURE_FILE).name
+    if generated.headline(report) and _fingerprint(figure) != report.fingerprint:
+        stale.append(str(figure))
     if stale:
         print(f"bench.report: out of date: {', '.join(stale)}; run python -m bench.report", file=sys.stderr)
         return cli.REGRESSION

@@ -81,22 +81,29 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 def comparison(rows: Sequence[Row], style: str = "markdown", mark: bool = False) -> str:
     """Rows as a table, with published figures beside ours where there are any; `mark` those of a dirty tree."""
+    headings, cells, words = grid(rows, mark)
+    return table(headings, cells, style, words)
+
+
+def grid(rows: Sequence[Row], mark: bool = False) -> tuple[list[str], list[list[str]], int]:
+    """Headings and cells of the table of rows, and how many of its columns are words."""
     conditions = varying(rows)
     made = [("model", [row.model for row in rows])]
     for name in conditions:
         made.append(("size" if name == "resolution" else name, [str(getattr(row, name) or "") for row in rows]))
     for metric in columns(rows):
         against = common_base(rows, metric)
-        made.append((heading(metric, against), [_marked(row, metric, against, mark) for row in rows]))
+        made.append((heading(metric, against), [marked(row, metric, against, mark) for row in rows]))
         if metric != "top1":
             made.append((PUBLISHED, ["/".join(row.published(metric)) for row in rows]))
     made.append((TOP1_PUBLISHED, ["/".join(row.published("top1")) for row in rows]))
     made = [(name, cells) for name, cells in made if name not in (PUBLISHED, TOP1_PUBLISHED) or any(cells)]
     headings, cells = zip(*made, strict=True)
-    return table(headings, list(zip(*cells, strict=True)), style, words=1 + len(conditions))
+    return list(headings), [list(line) for line in zip(*cells, strict=True)], 1 + len(conditions)
 
 
-def _marked(row: Row, metric: str, against: str, mark: bool) -> str:
+def marked(row: Row, metric: str, against: str, mark: bool) -> str:
+    """A cell, with `DIRTY` behind a figure of a dirty tree where `mark` asks for it."""
     text = cell(row, metric, against)
     return f"{text} {DIRTY}" if mark and text and row.cells[metric].record.dirty else text
 

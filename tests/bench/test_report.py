@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -148,8 +149,30 @@ def test_readme_parts_are_replaced_and_nothing_else() -> None:
 def test_latex_tables_are_booktabs(gathered: Report, tmp_path: Path) -> None:
     for path in latex(gathered, tmp_path):
         text = path.read_text()
-        assert text.count("\\toprule") == text.count("\\bottomrule") == 1
+        assert text.count("\\toprule") == text.count("\\bottomrule") == text.count("\\caption") >= 1
         assert "_" not in text.replace("\\_", "").replace("% ", "").split("\\toprule")[1]
+        assert "overlock" not in text.split("\\begin", 1)[1], "names as papers write them"
+        if "cpu-float32" in path.name:
+            assert "OverLoCK-T" in text
+            assert "CPU threads 2" in text, "conditions in the caption"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (apt-get install texlive)")
+def test_latex_compiles_and_fits_the_page(tmp_path: Path) -> None:
+    """The tables of the committed records, with booktabs alone."""
+    from bench.records.store import results_folder
+
+    inputs = "\n".join(f"\\input{{{p.name}}}\n\\clearpage" for p in latex(gather(results_folder()), tmp_path))
+    preamble = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "all.tex").write_text(f"{preamble}{inputs}\n\\end{{document}}\n")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "all.log").read_text(errors="replace")
+    wide = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide", log)]
+    assert not [points for points in wide if points > 1], "a table is wider than the page"
+    assert "Float too large" not in log
 
 
 def test_figures_in_every_format(gathered: Report, tmp_path: Path) -> None:
@@ -250,8 +273,6 @@ def test_output_that_cannot_be_written(results: Path, tmp_path: Path) -> None:
 
 
 def test_stale_files_are_found(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
     copy = tmp_path / "results"
     shutil.copytree(results, copy)
     readme = tmp_path / "README.md"

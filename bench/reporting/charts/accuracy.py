@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.families import IN_22K
 from bench.metrics import HIGH, METRICS
 from bench.models import MODELS
-from bench.reporting.charts.spec import LABELS, Chart, Spec, described, look, quantity
+from bench.reporting.charts.axes import Axis
+from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, described, look, quantity
 from bench.reporting.data import Report
-from bench.reporting.readme import headline
+from bench.reporting.readme import headlines
 from bench.reporting.rows import Row, main_rows
 
+MAIN = ("macs", "throughput")
+"""The costs whose charts stand before the appendix."""
 COSTS = ("macs", "params", "throughput", "latency", "memory")
 PUBLISHED, MEASURED = "published", "measured"
+COLUMNS = 2  # panels of the figure beside one another
 
 Point = dict[str, Any]
 
 
-def charts(report: Report) -> list[Chart]:
+def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
     """A chart for each of MACs and parameters, and for each machine of what is timed."""
     made = []
     rows = [row for row in main_rows(report.rows) if row.task == "classification" and row.form == "deploy"]
     for metric in COSTS:
-        for machine in [""] if METRICS[metric].cost else sorted({row.machine for row in rows if metric in row.cells}):
-            points = _points((row for row in rows if machine in ("", row.machine)), metric)
-            if points:
-                made.append(_chart(points, metric, machine))
+        known = [row for row in rows if metric in row.cells]
+        for where, group in ({"": known} if METRICS[metric].cost else _by_place(known)).items():
+            if points := _points(group, metric):
+                made.append(_chart(points, metric, where, theme))
     return made
 
 
-def figure(report: Report) -> Spec | None:
-    """Published top-1 at 224 against MACs, and against throughput of the machine with most headline rows."""
+def _by_place(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by machine, device and dtype, where several are known: at each place those of the conditions with most."""
+    places: dict[tuple[str, ...], dict[tuple[Any, ...], list[Row]]] = {}
+    for row in rows:
+        alike = places.setdefault((row.machine, row.device, row.dtype), {})
+        alike.setdefault((row.resolution, row.under, row.batch), []).append(row)
+    several = Counter(machine for machine, *_ in places)
+    return {
+        machine if several[machine] == 1 else f"{machine}, {device} {dtype}": max(alike.values(), key=len)
+        for (machine, device, dtype), alike in sorted(places.items())
+    }
+
+
+def figure(report: Report, theme: Theme = PRINT) -> Spec | None:
+    """Published top-1 at 224 against MACs, and against the throughput of each machine's headline rows."""
     counted = [row for row in report.rows if row.resolution == "224" and row.form == "deploy" and row.value("macs")]
-    fast = headline(report)
     panels: list[Spec] = []
-    for rows, metric in ((counted, "macs"), (fast, "throughput")):
+    for rows, metric in ((counted, "macs"), *((rows, "throughput") for rows in headlines(report))):
         points = [point for point in _points(rows, metric) if point["kind"] == PUBLISHED]
         if points:
-            where = f", {fast[0].device} {fast[0].dtype}" if metric == "throughput" else ""
-            x_title = f"{quantity(metric)[:-1]}{where})"
-            y_title = None if panels else "Published ImageNet-1K top-1 at 224 (%)"
-            panels.append(_panel(points, metric, x_title, y_title, joined=True))
+            where = "" if metric == "macs" else f", {rows[0].device} {rows[0].dtype}, batch {rows[0].batch}"
+            titles = f"{quantity(metric)[:-1]}{where})", "Published ImageNet-1K top-1 at 224 (%)"
+            panel = _panel(points, metric, titles, theme, joined=True)
+            several = metric == "throughput" and len(headlines(report)) > 1
+            panels.append({**panel, **({"title": rows[0].machine} if several else {})})
     shared = {"color": "shared", "shape": "shared"}
-    return {"hconcat": panels, "resolve": {"scale": shared}} if panels else None
+    return {"concat": panels, "columns": COLUMNS, "resolve": {"scale": shared}} if panels else None
 
 
 def _points(rows: Iterable[Row], metric: str) -> list[Point]:
@@ -53,10 +74,11 @@ def _points(rows: Iterable[Row], metric: str) -> list[Point]:
         cell = row.cells.get(metric)
         if cell is None or cell.record.value is None or not cell.record.valid:
             continue
-        under = "counted" if METRICS[metric].cost else row.under
+        under = "counted" if METRICS[metric].cost else f"{row.under}, batch {row.batch}"
         for kind, top1 in _top1(row).items():
             value = cell.value / METRICS[metric].divisor
             point = {**described(row), "value": value, "top1": top1, "kind": kind, "under": under}
+            point["larger"] = row.model in MODELS and IN_22K in MODELS[row.model].published[0]
             points.setdefault((row.model, row.resolution, kind, under), point)
     return list(points.values())
 
@@ -72,26 +94,55 @@ def _top1(row: Row) -> dict[str, float]:
     return known
 
 
-def _chart(points: Sequence[Point], metric: str, machine: str) -> Chart:
+def front(points: Iterable[Point], metric: str) -> list[Point]:
+    """The Pareto front, from the cheapest point on: those that no other one equals or beats in cost and in top-1.
+
+    Points of weights that were pretrained on more images than ImageNet-1K are left out: they are not compared.
+    """
+    sign = -1 if METRICS[metric].better == HIGH else 1
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (sign * p["value"], -p["top1"])):
+        if not point["larger"] and (not best or point["top1"] > best[-1]["top1"]):
+            best.append(point)
+    return best
+
+
+def _chart(points: Sequence[Point], metric: str, machine: str, theme: Theme) -> Chart:
     how = METRICS[metric]
-    panel = _panel(points, metric, quantity(metric), "ImageNet-1K top-1 (%)")
-    choice = {"params": [{"name": "kind", "value": PUBLISHED}], "transform": [{"filter": "datum.kind == kind"}]}
+    measured = any(point["kind"] == MEASURED for point in points)
+    y_title = "ImageNet-1K top-1 (%)" if measured else "Published ImageNet-1K top-1 (%)"
+    panel = _panel(points, metric, (quantity(metric), y_title), theme)
+    choice = {"params": [{"name": "kind", "value": PUBLISHED}]}
     where = f" on {machine}" if machine else ""
     best = "right" if how.better == HIGH else "left"
-    caption = f"Top-1 against {how.heading}{where}, one point a model and resolution; better is up and to the {best}. "
-    shown = {point["model"] for point in points}
-    larger = [name for name, entry in MODELS.items() if name in shown and "in22k" in entry.published[0]]
+    told = f"Top-1 against {how.heading}{where}, one point a model and resolution; better is up and to the {best}. "
+    chosen = "unless measured is chosen above" if measured else "not measured here"
+    told += f"Top-1 is as published, {chosen}. "
+    told += "The dashed line is the Pareto front of weights of ImageNet-1K alone."
+    larger = dict.fromkeys(point["name"] for point in points if point["larger"])
     if larger:
-        caption += f"Of weights pretrained on ImageNet-22K: {', '.join(larger)}."
+        told += f" Hollow: pretrained on ImageNet-22K ({', '.join(larger)})."
+    under = sorted({point["under"] for point in points} - {"counted"})
+    told += f" Measured: {'; '.join(under)}." if under else ""
     title = f"Top-1 and {how.heading}{where}"
-    return Chart(f"accuracy-{metric}-{machine}", title, caption, {**choice, **panel}, by_top1=True)
+    name, further = f"accuracy-{metric}-{machine.replace(', ', '-').replace(' ', '-')}", metric not in MAIN
+    return Chart(name, title, told, {**choice, **panel}, by_top1=True, further=further)
 
 
-def _panel(points: Sequence[Point], metric: str, x_title: str, y_title: str | None, joined: bool = False) -> Spec:
+def _panel(points: Sequence[Point], metric: str, titles: tuple[str, str], theme: Theme, joined: bool = False) -> Spec:
+    """A panel of the theme's size; `joined` joins the sizes of each family, in the order of their cost."""
     how = METRICS[metric]
-    log = {"type": "log", "nice": False, "padding": 20}
-    tooltip = [
-        {"field": "model"},
+    x = Axis.around((p["value"] for p in points), theme.width, 22, log=True)
+    y = Axis.around((p["top1"] for p in points), theme.height, 20, up=True)
+    fronts = []
+    for kind in (PUBLISHED, MEASURED):
+        these = [point for point in points if point["kind"] == kind]
+        lines = [sorted((p for p in these if p["family"] == f), key=lambda p: p["value"]) for f in _families(these)]
+        best = front(these, metric)
+        fronts += [{**point, "place": i} for i, point in enumerate(best)]
+        labelled(these, ("value", x), ("top1", y), theme.text, [*(lines if joined else ()), _steps(best)])
+    tooltip: list[Spec] = [
+        {"field": "name", "title": "model"},
         {"field": "resolution"},
         {"field": "value", "title": f"{how.heading} ({how.shown_unit})", "format": f",.{how.digits}f"},
         {"field": "top1", "title": "top-1 (%)"},
@@ -99,15 +150,41 @@ def _panel(points: Sequence[Point], metric: str, x_title: str, y_title: str | No
         {"field": "under", "title": "measured"},
     ]
     line = {"mark": {"type": "line", "strokeWidth": 1}, "encoding": {"color": look(points)["color"]}}
+    shown = [] if joined else [{"filter": "datum.kind == kind"}]
+    marks: list[Spec] = [
+        {
+            "transform": [{"filter": f"{'' if larger else '!'}datum.larger"}],
+            "mark": {"type": "point", "filled": not larger, "size": 60},
+            "encoding": {**look(points), "tooltip": tooltip},
+        }
+        for larger in sorted({point["larger"] for point in points})
+    ]
+    dashed = {
+        "data": {"values": fronts},
+        "transform": shown,
+        "mark": {"type": "line", "interpolate": "step-after", "strokeDash": [3, 3], "style": "front"},
+        "encoding": {"order": {"field": "place", "type": "quantitative"}},
+    }
     return {
         "data": {"values": list(points)},
+        "width": theme.width,
+        "height": theme.height,
+        "transform": shown,
         "encoding": {
-            "x": {"field": "value", "type": "quantitative", "scale": log, "title": x_title},
-            "y": {"field": "top1", "type": "quantitative", "scale": {"zero": False, "padding": 16}, "title": y_title},
+            "x": {"field": "value", "type": "quantitative", "scale": x.scale, "title": titles[0]},
+            "y": {"field": "top1", "type": "quantitative", "scale": y.scale, "title": titles[1]},
         },
-        "layer": [
-            *([line] if joined else []),
-            {"mark": {"type": "point", "filled": True, "size": 70}, "encoding": {**look(points), "tooltip": tooltip}},
-            LABELS,
-        ],
+        "layer": [dashed, *([line] if joined else []), *marks, *layers("value", "top1")],
     }
+
+
+def _families(points: Iterable[Point]) -> list[str]:
+    return list(dict.fromkeys(point["family"] for point in points))
+
+
+def _steps(best: Sequence[Point]) -> list[Point]:
+    """The corners of the front as it is drawn."""
+    made = list(best[:1])
+    for before, after in itertools.pairwise(best):
+        made += [{**before, "value": after["value"]}, after]
+    return made

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli import BadInput
-from bench.reporting.charts import accuracy, breakdown, resolutions, roofline
-from bench.reporting.charts.spec import PRINT, Spec, themed
+from bench.reporting.charts import accuracy, breakdown, history, resolutions, roofline
+from bench.reporting.charts.spec import PRINT, Spec, Theme, themed
 from bench.reporting.data import Report
 
 FORMATS = ("png", "svg", "pdf")
@@ -27,7 +27,8 @@ def figures(report: Report, folder: Path) -> list[Path]:
     cost = accuracy.figure(report)
     specs = {"accuracy-cost": cost} if cost else {}
     specs |= resolutions.figures(report)
-    specs |= {chart.name: chart.spec for chart in (*roofline.charts(report), *breakdown.charts(report))}
+    for module in (roofline, breakdown, history):
+        specs |= {chart.name: chart.spec for chart in module.charts(report, PRINT)}
     return [path for name, spec in specs.items() for path in save(spec, folder / name)]
 
 
@@ -52,7 +53,7 @@ def save(spec: Spec, stem: Path, formats: Sequence[str] = FORMATS, fingerprint: 
     return written
 
 
-def svg(spec: Spec, theme: Spec) -> str:
+def svg(spec: Spec, theme: Theme) -> str:
     """The text of an SVG."""
     import vl_convert
 

@@ -1,40 +1,101 @@
-"""Figures over time, where several runs measured them."""
+"""Figures over time, where several runs measured them: a chart for equal conditions, a line for each model."""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from bench.metrics import METRICS
-from bench.reporting.charts.spec import Chart, Spec, quantity
+from bench.models import family_of
+from bench.reporting.charts.axes import Axis
+from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, dashes, look, quantity
 from bench.reporting.data import Report, histories
+from bench.reporting.names import label, size, sized
+
+LINES = 8
+"""Of one chart; more are told apart by their family, in a chart each."""
+
+Point = dict[str, Any]
 
 
-def charts(report: Report) -> list[Chart]:
-    """A chart for each machine and metric."""
-    points: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for key, series in histories(report).items():
-        machine, metric = key[0], key[1]
+def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
+    """A chart for each machine, metric and conditions."""
+    groups: dict[tuple[str, str, str], list[Point]] = {}
+    for (machine, metric, model, form, resolution, task, *how), series in histories(report).items():
+        at = f"{'' if task == 'classification' else f'{task} '}at {sized(resolution)}"
+        device, dtype, batch, compiled, backend, threads = how
+        words = [at, "" if form == "deploy" else f"{form} form", f"{device} {dtype}".strip()]
+        words += [
+            f"batch {batch}" if batch not in ("", "None") else "",
+            f"{threads} threads" if threads != "None" else "",
+        ]
+        words += [compiled if compiled not in ("", "none") else ""]
+        key = (machine, metric, ", ".join(filter(None, words)))
         for item in series:
             point = {
-                "series": " ".join(part for part in (*key[2:5], *key[6:9]) if part not in ("", "None")),
-                "time": item.record.time,
+                "model": model,
+                "name": label(model),
+                "family": family_of(model).name,
+                "series": f"{model} {backend}",
+                "label": "",
+                "time": _milliseconds(item.record.time),
                 "commit": item.record.commit[:9],
                 "value": item.value / METRICS[metric].divisor,
             }
-            points.setdefault((machine, metric), []).append(point)
-    return [_chart(values, machine, metric) for (machine, metric), values in points.items()]
+            groups.setdefault(key, []).append(point)
+    made = []
+    for (machine, metric, under), points in groups.items():
+        families = list(dict.fromkeys(point["family"] for point in points))
+        split = len({point["series"] for point in points}) > LINES and len(families) > 1
+        parts = [(f, [p for p in points if p["family"] == f]) for f in families] if split else [("", points)]
+        made += [_chart(part, machine, metric, under, family, theme) for family, part in parts]
+    return made
 
 
-def _chart(points: list[dict[str, Any]], machine: str, metric: str) -> Chart:
+def _milliseconds(time: str) -> float:
+    """Since 1970, which is what Vega counts in."""
+    at = datetime.fromisoformat(time)
+    return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp() * 1000
+
+
+def _chart(points: list[Point], machine: str, metric: str, under: str, family: str, theme: Theme) -> Chart:
+    x = Axis.around((p["time"] for p in points), theme.width - 40, 10)
+    x = Axis(x.low, x.high + (x.high - x.low) * 40 / x.pixels, theme.width)  # labels stand at the right
+    y = Axis.around((p["value"] for p in points), theme.height, 14, up=True)
+    lines: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda p: p["time"]):
+        lines.setdefault(point["series"], []).append(point)
+    for line in lines.values():
+        line[-1]["label"] = size(line[-1]["model"])
+    labelled(points, ("time", x), ("value", y), theme.text, lines.values())
+    tooltip = [{"field": "name", "title": "model"}, {"field": "time", "type": "temporal", "format": "%Y-%m-%d %H:%M"}]
+    tooltip += [{"field": "commit"}, {"field": "value", "title": METRICS[metric].shown_unit}]
+    styles = look(points)
+    days = (x.high - x.low) / 86_400_000
+    axis = {"format": "%d %b %H:%M" if days < 3 else "%d %b %Y", "tickCount": 4, "labelOverlap": "greedy"}
     spec: Spec = {
         "data": {"values": points},
-        "mark": {"type": "line", "point": True},
+        "width": theme.width,
+        "height": theme.height,
         "encoding": {
-            "x": {"field": "time", "type": "temporal", "title": "measured (UTC)"},
-            "y": {"field": "value", "type": "quantitative", "title": quantity(metric), "scale": {"zero": False}},
-            "color": {"field": "series", "type": "nominal", "title": None, "legend": {"columns": 1}},
-            "tooltip": [{"field": name} for name in ("series", "time", "commit", "value")],
+            "x": {
+                "field": "time", "type": "temporal", "title": "Measured (UTC)", "axis": axis,
+                "scale": {"type": "utc", "domain": [x.low, x.high], "nice": False},
+            },
+            "y": {"field": "value", "type": "quantitative", "title": quantity(metric), "scale": y.scale},
         },
-    }
-    caption = f"{quantity(metric)} of {machine} over its runs; only equal conditions are joined."
-    return Chart(f"history-{metric}-{machine}", f"{METRICS[metric].heading} over time", caption, spec)
+        "layer": [
+            {
+                "mark": {"type": "line", "strokeWidth": 1.3},
+                "encoding": {"color": styles["color"], "strokeDash": dashes(points), "detail": {"field": "series"}},
+            },
+            {"mark": {"type": "point", "filled": True, "size": 40}, "encoding": {**styles, "tooltip": tooltip}},
+            *layers("time", "value", "temporal"),
+        ],
+    }  # fmt: skip
+    of = f" of {family}" if family else ""
+    caption = f"{quantity(metric)}{of} on {machine} over its runs, {under}. A line is one model under equal conditions."
+    slug = "".join(c if c.isalnum() else "-" for c in f"{under} {family}".strip())
+    title = f"{METRICS[metric].heading.capitalize()} over time{of}, {under.split(', cpu')[0]}"
+    return Chart(f"history-{metric}-{machine}-{slug}", title, caption, spec, further=True)

@@ -2,101 +2,151 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.metrics import METRICS
-from bench.reporting.charts.spec import LABELS, Chart, Spec, described, look, quantity
+from bench.reporting.charts.axes import Axis
+from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, dashes, described, look, quantity
 from bench.reporting.data import Report
+from bench.reporting.names import sized
 from bench.reporting.rows import main_rows
 
+SHOWN = ("throughput", "latency", "memory", "top1")
+LONE = 0.3  # of a panel's width, for a batch that was measured at one resolution
 
-def charts(report: Report) -> list[Chart]:
-    """A chart for each machine and metric."""
+Point = dict[str, Any]
+
+
+def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
+    """A chart for each machine, metric and conditions."""
     made = []
     for machine in report.machines:
-        for metric in ("throughput", "latency", "memory", "top1"):
-            if points := _points(report, machine, metric):
-                batch = "Only equal batches are joined." if metric == "memory" else "The batch may differ (hover)."
-                caption = f"{quantity(metric)} at several resolutions on {machine}. {batch}"
+        for metric in SHOWN:
+            for under, points in _points(report, machine, metric).items():
+                told = f"{quantity(metric)} at several resolutions on {machine}, {under}, both axes logarithmic. "
+                if metric == "top1":
+                    told = f"{quantity(metric)} at several resolutions, measured on {machine}, {under}. "
+                told += "A line is one model under equal conditions"
+                told += " and one batch: points of different batches are not joined." if _batched(metric) else "."
                 title = f"{METRICS[metric].heading.capitalize()} across resolutions, {machine}"
-                spec = {"data": {"values": points}, **_panel(points, metric)}
-                made.append(Chart(f"sweep-{metric}-{machine}", title, caption, spec))
+                name = f"sweep-{metric}-{machine}{_suffix(report, machine, metric, under)}"
+                made.append(Chart(name, title, told, _figure(points, metric, theme)))
     return made
 
 
-def figures(report: Report) -> dict[str, Spec]:
-    """Throughput beside memory, for each machine that timed models at several resolutions."""
+def figures(report: Report, theme: Theme = PRINT) -> dict[str, Spec]:
+    """Throughput beside memory, for each machine and conditions that models were timed under at several resolutions."""
     made: dict[str, Spec] = {}
     for machine in report.machines:
-        both = {metric: _points(report, machine, metric) for metric in ("throughput", "memory")}
-        if both["throughput"]:
-            panels = [{"data": {"values": points}, **_panel(points, metric)} for metric, points in both.items()]
-            shared = {"color": "shared", "shape": "shared"}
-            made[f"resolutions-{machine}"] = {"hconcat": panels, "resolve": {"scale": shared}}
+        memory = _points(report, machine, "memory")
+        for under, points in _points(report, machine, "throughput").items():
+            panels = [_figure(points, "throughput", theme)]
+            panels += [_figure(memory[under], "memory", theme)] if under in memory else []
+            shared = {"color": "shared", "shape": "shared", "strokeDash": "shared"}
+            name = f"resolutions-{machine}{_suffix(report, machine, 'throughput', under)}"
+            made[name] = {"hconcat": panels, "resolve": {"scale": shared}}
     return made
 
 
-def _points(report: Report, machine: str, metric: str) -> list[dict[str, Any]]:
-    """Points of the models that have two resolutions or more under the same conditions but the batch."""
-    points = [
-        {
-            **described(row, ("right", "left")),
+def _suffix(report: Report, machine: str, metric: str, under: str) -> str:
+    """What tells a chart from those of other conditions, where there are any."""
+    words = under.replace(",", "").replace(" ", "-")
+    return f"-{words}" if len(_points(report, machine, metric)) > 1 else ""
+
+
+def _batched(metric: str) -> bool:
+    return "batch" in METRICS[metric].depends_on
+
+
+def _points(report: Report, machine: str, metric: str) -> dict[str, list[Point]]:
+    """Conditions -> points of the models that have two resolutions or more under them, whatever the batch."""
+    found: dict[str, list[Point]] = {}
+    for row in main_rows(report.rows):
+        if (row.task, row.form, row.machine) != ("classification", "deploy", machine) or metric not in row.cells:
+            continue
+        if not row.cells[metric].record.valid or row.value(metric) is None or not row.pixels:
+            continue
+        batch = row.batch if _batched(metric) else None
+        point = {
+            **described(row),
             "side": row.pixels**0.5,
             "value": row.cells[metric].value / METRICS[metric].divisor,
-            "batch": row.batch,
+            "batch": batch,
             "under": row.under,
-            "line": f"{row.model} {row.under}" + f" {row.batch}" * (metric == "memory"),  # a batch has its own memory
+            "line": f"{row.model} {row.under} {batch}",
         }
-        for row in main_rows(report.rows)
-        if (row.task, row.form, row.machine) == ("classification", "deploy", machine)
-        and metric in row.cells
-        and row.cells[metric].record.valid
-    ]
-    sizes: dict[tuple[str, str], set[str]] = {}
-    for point in points:
-        sizes.setdefault((point["model"], point["under"]), set()).add(point["resolution"])
-    points = [point for point in points if len(sizes[point["model"], point["under"]]) > 1]
-    _label_ends(points)
-    return points
+        found.setdefault(row.under, []).append(point)
+    kept = {}
+    for under, points in found.items():
+        sizes: dict[str, set[str]] = {}
+        for point in points:
+            sizes.setdefault(point["model"], set()).add(point["resolution"])
+        if some := [point for point in points if len(sizes[point["model"]]) > 1]:
+            kept[under] = some
+    return kept
 
 
-def _label_ends(points: list[dict[str, Any]]) -> None:
-    """Leave one label on each line, at the end that it stands beside; labels that would cover each other are joined."""
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for point in points:
-        lines.setdefault(point["line"], []).append(point)
-    previous: dict[tuple[str, float], dict[str, Any]] = {}
-    for line in sorted(lines.values(), key=lambda line: _end(line)["value"]):
-        end = _end(line)
-        label = end["label"].partition(" ")[0]  # the axis has the resolution
-        for point in line:
+def _figure(points: Sequence[Point], metric: str, theme: Theme) -> Spec:
+    """A panel for each batch, on one scale of the metric, as wide together as the theme's panel."""
+    batches = list(dict.fromkeys(point["batch"] for point in sorted(points, key=lambda p: p["batch"] or 0)))
+    groups = [[point for point in points if point["batch"] == batch] for batch in batches]
+    lone = [len({point["side"] for point in group}) == 1 for group in groups]
+    share = (1 - LONE * sum(lone) * (not all(lone))) / max(lone.count(False), 1) if not all(lone) else 1 / len(lone)
+    y = Axis.around((p["value"] for p in points), theme.height, 14, log=metric != "top1", up=True)
+    panels = []
+    for batch, group, alone in zip(batches, groups, lone, strict=True):
+        width = theme.width * (LONE if alone and not all(lone) else share)
+        title = {"title": f"batch {batch}"} if batch else {}
+        panels.append({**title, **_panel(group, points, metric, y, round(width), theme)})
+    return panels[0] if len(panels) == 1 else {"hconcat": panels, "spacing": 14}
+
+
+def _panel(
+    points: Sequence[Point], everything: Sequence[Point], metric: str, y: Axis, width: int, theme: Theme
+) -> Spec:
+    x = Axis.around((p["side"] for p in points), width, 26, log=True)
+    lines = _lines(points)
+    for line in lines.values():  # one label a line, at its end
+        for point in line[:-1]:
             point["label"] = ""
-        below = previous.get((end["family"], end["side"]))
-        if below and end["value"] < 1.04 * below["value"]:
-            below["label"] += f", {label}"
-        else:
-            end["label"] = label
-            previous[end["family"], end["side"]] = end
-
-
-def _end(line: list[dict[str, Any]]) -> dict[str, Any]:
-    return (max if line[0]["align"] == "left" else min)(line, key=lambda point: point["side"])
-
-
-def _panel(points: list[dict[str, Any]], metric: str) -> Spec:
-    scale = {"zero": False} if metric == "top1" else {"type": "log", "nice": False, "padding": 12}
-    tooltip = [{"field": name} for name in ("model", "resolution", "batch", "under")]
+        line[-1]["label"] = line[-1]["label"].partition(" ")[0]  # the axis has the resolution
+    labelled(points, ("side", x), ("value", y), theme.text, lines.values())
+    tooltip = [{"field": "name", "title": "model"}, *({"field": name} for name in ("resolution", "batch", "under"))]
     tooltip.append({"field": "value", "title": METRICS[metric].shown_unit, "format": f",.{METRICS[metric].digits}f"})
-    x = {"field": "side", "type": "quantitative", "title": "side of the image (pixels)", "axis": {"tickCount": 5}}
+    sides = {point["side"]: sized(point["resolution"]) for point in points}
+    axis = {"values": sorted(sides), "labelExpr": _names(sides), "grid": True}
+    styles = look(everything)
     return {
+        "data": {"values": list(points)},
+        "width": width,
+        "height": theme.height,
         "encoding": {
-            "x": {**x, "scale": {"zero": False, "nice": False, "padding": 24}},
-            "y": {"field": "value", "type": "quantitative", "title": quantity(metric), "scale": scale},
-            "detail": {"field": "line"},
+            "x": {"field": "side", "type": "quantitative", "scale": x.scale, "title": "Image (pixels)", "axis": axis},
+            "y": {"field": "value", "type": "quantitative", "scale": y.scale, "title": quantity(metric)},
         },
         "layer": [
-            {"mark": {"type": "line", "strokeWidth": 1}, "encoding": {"color": look(points)["color"]}},
-            {"mark": {"type": "point", "filled": True}, "encoding": {**look(points), "tooltip": tooltip}},
-            LABELS,
+            {
+                "mark": {"type": "line", "strokeWidth": 1.3},
+                "encoding": {"color": styles["color"], "strokeDash": dashes(everything), "detail": {"field": "line"}},
+            },
+            {"mark": {"type": "point", "filled": True, "size": 45}, "encoding": {**styles, "tooltip": tooltip}},
+            *layers("side", "value"),
         ],
     }
+
+
+def _lines(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """The points of each line, from the smallest image on."""
+    lines: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda p: p["side"]):
+        lines.setdefault(point["line"], []).append(point)
+    return lines
+
+
+def _names(sides: Mapping[float, str]) -> str:
+    """Vega's expression of an axis' labels."""
+    choices = "".join(f"abs(datum.value - {side}) < 0.01 ? {json.dumps(name)} : " for side, name in sides.items())
+    return f"{choices}''"

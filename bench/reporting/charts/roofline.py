@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 from bench.reporting.breakdowns import Roofline, rooflines
-from bench.reporting.charts.spec import LABELS, Chart, Spec, described, look
+from bench.reporting.charts.axes import Axis
+from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, described, look
 from bench.reporting.data import Report
 
-PLACES = ("right", "below", "left", "right")
-LOG = {"type": "log", "nice": False, "padding": 24}
+SLOPE = 5.0  # how far below the ridge the roof begins, as a factor of the intensity; above its slope is a note
 
 
-def charts(report: Report) -> list[Chart]:
+def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
     """A chart for each machine and dtype whose peaks are recorded."""
-    return [_chart(roof) for roof in rooflines(report)]
+    return [_chart(roof, theme) for roof in rooflines(report)]
 
 
-def _chart(roof: Roofline) -> Chart:
-    points = [{**described(p.row, PLACES), "intensity": p.intensity, "rate": p.rate / 1e9} for p in roof.points]
-    low, high = min(p.intensity for p in roof.points) / 2, max(p.intensity for p in roof.points) * 2
-    ridge = min(max(roof.peak / roof.bandwidth, low), high)
-    roofs = [{"intensity": x, "rate": min(roof.peak, x * roof.bandwidth) / 1e9} for x in sorted({low, ridge, high})]
-    tooltip = [{"field": "model"}, {"field": "resolution"}]
+def _chart(roof: Roofline, theme: Theme) -> Chart:
+    points = [{**described(p.row), "intensity": p.intensity, "rate": p.rate / 1e9} for p in roof.points]
+    ridge, peak = roof.peak / roof.bandwidth, roof.peak / 1e9
+    low = min(ridge / SLOPE, *(p.intensity / 1.3 for p in roof.points))
+    high = max(ridge * SLOPE, *(p.intensity * 1.3 for p in roof.points))
+    corners = [{"intensity": at, "rate": min(roof.peak, at * roof.bandwidth) / 1e9} for at in (low, ridge, high)]
+    x = Axis.around((low, high), theme.width, 6, log=True)
+    y = Axis.around([*(c["rate"] for c in corners), *(p["rate"] for p in points)], theme.height, 22, log=True, up=True)
+    labelled(points, ("intensity", x), ("rate", y), theme.text, [corners])
+    tooltip = [{"field": "name", "title": "model"}, {"field": "resolution"}]
     tooltip += [{"field": name, "format": ".3~g"} for name in ("intensity", "rate")]
     spec: Spec = {
         "data": {"values": points},
+        "width": theme.width,
+        "height": theme.height,
         "encoding": {
-            "x": {"field": "intensity", "type": "quantitative", "scale": LOG, "title": "MACs per byte moved"},
-            "y": {"field": "rate", "type": "quantitative", "scale": LOG, "title": "achieved GMACs/s"},
+            "x": {"field": "intensity", "type": "quantitative", "scale": x.scale, "title": "MACs per byte moved"},
+            "y": {"field": "rate", "type": "quantitative", "scale": y.scale, "title": "Achieved rate (GMACs/s)"},
         },
         "layer": [
-            {"data": {"values": roofs}, "mark": {"type": "line", "style": "roof"}},
-            {
-                "data": {"values": roofs[-1:]},
-                "mark": {"type": "text", "align": "right", "dy": -8, "text": "measured peaks"},
-            },
-            {"mark": {"type": "point", "filled": True, "size": 70}, "encoding": {**look(points), "tooltip": tooltip}},
-            LABELS,
+            {"data": {"values": corners}, "mark": {"type": "line", "style": "roof"}},
+            _note(corners[2], f"measured peak {peak:.0f} GMACs/s, {roof.dtype}", {"align": "right", "dy": -8}),
+            _note(
+                {"intensity": low, "rate": peak},
+                ["measured", "copy bandwidth", f"{roof.bandwidth / 1e9:.1f} GB/s"],
+                {"align": "left", "dx": 3, "dy": 12},
+            ),
+            {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**look(points), "tooltip": tooltip}},
+            *layers("intensity", "rate"),
         ],
     }
     caption = (
-        f"{roof.machine}: measured peak {roof.peak / 1e9:.0f} GMACs/s, copy bandwidth {roof.bandwidth / 1e9:.1f} "
-        f"GB/s, {roof.dtype}. Bytes are those that operators read and write, were every one to go to memory."
+        f"{roof.machine}: the roof is the measured peak of {peak:.0f} GMACs/s ({roof.dtype}) and, where it slopes, the "
+        f"measured copy bandwidth of {roof.bandwidth / 1e9:.1f} GB/s. Bytes are those that operators read and write, "
+        "were every one to go to memory."
     )
     return Chart(f"roofline-{roof.machine}-{roof.dtype}", f"Roofline of {roof.machine}", caption, spec)
+
+
+def _note(at: dict[str, float], text: str | list[str], place: Spec) -> Spec:
+    return {"data": {"values": [at]}, "mark": {"type": "text", "style": "note", "text": text, **place}}

@@ -12,26 +12,26 @@ function listen(control, apply) {
   for (const event of ["input", "change"]) control.addEventListener(event, apply); // not every browser sends both
 }
 
-function setUpTable() {
-  const table = document.getElementById("results");
-  if (!table) return;
+function value(row, i) {
+  return row.cells[i].dataset.value;
+}
+
+function sortable(table) {
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const headings = [...table.tHead.rows[0].cells];
-  const value = (row, i) => row.cells[i].dataset.value;
-
   headings.forEach((heading, i) => {
     const numeric = heading.dataset.kind === "number";
-    if (numeric) rows.forEach((row) => row.cells[i].classList.add("number"));
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = heading.textContent;
     heading.replaceChildren(button);
     button.addEventListener("click", () => {
-      const down = heading.getAttribute("aria-sort") === "ascending";
-      headings.forEach((other) => other.removeAttribute("aria-sort"));
-      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const sign = down ? -1 : 1;
+      const other = { ascending: "descending", descending: "ascending" };
+      const order = other[heading.getAttribute("aria-sort")] ?? heading.dataset.first; // first the best on top
+      headings.forEach((each) => each.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", order);
+      const sign = order === "descending" ? -1 : 1;
       rows.sort((a, b) => {
         const x = value(a, i), y = value(b, i);
         if (x === "" || y === "") return (x === "") - (y === ""); // rows without a figure stay last
@@ -40,7 +40,13 @@ function setUpTable() {
       body.append(...rows);
     });
   });
+}
 
+function setUpTables() {
+  document.querySelectorAll("[data-sortable]").forEach(sortable);
+  const table = document.getElementById("results");
+  if (!table) return;
+  const rows = [...table.tBodies[0].rows];
   const filters = [...document.querySelectorAll("[data-filter]")];
   const status = document.getElementById("shown");
   filters.filter((f) => f.tagName === "SELECT").forEach((select) => {
@@ -111,6 +117,6 @@ async function setUpCharts() {
   document.documentElement.dataset.charts = "ready";
 }
 
-setUpTable();
+setUpTables();
 setUpClaims();
 setUpCharts();

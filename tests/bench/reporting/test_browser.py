@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.reporting.data import gather
+from bench.reporting.data import Report, gather
 from bench.reporting.page.html import page
 from tests.bench.reporting.made_records import cost, kept, record, timed
 
@@ -16,6 +16,9 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its chromedriver on the path")
+
+
+READY = "return document.documentElement.dataset.charts === 'ready'"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,7 @@ def driver(url: str) -> Iterator[Any]:
 
     driver = browser()
     driver.get(url)
-    ready = "return document.documentElement.dataset.charts === 'ready'"
-    WebDriverWait(driver, 60).until(lambda d: d.execute_script(ready))
+    WebDriverWait(driver, 60).until(lambda d: d.execute_script(READY))
     yield driver
     driver.quit()
 
@@ -79,16 +81,16 @@ def test_columns_sort_by_number_and_by_keyboard(driver: Any) -> None:
 
     column, button = heading(driver, "throughput images/s")
     button.send_keys(Keys.ENTER)  # by keyboard
-    up = [float(text.split()[0]) for text in shown(driver, column) if text]
-    assert up == sorted(up)
-    assert 105.0 in up, "7.5 comes before 105, and 12.2 before 12.5: as numbers, not as texts"
+    down = [float(text.split()[0]) for text in shown(driver, column) if text]
+    assert down == sorted(down, reverse=True), "the first click puts the fastest on top"
+    assert 105.0 in down, "7.5 comes after 105, and 12.2 after 12.5: as numbers, not as texts"
     assert shown(driver, column)[-1] == "", "rows without a figure are last"
     button.send_keys(Keys.ENTER)
-    down = [float(text.split()[0]) for text in shown(driver, column) if text]
-    assert down == sorted(up, reverse=True)
+    up = [float(text.split()[0]) for text in shown(driver, column) if text]
+    assert up == down[::-1]
     assert shown(driver, column)[-1] == ""
     sorts = driver.execute_script("return [...document.querySelectorAll('th[aria-sort]')].map(t => t.ariaSort)")
-    assert sorts == ["descending"]
+    assert sorts == ["ascending"]
 
 
 def test_filters_and_reset(driver: Any) -> None:
@@ -131,6 +133,96 @@ def test_nothing_is_wider_than_the_window(driver: Any, width: int) -> None:
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def emulate(driver: Any, width: int, height: int = 800) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+OVERLAPS = """
+const inside = (svg) => [...svg.querySelectorAll('text')].filter(
+  t => t.textContent && t.getAttribute('opacity') !== '0' && t.getBoundingClientRect().width);
+const covered = [];
+for (const chart of document.querySelectorAll('[data-chart]')) {
+  const texts = inside(chart.querySelector('svg')).map(t => [t.textContent, t.getBoundingClientRect()]);
+  texts.forEach(([one, a], i) => texts.slice(i + 1).forEach(([other, b]) => {
+    const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (width > 1 && height > 3) covered.push(`${chart.dataset.chart}: ${one} and ${other}`);
+  }));
+}
+return covered;
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(driver: Any, committed: Report, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The page of the committed records."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    path = tmp_path_factory.mktemp("whole") / "index.html"
+    path.write_text(page(committed), encoding="utf-8")
+    before = driver.current_url
+    driver.get(path.as_uri())
+    WebDriverWait(driver, 60).until(
+        lambda d: d.execute_script("return document.documentElement.dataset.charts === 'ready'")
+    )
+    yield driver
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.get(before)
+
+
+@pytest.mark.slow
+def test_no_text_of_a_chart_covers_another(whole: Any) -> None:
+    emulate(whole, 1280)
+    assert whole.execute_script(OVERLAPS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(400, 800), (1280, 720), (1920, 1080)])
+def test_under_eight_screens_before_the_appendix(whole: Any, width: int, height: int) -> None:
+    emulate(whole, width, height)
+    top = "return document.getElementById('appendix').getBoundingClientRect().top + scrollY"
+    assert whole.execute_script(top) / height < 8
+    assert whole.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_what_is_looked_for_first_is_seen_without_scrolling(whole: Any) -> None:
+    emulate(whole, 1280, 720)
+    script = """return [...document.querySelectorAll('#results thead th')].filter(h =>
+      h.getBoundingClientRect().right <= h.closest('.scroll').getBoundingClientRect().right).map(h => h.textContent)"""
+    seen = " ".join(whole.execute_script(script))
+    assert all(name in seen for name in ("model", "throughput ratio", "memory", "top-1"))
+
+
+@pytest.mark.slow
+def test_the_first_column_stays_on_a_phone_and_figures_fit(whole: Any) -> None:
+    emulate(whole, 400)
+    left = """const scroll = document.querySelector('#table .scroll'); scroll.scrollLeft = 300;
+      const cell = document.querySelector('#results tbody th');
+      return cell.getBoundingClientRect().left - scroll.getBoundingClientRect().left"""
+    assert 0 <= whole.execute_script(left) <= 2
+    widest = (
+        "return Math.max(...[...document.querySelectorAll('.chart svg')].map(s => s.getBoundingClientRect().right))"
+    )
+    assert whole.execute_script(widest) <= 400
+    least = """return Math.min(...[...document.querySelectorAll('.chart text')].map(
+      t => parseFloat(t.getAttribute('font-size')) * t.ownerSVGElement.getScreenCTM().a))"""
+    assert whole.execute_script(least) >= 8, "labels are readable"
+
+
+@pytest.mark.slow
+def test_it_prints_on_a4_without_cut_columns(whole: Any) -> None:
+    emulate(whole, 703, 1030)  # A4 less its margins, at 96 dots an inch
+    whole.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    widest = """return Math.max(...[...document.querySelectorAll('table, svg, figure')].map(
+      e => e.getBoundingClientRect().right))"""
+    assert whole.execute_script(widest) <= 704
+    assert whole.execute_script("return getComputedStyle(document.querySelector('.scroll')).overflow") == "visible"
+    assert not whole.find_element("id", "reset").is_displayed()
+    whole.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 CONTRAST = """
 const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
 const light = (text) => {
@@ -164,8 +256,8 @@ def test_without_scripts_tables_charts_and_statements_read(url: str) -> None:
         assert "overlock_t" in driver.find_element("id", "results").text
         assert driver.find_element("css selector", "[data-chart='accuracy-macs-'] svg").is_displayed()
         assert not driver.find_element("id", "reset").is_displayed(), "what needs scripts is not shown"
-        summary = driver.find_element("css selector", ".claim summary")
-        summary.click()
+        if not driver.find_element("css selector", ".claim details").get_attribute("open"):
+            driver.find_element("css selector", ".claim summary").click()
         assert "Rests on" in driver.find_element("css selector", ".claim dl").text
     finally:
         driver.quit()

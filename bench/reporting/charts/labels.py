@@ -1,0 +1,206 @@
+"""Places for the labels of points: beside them, off other points and labels; further off with a line to the point."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.reporting.charts.axes import Axis
+
+WIDE = 0.66  # of a letter, to the height of the text: wide enough for the sans-serif fonts that are common
+TALL = 1.0  # of a line of capitals and digits, to the height of the text
+MARKER = 5.5  # half the side of a point's marker, in pixels
+NEAR = 3.0  # pixels between a marker and its label
+DISTANCES = (0, 6, 12, 18, 26, 34, 44, 56, 70)
+"""How much further off a label may be, in pixels: from `LINED` on with a line to its point."""
+_EIGHTHS = (0, 8, 12, 4, 14, 10, 2, 6, *range(1, 16, 2))
+DIRECTIONS = tuple((math.cos(i * math.pi / 8), math.sin(i * math.pi / 8)) for i in _EIGHTHS)
+"""Right, left, above, below, then what lies between them; y grows downwards."""
+LINED = 8.0  # from this distance on, a line leads from the label to its point
+ROUNDS = 4
+PER_PLACE = 0.35  # what a place costs more than the one before, where crossing a line costs 2 a pixel
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in a panel, in pixels from its left upper corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def around(cls, x: float, y: float, width: float, height: float) -> Box:
+        return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+    def overlap(self, other: Box) -> float:
+        """The area that both have."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return width * height if width > 0 and height > 0 else 0.0
+
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """The point of the rectangle that is nearest to another."""
+        return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
+
+    def crossed(self, line: Line) -> float:
+        """Pixels of a line in the rectangle, about."""
+        (x, y), (to_x, to_y) = line
+        beside = max(x, to_x) < self.left or min(x, to_x) > self.right
+        if beside or max(y, to_y) < self.top or min(y, to_y) > self.bottom:
+            return 0.0
+        steps = 24
+        inside = sum(
+            self.left < x + (to_x - x) * i / steps < self.right and self.top < y + (to_y - y) * i / steps < self.bottom
+            for i in range(steps + 1)
+        )
+        return inside / steps * math.hypot(to_x - x, to_y - y)
+
+
+Line = tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label's place: its box, and the end of the line that leads to it, if there is one."""
+
+    box: Box
+    end: tuple[float, float] | None
+
+
+def extent(text: str, size: float) -> tuple[float, float]:
+    """Width and height of a text in pixels, about."""
+    return WIDE * size * len(text), TALL * size
+
+
+def place(
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    size: float,
+    panel: tuple[float, float],
+    lines: Iterable[Line] = (),
+) -> list[Label]:
+    """A place for each point's text: within the panel, off all markers and other labels, off lines where that goes.
+
+    Each label in turn takes the cheapest place that is left, several times over, since the later ones move the first.
+    """
+    markers = [Box.around(x, y, 2 * MARKER, 2 * MARKER) for x, y in points]
+    drawn = list(lines)
+    placed: dict[int, Label] = {}
+    crowded = sorted(range(len(points)), key=lambda i: sum(math.dist(points[i], other) for other in points))
+    for _ in range(ROUNDS):
+        for i in crowded:
+            others = [label for j, label in placed.items() if j != i]
+            leads = [(points[j], label.end) for j, label in placed.items() if j != i and label.end is not None]
+            boxes = [*markers[:i], *markers[i + 1 :], *(label.box for label in others)]
+            placed[i] = _cheapest(points[i], extent(texts[i], size), boxes, drawn, leads, panel)
+    return [placed[i] for i in range(len(points))]
+
+
+def _cheapest(
+    point: tuple[float, float],
+    extent: tuple[float, float],
+    boxes: Sequence[Box],
+    drawn: Sequence[Line],
+    leads: Sequence[Line],
+    panel: tuple[float, float],
+) -> Label:
+    """The best of the places, which come in the order of what they cost by themselves."""
+    best: tuple[float, Label] | None = None
+    for place, label in _candidates(point, extent):
+        if best is not None and best[0] <= PER_PLACE * place:
+            break
+        cost = _cost(label, point, boxes, drawn, leads, panel) + PER_PLACE * place
+        if best is None or cost < best[0]:
+            best = cost, label
+    assert best is not None, "no place at all"
+    return best[1]
+
+
+def _candidates(point: tuple[float, float], extent: tuple[float, float]) -> Iterator[tuple[int, Label]]:
+    x, y = point
+    width, height = extent
+    for further in DISTANCES:
+        for i, (across, down) in enumerate(DIRECTIONS):
+            reach = MARKER + NEAR + further
+            box = Box.around(x + across * (reach + width / 2), y + down * (reach + height / 2), width, height)
+            end = box.nearest(x, y)
+            lined = math.dist(end, point) - MARKER > LINED
+            yield further * len(DIRECTIONS) + i, Label(box, end if lined else None)
+
+
+def _cost(
+    label: Label,
+    point: tuple[float, float],
+    boxes: Sequence[Box],
+    drawn: Sequence[Line],
+    leads: Sequence[Line],
+    panel: tuple[float, float],
+) -> float:
+    box = label.box
+    outside = max(-box.left, -box.top, box.right - panel[0], box.bottom - panel[1], 0.0)
+    around = Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)
+    covered = sum(around.overlap(other) for other in boxes)
+    crossed = sum(around.crossed(line) for line in drawn)
+    by_leads = sum(around.crossed(line) for line in leads)
+    own = sum(other.crossed((point, label.end)) for other in boxes) if label.end else 0.0
+    forbidden = 1000 * ((outside > 0) + (covered > 0)) + covered
+    return forbidden + 60 * ((by_leads > 0) + (own > 0)) + 2.0 * crossed
+
+
+def labelled(
+    points: Sequence[dict[str, Any]],
+    x: tuple[str, Axis],
+    y: tuple[str, Axis],
+    size: float,
+    lines: Iterable[Sequence[dict[str, Any]]] = (),
+) -> None:
+    """Give points with a text in `label` its place, in the units of the axes: `label_x`, `label_y`, and the end of the
+    line that leads there, `lead_x` and `lead_y`. `x` and `y` are the fields of the points, with their axes.
+
+    `lines` are drawn from point to point, and labels keep off them.
+    """
+
+    def pixel(point: dict[str, Any]) -> tuple[float, float]:
+        return x[1].pixel(point[x[0]]), y[1].pixel(point[y[0]])
+
+    segments = [(pixel(a), pixel(b)) for line in lines for a, b in itertools.pairwise(line)]
+    shown = [point for point in points if point.get("label")]
+    silent = [point for point in points if not point.get("label")]
+    texts = [*(str(point["label"]) for point in shown), *("" for _ in silent)]
+    found = place([pixel(point) for point in (*shown, *silent)], texts, size, (x[1].pixels, y[1].pixels), segments)
+    for point, label in zip(shown, found, strict=False):
+        box = label.box
+        point["label_x"] = x[1].value((box.left + box.right) / 2)
+        point["label_y"] = y[1].value((box.top + box.bottom) / 2)
+        if label.end:
+            point["lead_x"], point["lead_y"] = x[1].value(label.end[0]), y[1].value(label.end[1])
+
+
+def layers(x: str, y: str, x_type: str = "quantitative") -> list[dict[str, Any]]:
+    """The layers of the labels, and of the lines that lead to them, of points with fields `x` and `y`."""
+    kind = {"type": "quantitative"}
+    lead = {
+        "transform": [{"filter": "isValid(datum.lead_x)"}],
+        "mark": {"type": "rule", "style": "lead"},
+        "encoding": {
+            "x": {"field": x, "type": x_type},
+            "y": {"field": y, **kind},
+            "x2": {"field": "lead_x"},
+            "y2": {"field": "lead_y"},
+        },
+    }
+    text = {
+        "transform": [{"filter": "isValid(datum.label_x)"}],
+        "mark": {"type": "text", "align": "center", "baseline": "middle"},
+        "encoding": {
+            "x": {"field": "label_x", "type": x_type},
+            "y": {"field": "label_y", **kind},
+            "text": {"field": "label"},
+        },
+    }
+    return [lead, text]

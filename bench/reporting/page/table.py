@@ -1,0 +1,159 @@
+"""The page's tables: what a reader looks for first stands first, and what all rows share stands above, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.metrics import HIGH, METRICS
+from bench.reporting.footnotes import dirty
+from bench.reporting.rows import Row
+from bench.reporting.tables import WORDS, columns, common_base, heading, marked
+
+FIRST = ("throughput_ratio", "throughput", "memory", "top1")
+"""The metrics that stand first; a published top-1 follows them."""
+
+CONDITIONS = {
+    "family": "family",
+    "form": "form",
+    "device": "device",
+    "dtype": "dtype",
+    "layout": "layout",
+    "compile": "compile",
+    "threads": "threads",
+    "backend": "ContMix",
+    "head": "head",
+    "variant": "variant",
+    "machine": "machine",
+}
+"""What stands last, each as a column where rows differ in it: field of a row -> heading."""
+
+TITLES = {
+    ("classification", False): "Table",
+    ("classification", True): "Training",
+    ("segmentation", False): "Segmentation",
+    ("segmentation", True): "Segmentation, training",
+    ("detection", False): "Detection",
+    ("detection", True): "Detection, training",
+}
+
+UP, DOWN = "ascending", "descending"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, what it is sorted by, and how it is marked."""
+
+    text: str
+    value: Any
+    mark: str = ""  # its classes
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, whether it holds numbers, and how the first click on its heading sorts."""
+
+    heading: str
+    number: bool
+    first: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def filtered(self) -> bool:
+        """Whether a reader can choose among its values."""
+        return self.heading in ("size", "batch", *CONDITIONS.values())
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `key` is its name in the page, `shared` says what holds for all of its rows, and what marks mean."""
+
+    key: str
+    title: str
+    shared: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    reasons: tuple[str, ...]  # of each row, why figures of it are not valid
+
+    @property
+    def filters(self) -> list[tuple[int, str]]:
+        """The columns that a reader can choose among: their places and headings."""
+        return [(i, column.heading) for i, column in enumerate(self.columns) if column.filtered]
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """A table for each task, and for its training: the first one is the page's main table."""
+    order = list(TITLES)
+    groups: dict[tuple[str, bool], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.task, row.training), []).append(row)
+    kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
+    return [table(groups[kind], "results" if kind == kinds[0] else f"results-{i}", _title(kind, kinds[0]))
+            for i, kind in enumerate(kinds)]  # fmt: skip
+
+
+def _title(kind: tuple[str, bool], main: tuple[str, bool]) -> str:
+    return "Table" if kind == main else TITLES.get(kind, kind[0].capitalize())
+
+
+def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Table:
+    """Rows as a table."""
+    made = [_words("model", [row.model for row in rows])]
+    made.append(_column("size", [Cell(row.resolution, row.pixels, "number") for row in rows], number=True, first=UP))
+    shown = columns(rows)
+    first = [metric for metric in FIRST if metric in shown]
+    made += [_metric(rows, metric) for metric in first] + _published(rows, "top1", "top-1 % published")
+    if len({row.batch for row in rows} - {None}) > 1:
+        made.append(_column("batch", [Cell(str(row.batch or ""), row.batch or "", "number") for row in rows], True, UP))
+    for metric in shown:
+        if metric not in first:
+            made += [_metric(rows, metric), *_published(rows, metric, f"{METRICS[metric].heading} published")]
+    constant = []
+    for name, words in CONDITIONS.items():
+        found = {getattr(row, name) for row in rows} - {"", None}
+        if len(found) > 1:
+            made.append(_words(words, [str(getattr(row, name) or "") for row in rows]))
+        elif found - {"none"} and name not in ("family", "machine"):
+            constant.append(WORDS[name].format(*found))
+    batches = {row.batch for row in rows} - {None}
+    constant += [f"batch {batch}" for batch in batches if len(batches) == 1]
+    cells = zip(*(column.cells for column in made), strict=True)
+    reasons = map(_reasons, rows)
+    return Table(key, title, _above(constant, rows), tuple(made), tuple(cells), tuple(reasons))
+
+
+def _above(constant: Sequence[str], rows: Sequence[Row]) -> str:
+    return " ".join([*([f"All of them: {', '.join(constant)}."] if constant else []), *dirty(rows)])
+
+
+def _reasons(row: Row) -> str:
+    return "; ".join(dict.fromkeys(reason for placed in row.cells.values() for reason in placed.record.reasons))
+
+
+def _column(text: str, cells: Iterable[Cell], number: bool, first: str) -> Column:
+    return Column(text, number, first, tuple(cells))
+
+
+def _words(text: str, words: Sequence[str]) -> Column:
+    return _column(text, (Cell(word, word) for word in words), number=False, first=UP)
+
+
+def _metric(rows: Sequence[Row], metric: str) -> Column:
+    base = common_base(rows, metric)
+    first = DOWN if METRICS[metric].better == HIGH else UP  # the best one on top
+    return _column(heading(metric, base), (_cell(row, metric, base) for row in rows), number=True, first=first)
+
+
+def _cell(row: Row, metric: str, base: str) -> Cell:
+    value, placed = row.value(metric), row.cells.get(metric)
+    bad = placed is not None and not placed.record.valid
+    return Cell(marked(row, metric, base, True), "" if value is None else value, "number invalid" if bad else "number")
+
+
+def _published(rows: Sequence[Row], metric: str, text: str) -> list[Column]:
+    """A column of published figures; none where there are none."""
+    printed = [row.published(metric) for row in rows]
+    cells = [Cell("/".join(texts), float(texts[0]) if texts else "", "number published") for texts in printed]
+    first = DOWN if METRICS[metric].better == HIGH else UP
+    return [_column(text, cells, number=True, first=first)] if any(c.text for c in cells) else []

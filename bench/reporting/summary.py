@@ -1,0 +1,81 @@
+"""What holds on a machine, in five lines: speed, memory, cost, accuracy, published statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.evidence import show
+from bench.metrics import METRICS
+from bench.reporting.data import Report
+from bench.reporting.names import label
+from bench.reporting.readme import headline
+from bench.reporting.rows import Row, main_rows
+from bench.reporting.tables import cell, common_base, shared
+
+FAMILY = "OverLoCK"
+NAMED = 4  # models that a line names
+
+
+def lines(report: Report) -> list[tuple[str, str]]:
+    """What each line is of, and what it says; a machine without speeds of its own has no line of speed or memory."""
+    rows = headline(report) or [row for row in main_rows(report.rows) if "throughput" in row.cells][: 2 * NAMED]
+    made = [
+        ("Speed", _speed(rows)),
+        ("Memory", _memory(rows)),
+        ("Cost", _cost(report)),
+        ("Accuracy", _accuracy(report)),
+    ]
+    made.append(("Statements", f"of {len(report.findings)} that others published: {show.summary(report.findings)}."))
+    return [(of, text) for of, text in made if text]
+
+
+def _of_the_family(rows: Sequence[Row]) -> list[Row]:
+    return ([row for row in rows if row.family == FAMILY] or list(rows))[:NAMED]
+
+
+def _speed(rows: Sequence[Row]) -> str:
+    """Paired ratios where there are any, else images per second."""
+    under = f" ({shared(rows)}; 95 % intervals of paired rounds in brackets)"
+    if base := common_base(rows, "throughput_ratio"):
+        paired = [row for row in _of_the_family(rows) if "throughput_ratio" in row.cells]
+        if named := [f"{label(row.model)} {cell(row, 'throughput_ratio', base)}" for row in paired]:
+            return f"times as fast as {label(base.partition(' ')[0])}: {', '.join(named)}{under}."
+    named = [
+        f"{label(row.model)} {cell(row, 'throughput')}" for row in _of_the_family(rows) if "throughput" in row.cells
+    ]
+    return f"in images per second: {', '.join(named)} ({shared(rows)})." if named else ""
+
+
+def _memory(rows: Sequence[Row]) -> str:
+    known = sorted((row for row in rows if _valid(row, "memory")), key=lambda row: row.value("memory") or 0.0)
+    if len(known) < 2:
+        return ""
+    least, most = known[0], known[-1]
+    said = [f"{label(row.model)} {cell(row, 'memory')} MiB" for row in (least, most)]
+    return f"a call takes, above the loaded model, from {said[0]} to {said[1]}, of {len(known)} models."
+
+
+def _cost(report: Report) -> str:
+    """Parameters and MACs of one pair at 224, as counted, and what of them the first one has."""
+    usual = ("classification", "deploy", "224")
+    counted = {row.model: row for row in report.rows if (row.task, row.form, row.resolution) == usual}
+    one, other = counted.get("overlock_t"), counted.get("convnext_b")
+    costs = ("params", "macs")
+    if one is None or other is None or not all(_valid(row, metric) for row in (one, other) for metric in costs):
+        return ""
+    said = [f"{cell(one, metric)} {METRICS[metric].shown_unit} {METRICS[metric].heading}" for metric in costs]
+    shares = [f"{(one.value(metric) or 0.0) / (other.value(metric) or 1.0):.2f}" for metric in costs]
+    return f"{label(one.model)} has {' and '.join(said)}, {' and '.join(shares)} of {label(other.model)}'s."
+
+
+def _accuracy(report: Report) -> str:
+    measured = [row for row in report.rows if row.task == "classification" and _valid(row, "top1")]
+    if not measured:
+        return "nothing was measured here; each top-1 on this page is as published."
+    named = dict.fromkeys(f"{label(row.model)} {cell(row, 'top1')} % at {row.resolution}" for row in measured)
+    more = f", and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return f"top-1 measured here: {', '.join(list(named)[:NAMED])}{more}; the others are as published."
+
+
+def _valid(row: Row, metric: str) -> bool:
+    return metric in row.cells and row.cells[metric].record.valid and row.value(metric) is not None

@@ -1,0 +1,63 @@
+"""The page's tables: what stands first, what is a constant, how the first click sorts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.reporting.data import Report, gather
+from bench.reporting.page.table import DOWN, UP, tables
+from bench.reporting.summary import lines
+from tests.bench.reporting.made_records import MACHINES, cost, kept, timed
+
+
+def report(folder: Path, **changes: object) -> Report:
+    made = cost()
+    for model, speed in (("overlock_t", 14.0), ("convnext_b", 7.0)):
+        made.append(timed(model, "throughput", speed, **changes))
+        made.append(timed(model, "memory", speed * 2**20, **changes))
+        made.append(timed(model, "throughput_ratio", speed / 7, against="convnext_b deploy", **changes))
+    made += cost(resolution="512", task="segmentation", head="upernet")
+    return gather(kept(folder / "results", made))
+
+
+def test_what_is_looked_for_first_stands_first(tmp_path: Path) -> None:
+    main, dense = tables(report(tmp_path).rows)
+    headings = [column.heading for column in main.columns]
+    assert headings[:6] == [
+        "model", "size", "throughput ratio to convnext_b", "throughput images/s", "memory MiB", "top-1 % published",
+    ]  # fmt: skip
+    assert (main.key, dense.key, dense.title) == ("results", "results-1", "Segmentation")
+
+
+def test_what_all_rows_share_is_no_column(tmp_path: Path) -> None:
+    main = tables(report(tmp_path).rows)[0]
+    headings = {column.heading for column in main.columns}
+    assert not headings & {"device", "dtype", "form", "threads", "compile", "machine", "batch"}
+    for shared in ("deploy form", "cpu", "float32", "batch 4", "CPU threads 2"):
+        assert shared in main.shared
+
+
+def test_what_differs_is_a_column(tmp_path: Path) -> None:
+    both = report(tmp_path).rows[:] + report(tmp_path / "other", machine=MACHINES[1], dtype="bfloat16", batch=8).rows[:]
+    main = tables(both)[0]
+    headings = [column.heading for column in main.columns]
+    assert {"machine", "dtype", "batch"} <= set(headings)
+    assert [name for _, name in main.filters] == [
+        h for h in headings if h in ("size", "batch", "family", "dtype", "machine")
+    ]
+
+
+def test_the_first_click_puts_the_best_on_top(tmp_path: Path) -> None:
+    first = {column.heading: column.first for column in tables(report(tmp_path).rows)[0].columns}
+    assert first["throughput images/s"] == first["throughput ratio to convnext_b"] == DOWN
+    assert first["top-1 % published"] == DOWN
+    assert first["memory MiB"] == first["MACs G"] == first["parameters M"] == first["model"] == UP
+
+
+def test_five_lines_say_what_holds(tmp_path: Path) -> None:
+    said = dict(lines(report(tmp_path)))
+    assert list(said) == ["Speed", "Memory", "Cost", "Accuracy", "Statements"]
+    assert "as fast as ConvNeXt-B: OverLoCK-T 2.00" in said["Speed"]
+    assert "from ConvNeXt-B 7.0 MiB to OverLoCK-T 14.0 MiB" in said["Memory"]
+    assert "33.47 M parameters and 5.64 G MACs, 0.38 and 0.37 of ConvNeXt-B's" in said["Cost"]
+    assert "nothing was measured" in said["Accuracy"]
