@@ -10,7 +10,7 @@ cells/<name>/attempts.jsonl   a line for each attempt: host, job, time; written 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,8 @@ def submitted(folder: Path, job: str, executor: str) -> None:
     write_whole(folder / JOB, json.dumps({"id": job, "executor": executor}) + "\n")
 
 
-def merge(folder: Path, results: Path) -> int:
-    """Bring a cell's records into a folder of results; returns how many were not there yet.
+def merge(folders: Sequence[Path], results: Path) -> int:
+    """Bring the records of cells into a folder of results; returns how many were not there yet.
 
     Raises:
         BadInput: if they cannot be read, or written there.
@@ -88,14 +88,14 @@ def merge(folder: Path, results: Path) -> int:
     from bench.records import store
     from bench.records.record import from_json
 
-    added = store.merge(folder / RECORDS, results) if (folder / RECORDS).is_dir() else 0
-    path = folder / RECORDS_JSON
-    if path.is_file():
-        try:
-            environment, records = from_json(read_text(path, store.MEND))
-        except ValueError as error:
-            raise BadInput(f"{path}: {error}: {store.MEND}") from error
-        added += store.add_missing(records, {record.run: environment for record in records}, results)
+    added = store.merge([folder / RECORDS for folder in folders], results)
+    for path in (folder / RECORDS_JSON for folder in folders):
+        if path.is_file():
+            try:
+                environment, records = from_json(read_text(path, store.MEND))
+            except ValueError as error:
+                raise BadInput(f"{path}: {error}: {store.MEND}") from error
+            added += store.add_missing(records, {record.run: environment for record in records}, results)
     return added
 
 

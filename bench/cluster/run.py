@@ -48,10 +48,10 @@ class Sweep:
         """Until every cell has ended or was given up; asks for the jobs' states every so many seconds."""
         waiting = self.adopted()
         open_cells = [cell for cell in self.grid.cells if cell.name not in waiting and self._is_open(cell)]
-        for cell in self.grid.cells:
-            if cell.name not in waiting and cell not in open_cells:
-                self._merge(cell)
-                self.done()
+        ended = [cell for cell in self.grid.cells if cell.name not in waiting and cell not in open_cells]
+        self._merge(ended)
+        for _ in ended:
+            self.done()
         while open_cells or waiting:
             now, open_cells = self._next(open_cells, len(waiting))
             waiting |= self._submitted(now)
@@ -118,7 +118,7 @@ class Sweep:
         """What is done with a cell whose job is gone; whether that was its last attempt."""
         state = cells.state(self.place(cell))
         if state.word in (cells.DONE, cells.FAILED):
-            self._merge(cell)
+            self._merge([cell])
             if state.word == cells.FAILED:
                 assert state.end is not None
                 self.said(f"{cell.name}: failed: {state.end.get('words', '')}")
@@ -127,15 +127,17 @@ class Sweep:
         if self.tried.get(cell.name, 0) < self.attempts:
             self.said(f"{cell.name}: {why}; submitted again")
             return False
-        self._merge(cell)
+        self._merge([cell])
         self.said(f"{cell.name}: {why}; given up after {self.attempts} attempts (the same command tries again)")
         return True
 
-    def _merge(self, cell: Cell) -> None:
-        """Bring a cell's records to the others; if that fails, the cell keeps them, and a later run brings them."""
+    def _merge(self, cells_of: Sequence[Cell]) -> None:
+        """Bring cells' records to the others; if that fails, the cells keep them, and a later run brings them."""
         try:
-            cells.merge(self.place(cell), self.results)
-            self.unmerged.pop(cell.name, None)
+            cells.merge([self.place(cell) for cell in cells_of], self.results)
+            for cell in cells_of:
+                self.unmerged.pop(cell.name, None)
         except (BadInput, OSError) as error:
-            self.unmerged[cell.name] = str(error)
-            self.said(f"{cell.name}: its records are not merged: {error}")
+            for cell in cells_of:
+                self.unmerged[cell.name] = str(error)
+                self.said(f"{cell.name}: its records are not merged: {error}")

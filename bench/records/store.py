@@ -109,16 +109,15 @@ def add_missing(
     return added
 
 
-def merge(source: Path, results: Path | None = None) -> int:
-    """`add_missing` of all that a folder like `results/` holds, of every machine.
+def merge(sources: Iterable[Path], results: Path | None = None) -> int:
+    """`add_missing` of all that folders like `results/` hold, of every machine.
 
     Raises:
-        BadInput: if it cannot be read, or written to the other one.
+        BadInput: if one cannot be read, or the other cannot be written to.
     """
-    added = 0
-    for folder in machines(source):
-        added += add_missing(read(folder), environments(folder), results)
-    return added
+    folders = [folder for source in sources for folder in machines(source)]
+    known = {run: environment for folder in folders for run, environment in environments(folder).items()}
+    return add_missing([record for folder in folders for record in read(folder)], known, results)
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

@@ -146,7 +146,7 @@ def test_records_that_cannot_be_merged_wait_in_their_cell(make: Make, monkeypatc
     """As when the disk of the results is full."""
     sweep = make(grid(a="fine"))
 
-    def full(source: Path, results: Path) -> int:
+    def full(sources: Sequence[Path], results: Path) -> int:
         raise BadInput("cannot write: No space left on device")
 
     with monkeypatch.context() as patched:
