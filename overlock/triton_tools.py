@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_prepared = WeakTensorKeyDictionary()
+"""Weight -> {what: (its state then, what was made of it)}, for as long as the weight lives."""
 
 
 @lru_cache(maxsize=1)
@@ -27,6 +32,24 @@ def interpreted(kernel: Any) -> bool:
 def on(x: Tensor) -> Any:
     """A context in which kernels are launched on x's device."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def prepared(weight: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` makes of a weight for the kernels, kept until the weight changes: a deployed model's is made once.
+
+    Made at every call of a weight that is trained, of one made in inference mode, which keeps no count of its changes,
+    and while a CUDA graph is captured: the graph must not read what may be freed. An edit through `.data` passes the
+    count by: call `torch.autograd.graph.increment_version` after one.
+    """
+    capturing = weight.is_cuda and torch.cuda.is_current_stream_capturing()
+    if weight.requires_grad or weight.is_inference() or capturing:
+        return make()
+    state = weight.data_ptr(), weight._version, weight.dtype
+    own = _prepared.setdefault(weight, {})
+    if what not in own or own[what][0] != state:
+        own[what] = state, make()
+    made: Tensor = own[what][1]
+    return made
 
 
 def next_power_of_2(n: int, least: int = 1) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.engine.request import Request, Settings
 from bench.gpu import simulation
-from bench.gpu.parts import DEPTHWISE, depthwise_variable
+from bench.gpu.parts import DEPTHWISE, MLP_VARIABLE, depthwise_variable
 from bench.gpu.sink import Sink
 
 
@@ -23,6 +23,7 @@ class Configuration(NamedTuple):
     compile: str
     depthwise: str = "torch"  # what runs large depthwise convolutions: torch, triton, or the measured winners
     layout: str = "channels_last"
+    mlp: str = "torch"  # what runs the MLPs of folded blocks: torch or triton
 
     @property
     def name(self) -> str:
@@ -32,7 +33,7 @@ class Configuration(NamedTuple):
     @property
     def note(self) -> str:
         """What a record has no field for."""
-        return f"{DEPTHWISE} {self.depthwise}"
+        return f"{DEPTHWISE} {self.depthwise}" + (f", MLPs: {self.mlp}" if self.mlp != "torch" else "")
 
     @property
     def compiled(self) -> bool:
@@ -46,6 +47,7 @@ HEADLINE: tuple[Configuration, ...] = (
     OVERLOCK,
     CONVNEXT,
     OVERLOCK._replace(depthwise="triton"),
+    OVERLOCK._replace(depthwise="triton", mlp="triton"),
     OVERLOCK._replace(depthwise="winners"),
     CONVNEXT._replace(layout="channels_first"),
     CONVNEXT._replace(compile="default"),
@@ -108,7 +110,7 @@ def requests(configurations: Sequence[Configuration], part: Sink, kind: str) -> 
             ),
             label=c.name,
             python=python,
-            env=depthwise_variable(part.folder, c.depthwise),
+            env={**depthwise_variable(part.folder, c.depthwise), MLP_VARIABLE: c.mlp},
         )
         for c in configurations
     ]  # fmt: skip

@@ -16,7 +16,11 @@ from bench.gpu.reports import Reporter
 from bench.gpu.sink import sink
 from bench.paths import REPOSITORY
 
-TESTS = ("tests/overlock/contmix/test_triton.py", "tests/overlock/depthwise/test_dispatch.py")
+TESTS = (
+    "tests/overlock/contmix/test_triton.py",
+    "tests/overlock/depthwise/test_dispatch.py",
+    "tests/overlock/inference/test_mlp_triton.py",
+)
 
 SINGLE = ("1x1x3x3-k3", "1x1x4x4-k3", "8x8x14x14-k13", "8x12x7x7-k7", "4x16x12x12-k7")
 """The cases of ContMix that are tried in float32 at first: compiling one takes up to 20 s of a processor."""

@@ -30,7 +30,6 @@ from bench.render import table
 from bench.scratch import scratch
 
 AT_ONCE = 3
-EVERY = tuple(part.name for part in PARTS if not part.extra)
 TIMED = ("headline", "training")
 """What most scenarios run: it imports no torch."""
 
@@ -46,7 +45,8 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("nothing", (), parts=EVERY),
+    Scenario("nothing", (), parts=("compile", "correctness", *TIMED)),
+    Scenario("nothing: the other parts", (), parts=("depthwise", "contmix", "correctness_rest")),
     Scenario("an overrun: all is 12 times as slow from the first block on", ("slow@headline:5", "slow@training:3")),
     Scenario("out of memory: both sides of the pair, at their first loading", ("oom@headline:1", "oom@headline:2")),
     Scenario("out of memory: a further side", ("oom@headline:26",)),
@@ -103,7 +103,10 @@ def table_of_failures(out: Path | None, speed: float, scenarios: Sequence[Scenar
         where = folder if out is None else out
         with ThreadPoolExecutor(AT_ONCE) as pool:
             asked = [(s, where / f"{i:02d}", speed) for i, s in enumerate(scenarios, 1)]
-            rows = [row for row in pool.map(lambda one: _tried(*one), asked)]
+            rows = []
+            for row in pool.map(lambda one: _tried(*one), asked):
+                rows.append(row)
+                print(" | ".join(map(str, row)), file=sys.stderr, flush=True)
     headings = ("planted", "at", "took, s", "exit code", "measured", "in the archive", "lost")
     print(table(headings, [row[:-1] for row in rows], "markdown"))
     bad = [(row[0], row[-1]) for row in rows if row[-1]]

@@ -53,6 +53,14 @@ def contmix_work(
     return Work(8 * maps + 2 * keys, tokens * heads * width * taps * 5, tokens * heads * taps)
 
 
+def mlp_work(batch: int, channels: int, side: int, dtype: str) -> Work:
+    """The folded MLP in two passes over its hidden map, four times as wide: written and read, twice, and the map that
+    is added to read and written. What must be: GRN's factor needs the whole map before any of it is multiplied, and the
+    3x3 made again from what goes into it would be a third pass."""
+    maps = batch * channels * side * side
+    return Work((3 + 4 * 4) * maps * ITEM[dtype], maps * (4 * channels * 2 + 4 * 9))
+
+
 def depthwise_work(batch: int, channels: int, side: int, kernel: int, dtype: str, backward: bool = False) -> Work:
     """A depthwise convolution as it is defined; backward: of input and weight."""
     maps = batch * channels * side * side

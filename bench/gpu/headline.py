@@ -10,6 +10,7 @@ clocks. Experimental: it has not run on a GPU.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from bench.gpu.configurations import (
     Configuration,
     requests,
 )
-from bench.gpu.parts import WINNERS, arguments
+from bench.gpu.parts import WARMED, WINNERS, arguments
 from bench.gpu.sink import Sink, sink
 from bench.metrics import MEMORY, THROUGHPUT, TRAINING, of_kind
 from bench.records.record import Record
@@ -139,12 +140,20 @@ class Comparison:
         if c.depthwise == "winners" and not (self.part.folder / WINNERS).exists():
             self.part.drop(f"{c.name} (the winners were not measured before: --winners)")
             return
+        if c.compiled and not self._may_be_cached(c):
+            self.part.drop(f"{c.name} (its code was not compiled in time: it would be compiled while others wait)")
+            return
         if not self.part.room(self._seconds(c, *self.task.configurations[:2]), c.name):
             return
         began = time.time()
         outcome = self._round(None, c)
         self._learn(outcome, 0, c, simulation.run_seconds(time.time() - began))
         self.part.keep(self._records(outcome, (c,), paired=False), c.name)
+
+    def _may_be_cached(self, c: Configuration) -> bool:
+        """Whether its code may be in the caches: unless this run has tried to compile it, and did not end."""
+        file = self.part.folder / WARMED
+        return not file.exists() or c.name in json.loads(file.read_text(encoding="utf-8"))
 
     def _round(self, outcome: Outcome | None, *sides: Configuration) -> Outcome:
         """One more round of these sides; each block is handed over as it comes."""

@@ -28,11 +28,14 @@ class Part:
 WINNERS = "depthwise_winners.json"
 """The file that the part `depthwise` writes: the fastest implementation of each large depthwise convolution."""
 
+WARMED = "warmed.json"
+"""The file that the part `compile` writes: the names of the sides whose code is in the caches."""
+
 DEPTHWISE = "large depthwise convolutions:"
 """The beginning of the note that names the implementation of a record's depthwise convolutions."""
 
-VARIABLE = "OVERLOCK_DEPTHWISE"
-"""`overlock.depthwise.dispatch.VARIABLE`, which cannot be imported without torch."""
+VARIABLE, MLP_VARIABLE = "OVERLOCK_DEPTHWISE", "OVERLOCK_MLP"
+"""Of `overlock.depthwise.dispatch` and `overlock.inference.mlp_triton`, which cannot be imported without torch."""
 
 TIME = 9.0 * 60
 """Seconds of a whole run: the machine stops a command after ten minutes."""

@@ -32,6 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 STAGES = ("stage 3", "stage 4", "stage 3 at 288")
 """Of `bench.gpu.operators.contmix_stages`."""
 DEPTHWISE = ("stage 1", "stage 3", "stage 4")
+MLP = ("stage 1", "stage 3")
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,25 @@ def depthwise_launches(shape: DepthwiseShape, dtype: str, batch: int, backward: 
             depthwise_triton._convolve(tile.padded(x), tile, shape.width, weight, None, False, torch.channels_last)
 
 
+def mlp_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
+    """Launch the MLP of a stage on empty tensors."""
+    from overlock.inference import mlp_triton
+
+    def empty(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=DTYPES[dtype])
+
+    channels, hidden = shape.channels, 4 * shape.channels
+    x = empty(batch, channels, shape.height, shape.width).contiguous(memory_format=torch.channels_last)
+    weights = mlp_triton.Weights(
+        empty(hidden, channels, 1, 1), empty(hidden), empty(hidden, 1, 3, 3), empty(hidden), empty(1, hidden, 1, 1),
+        empty(channels, hidden, 1, 1), empty(channels),
+    )  # fmt: skip
+    with mock.patch.object(mlp_triton, "precision", return_value="ieee"):
+        mlp_triton.mlp_(x, x, weights, empty(channels))
+
+
 def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int) -> Iterator[Resources]:
-    """The resources of all launches, forward and backward: ContMix in these stages, and depthwise convolutions."""
+    """The resources of all launches, forward and backward: ContMix in these stages, depthwise convolutions, MLPs."""
     contmix, depthwise = contmix_stages(), depthwise_shapes("overlock_t", 224, 224)
     for dtype in dtypes:
         for stage, backward in product(stages, (False, True)):
@@ -177,6 +195,8 @@ def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capabil
         for stage, backward in product(DEPTHWISE, (False, True)):
             launch = partial(depthwise_launches, depthwise[stage], dtype, batch, backward)
             yield from measure(f"depthwise {stage}", dtype, launch, capability)
+        for stage in MLP:
+            yield from measure(f"mlp {stage}", dtype, partial(mlp_launches, depthwise[stage], dtype, batch), capability)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,9 @@ LEAST = 5.0
 STARTS = 6
 """So often is a part started at most that goes on after a crash."""
 
+LAST = 1.0
+"""Real seconds that a part has to hand over what it is just measuring, before it is stopped."""
+
 IMPORTING = 20.0
 """Real seconds that a part of a simulation may take until its own time begins."""
 
@@ -129,6 +132,10 @@ class Run:
         while process.poll() is None and not why and time.time() < running.end:
             time.sleep(0.02)
         code = process.poll()
+        if code is None:  # it may hand over what it is just measuring
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=LAST)
         _stop(process)
         for thread in running.threads:  # what it handed over last is kept before its end is
             thread.join(timeout=5.0)

@@ -33,6 +33,7 @@ class Sink:
     channel: IO[str]
     skip: int = 0
     dropped: list[str] = field(default_factory=list)
+    stopping: bool = False  # SIGTERM has come: what is told next is the last
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -56,10 +57,12 @@ class Sink:
         self.tell(records=[r.to_dict() for r in records], key=key)
 
     def tell(self, **message: Any) -> None:
-        """Hand over a message, whole."""
+        """Hand over a message, whole. After SIGTERM it is the part's last: what was just measured is not lost."""
         with self._lock:
             self.channel.write(json.dumps(message) + "\n")
             self.channel.flush()
+        if self.stopping:
+            os._exit(128 + signal.SIGTERM)
 
 
 def sink(args: argparse.Namespace) -> Sink:
@@ -71,6 +74,7 @@ def sink(args: argparse.Namespace) -> Sink:
         threading.Thread(target=_end_with_the_run, args=(os.dup(0),), daemon=True).start()
     until = args.until if args.until and not simulation.running() else time.time() + simulation.real(args.seconds)
     part = Sink(args.name, args.folder, until, args.tiny, args.device, channel, args.skip)
+    signal.signal(signal.SIGTERM, lambda number, frame: setattr(part, "stopping", True))
     part.tell(began=True)
     return part
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from bench.engine.request import Request
 from bench.gpu import simulation
 from bench.gpu.configurations import HEADLINE, TRAINING_SIDES, requests
-from bench.gpu.parts import arguments
+from bench.gpu.parts import WARMED, arguments
 from bench.gpu.sink import Sink, sink
 from bench.metrics import THROUGHPUT, TRAINING
 
@@ -27,7 +27,8 @@ COMPILE_THREADS = {"TORCHINDUCTOR_COMPILE_THREADS": "3"}
 
 
 def warm(part: Sink, waiting: list[Request], at_once: int) -> None:
-    """Have these sides compiled and called, some at a time, until the part's time is over."""
+    """Have these sides compiled and called, some at a time, until its time is over; a file names those that were."""
+    warmed: list[str] = []
     running: list[tuple[Request, subprocess.Popen[bytes], float]] = []
     waiting = list(waiting)
     while waiting or running:
@@ -40,6 +41,9 @@ def warm(part: Sink, waiting: list[Request], at_once: int) -> None:
             side, process, began = one
             seconds = simulation.run_seconds(time.time() - began)
             how = f"in {seconds:.0f} s" if process.returncode == 0 else f"failed with code {process.returncode}"
+            if process.returncode == 0:
+                warmed.append(side.name)
+                part.tell(file=WARMED, text=json.dumps(warmed))
             part.tell(note=f"{side.name}: compiled and called {how}")
         if part.left <= 0:
             for side, process, _ in running:

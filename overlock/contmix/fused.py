@@ -23,7 +23,7 @@ from torch import Tensor
 
 from overlock import triton_tools
 from overlock.contmix.inputs import Inputs, window_size
-from overlock.triton_tools import installed, next_power_of_2, on, precision
+from overlock.triton_tools import installed, next_power_of_2, on, precision, prepared
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
@@ -61,6 +61,7 @@ launches: dict[str, Launch] = {
     "small": Launch(16, 1, 2),
     "short": Launch(16, 1, 2),  # sliding windows of at most 8 rows
     "backward": Launch(16, 4, 1),
+    "float32 backward": Launch(16, 8, 1),  # with four warps `query_kernel` spills 376 to 2,504 bytes a thread
     "short backward": SHORT_BACKWARD_LAUNCHES[0],  # `query_kernel` and `taps_kernel`
 }
 """The launches in use. Where windows slide, the warps are the groups that share out the window's rows."""
@@ -115,18 +116,28 @@ def _precision(x: Tensor) -> str:
     return precision(x, torch.backends.cuda.matmul.allow_tf32)
 
 
+def _aligned(x: Tensor) -> Tensor:
+    """Regions in the last dimension padded with zeros to whole 16 bytes: cuBLAS has no good kernels for rows of 98."""
+    return F.pad(x, (0, -x.shape[-1] % 8))
+
+
+def _keys(inputs: Inputs) -> Tensor:
+    """Keys as rows of regions, for both branches: (B*G*c, R padded)."""
+    return _aligned(inputs.key.reshape(-1, inputs.proj_weight.shape[1]))
+
+
 class _Branch:
     """One of the two kernels with its tables, and the constants of its launches; `project` makes the projected keys."""
 
-    def __init__(self, index: int, inputs: Inputs) -> None:
+    def __init__(self, index: int, inputs: Inputs, keys: Tensor) -> None:
         key, value, rpb = inputs.key, inputs.value, inputs[5 + index]
         self.batch, channels, self.height, self.width = value.shape
         self.heads, self.k = rpb.shape[0], window_size(rpb)
         self.taps = self.k**2
         self.rpb = rpb.contiguous()
-        own = slice(self.taps) if index == 0 else slice(-self.taps, None)
-        self.proj_weight, self.proj_bias = inputs.proj_weight[own], inputs.proj_bias[own].contiguous()
-        self.keys = key.reshape(-1, self.proj_weight.shape[1])  # B*G*c, R
+        self.own = slice(self.taps) if index == 0 else slice(-self.taps, None)
+        self.proj_weight, self.proj_bias = inputs.proj_weight, inputs.proj_bias[self.own].contiguous()
+        self.keys = keys
         cq, cv = key.shape[1] // self.heads, channels // 2 // self.heads
         self.constants: dict[str, Any] = {
             "BRANCH": index,
@@ -142,8 +153,12 @@ class _Branch:
         """P k (B*G*c, pitch), taps in rows of K, or padded to a power of two; zeros in the padding."""
         k, kp = self.k, next_power_of_2(self.k + 1) if padded else self.k
         pitch = -(-k * kp // 8) * 8  # rows begin at multiples of 16 bytes
-        rows = F.pad(self.proj_weight.unflatten(0, (k, k)), (0, 0, 0, kp - k)).flatten(0, 1)
-        return self.keys @ F.pad(rows, (0, 0, 0, pitch - k * kp)).t(), {"PITCH": pitch}
+
+        def weight() -> Tensor:  # pitch, R padded
+            rows = _aligned(self.proj_weight[self.own]).unflatten(0, (k, k))
+            return F.pad(F.pad(rows, (0, 0, 0, kp - k)).flatten(0, 1), (0, 0, 0, pitch - k * kp))
+
+        return self.keys @ prepared(self.proj_weight, ("taps", self.own.start, kp), weight).t(), {"PITCH": pitch}
 
     def sliding(self, launch: Launch) -> dict[str, int]:
         """How a sliding kernel cuts windows: padded rows of taps, dealt to the warps, and the columns they lie in."""
@@ -166,7 +181,8 @@ def forward(inputs: Inputs, scale: float) -> Tensor:
     """ContMix: (B, C, H, W), channels_last."""
     out = torch.empty_like(inputs.value, memory_format=torch.channels_last)
     with on(inputs.value):
-        for branch in (_Branch(0, inputs), _Branch(1, inputs)):
+        keys = _keys(inputs)
+        for branch in (_Branch(0, inputs, keys), _Branch(1, inputs, keys)):
             _launch_forward(branch, inputs.query, inputs.value, out, scale)
     return out
 
@@ -210,9 +226,11 @@ def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
     d_value = torch.empty_like(value, memory_format=torch.channels_last)
     d_key, d_weight, d_bias, d_rpb = torch.zeros_like(keys), [], [], []
     with on(value):
-        for branch, d_own_query in zip((_Branch(0, inputs), _Branch(1, inputs)), d_query, strict=True):
+        padded = _keys(inputs)
+        branches = _Branch(0, inputs, padded), _Branch(1, inputs, padded)
+        for branch, d_own_query in zip(branches, d_query, strict=True):
             d_pk, d_taps, table = _launch_backward(branch, query, value, grad, scale, d_own_query, d_value)
-            d_key.addmm_(d_pk, branch.proj_weight.float())
+            d_key.addmm_(d_pk, proj_weight[branch.own].float())
             d_weight.append(d_pk.t() @ keys)
             d_bias.append(d_taps.sum(0))
             d_rpb.append(table.to(rpb1.dtype))
@@ -231,7 +249,8 @@ def _launch_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill `d_query` and this branch of `d_value`; returns d_pk (B*G*c, T), the sum of dS (B*G, T) and d_rpb."""
     k, heads, height = branch.k, branch.heads, branch.height
-    launch = launches["short backward" if k <= SHORT else "backward"]
+    large = "float32 backward" if value.dtype == torch.float32 else "backward"
+    launch = launches["short backward" if k <= SHORT else large]
     queries = launch.queries
     pk, pitch = branch.project(padded=True)
     constants = {**branch.constants, **pitch, **branch.sliding(launch)}
@@ -255,7 +274,7 @@ def _launch_backward(
         *args, d_pk, d_taps, *branch.sizes(), scale, **constants, **launch.options
     )
     columns = next_power_of_2(min(branch.width, queries), MIN_DOT)
-    launch = launches["backward"]
+    launch = launches[large]
     constants |= {**branch.sliding(launch), "KEYS": columns}
     blocks = -(-height // (constants["GROUPS"] * constants["ROWS"])) * -(-branch.width // columns)
     _kernel("value_kernel")[(branch.batch * heads * blocks,)](

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from overlock.triton_tools import installed, interpreted, next_power_of_2, on, precision
+from overlock.triton_tools import installed, interpreted, next_power_of_2, on, precision, prepared
 
 KERNEL_SIZES = (5, 7, 9, 11, 13, 15, 17)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -140,7 +140,7 @@ def _convolve(
     groups = batch * -(-height // rows)
     m = max(16, min(GROUPS, next_power_of_2(groups)))
     out = wide.new_empty(batch, channels, height, -(-across * tile.columns // 16) * 16)
-    bands = tile.bands(weight, rows, flip)
+    bands = prepared(weight, ("bands", tile, rows, flip), lambda: tile.bands(weight, rows, flip))
     with on(wide):
         _kernels().depthwise_kernel[(channels * across * -(-groups // m),)](
             wide, *wide.stride()[:3], bands, bands if bias is None else bias, out, *out.stride()[:3], channels,

@@ -20,6 +20,7 @@ from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
 from overlock.contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
 from overlock.contmix import contmix as contmix_unmerged
 from overlock.inference import grn as grn_kernel
+from overlock.inference import mlp_triton
 from overlock.inference.convolution import conv_of_vector
 from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv, channel_dot
@@ -101,7 +102,7 @@ def _image_chunks(x: Tensor, channels: int, chunk_bytes: int) -> list[slice]:
 
 
 class FoldedMLP(nn.Module):
-    """residual += down(GRN(dw3x3(GELU(up(x))))), in place, and the shift of the residual's LayerScale."""
+    """residual = residual * scale + down(GRN(dw3x3(GELU(up(x))))), in place, and the shift of the LayerScale."""
 
     def __init__(self, up: nn.Conv2d, dwconv: ResDWConv, grn: GRN, down: nn.Conv2d, ls: LayerScale | None) -> None:
         super().__init__()
@@ -109,12 +110,25 @@ class FoldedMLP(nn.Module):
         folding = Folding(down).after_shift(grn.beta)
         self.down = (folding if ls is None else folding.shifted(ls.bias)).done()
 
-    def forward(self, residual: Tensor, x: Tensor) -> Tensor:
+    def forward(self, residual: Tensor, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        if mlp_triton.why_not(residual, x) is None:
+            return mlp_triton.mlp_(residual, x, self._weights(), scale)
+        if scale is not None:
+            residual.mul_(scale)
         if is_exporting():  # a slice that is written becomes a scatter in a graph
             return self.down.add_to_(residual, self.grn(self.up(x), self.dwconv))
         for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
             self.down.add_to_(residual[images], self.grn(self.up(x[images]), self.dwconv))
         return residual
+
+    def _weights(self) -> mlp_triton.Weights:
+        up, middle, down = self.up, self.dwconv, self.down
+        assert up.bias is not None
+        assert middle.bias is not None
+        assert down.bias is not None
+        return mlp_triton.Weights(
+            up.weight, up.bias, middle.weight, middle.bias, self.grn.gamma, down.weight, down.bias
+        )
 
 
 class FoldedRepConvBlock(Frozen):
@@ -139,9 +153,7 @@ class FoldedRepConvBlock(Frozen):
         x = self.dwconv(x)
         y = self.large(self.norm(x))
         y = y.mul_(self.se(y))
-        if self.residual_scale is not None:
-            x = x.mul_(self.residual_scale)
-        return self.mlp(x, y)
+        return self.mlp(x, y, self.residual_scale)
 
 
 class FoldedContMix(Frozen):
@@ -263,4 +275,4 @@ class FoldedDynamicConvBlock(Frozen):
         x = self.proj.add_to_(x.mul_(self.residual_scale1), y)
         x = self.dwconv2(x)
         y = self.norm2(x)
-        return self.mlp(x.mul_(self.residual_scale2), y)
+        return self.mlp(x, y, self.residual_scale2)

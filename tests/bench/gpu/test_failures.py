@@ -8,12 +8,13 @@ import pytest
 
 from bench import gpu_run
 from bench.cli import BadInput
-from bench.gpu import failures
+from bench.gpu import failures, simulation
 from bench.gpu.failures import SCENARIOS, Scenario, table_of_failures
 from bench.gpu.kept import Kept
 
 
-def test_what_is_planted(tmp_path: Path) -> None:
+def test_what_is_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(simulation.VARIABLE, str(tmp_path))  # which the run would set for itself
     for text in ("oom", "oom@headline", "quake@headline:1", "oom@nowhere:1", "oom@headline:x"):
         with pytest.raises(BadInput, match="give FAILURE@PART:N, such as oom@headline:4"):
             gpu_run.main(["--out", str(tmp_path), "--simulate", "--plant", text])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from bench.gpu.configurations import CONVNEXT, OVERLOCK
 from bench.gpu.headline import OF_T, TASKS, Comparison, Task
+from bench.gpu.parts import WARMED
 from bench.metrics import THROUGHPUT
 from tests.bench.gpu.tools import Heard, simulate
 
@@ -42,7 +44,9 @@ def test_two_graphs_are_compared_in_two_rounds_before_anything_else(
     assert kinds == ["block"] * 4 + ["records"] + ["block"] * 4 + ["records"], "records after every round"
     assert len({message["key"] for message in part.messages if "key" in message}) == 1, "the later replace the earlier"
     assert [row["n"] for row in ratios(part)] == [1, 2]
-    assert ratios(part)[1]["valid"], "the canary moved by up to 4 %, as a card does that is capped in power"
+    assert ratios(part)[1]["valid"]
+    moved = [row["noise"] for rows in part.told("records") for row in rows]
+    assert moved == [None] * len(moved), "up to 4 %, as a card does that is capped in power"
     assert ratios(part)[1]["notes"][0] == f"{OF_T}: {OVERLOCK.name} against {CONVNEXT.name}"
 
 
@@ -62,12 +66,16 @@ def test_what_finds_no_time_is_said_and_the_best_are_compared_in_rounds_of_their
     simulate(monkeypatch, tmp_path)
     part = Heard(tmp_path)
     faster = OVERLOCK._replace(depthwise="triton")
-    task = Task(THROUGHPUT, OF_T, (OVERLOCK, CONVNEXT, OVERLOCK._replace(depthwise="winners")))
+    others = CONVNEXT._replace(compile="default"), OVERLOCK._replace(depthwise="winners")
+    task = Task(THROUGHPUT, OF_T, (OVERLOCK, CONVNEXT, *others))
+    (tmp_path / WARMED).write_text(json.dumps([OVERLOCK.name]))
     comparison = Comparison(part, task)
     comparison.rates[faster] = 1e9
     comparison.run()
     assert [row["notes"][0] for row in ratios(part)][-1] == f"{OF_T}: {faster.name} against {CONVNEXT.name}"
-    (dropped,) = part.told("dropped")
+    dropped, compiled = part.told("dropped")
+    assert compiled.startswith(CONVNEXT._replace(compile="default").name)
+    assert "not compiled in time" in compiled
     assert "winners were not measured" in dropped
     late = Heard(tmp_path, seconds=0.0)
     Comparison(late, task).run()

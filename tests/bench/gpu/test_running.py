@@ -48,6 +48,18 @@ for case in range(part.skip + 1, 5):
         os.abort()
     part.tell(block={"case": case})
 """
+LAST = """
+import time
+from bench.gpu.parts import arguments
+from bench.gpu.sink import sink
+part = sink(arguments("last").parse_args())
+end = time.time() + 1.6
+while time.time() < end:
+    time.sleep(0.01)
+part.tell(block={"measured": "late"})
+part.tell(block={"measured": "later"})
+time.sleep(60)
+"""
 RUNS = """
 import sys, time
 from pathlib import Path
@@ -61,7 +73,7 @@ Run(kept, Path(sys.argv[1]), time.time() + 600, "cpu").parts([Part("hangs", "par
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, code in (("crashes", CRASHES), ("hangs", HANGS), ("keeps", KEEPS), ("goes_on", GOES_ON)):
+    for name, code in (("last", LAST), ("crashes", CRASHES), ("hangs", HANGS), ("keeps", KEEPS), ("goes_on", GOES_ON)):
         (tmp_path / f"part_{name}.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
     monkeypatch.setattr(running, "GRACE", 0.2)
@@ -106,6 +118,15 @@ def test_a_part_goes_on_behind_the_case_that_it_crashed_in(modules: Path) -> Non
     kept = run_of(modules, Part("goes_on", "part_goes_on", 30.0, "", goes_on=True))
     assert [block["case"] for block in kept.blocks] == [1, 4]
     assert [part["how"] for part in kept.parts] == ["killed by SIGABRT", "killed by SIGABRT", "done"]
+
+
+def test_a_part_that_is_stopped_hands_over_what_it_is_just_measuring(
+    modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LAST", 20.0)
+    kept = run_of(modules, Part("last", "part_last", 1.0, ""))
+    assert kept.blocks == [{"part": "last", "measured": "late"}]
+    assert kept.parts[0]["how"].startswith("stopped at its time")
 
 
 def test_no_time_left_is_said(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_side_is_warmed_up_in_its_own_environment(
     assert {threads for *_, threads, _ in said} == {"3"}
     assert max(number for *_, number in said) <= at_once - 1, "so many beside it when it began"
     assert len(part.told("note")) == 3
+    assert sorted(json.loads(part.told("text")[-1])) == sorted(c.name for c in HEADLINE[:3])
 
 
 def test_every_side_that_is_timed_first_is_warmed_up() -> None:

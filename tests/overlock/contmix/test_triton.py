@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -51,16 +51,34 @@ DEVICE_ONLY = [
 ]
 
 
+def of_numpy_2_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an interpreter of Triton before 3.8 take NumPy from 2.4 on, which makes no number of an array of one."""
+    import triton.runtime.interpreter as module
+
+    original = module._patch_lang_tensor
+
+    def patched(tensor: Any, *scope: Any) -> None:
+        def index(self: Any) -> int:
+            return int(self.handle.data.item())
+
+        original(tensor, *scope)
+        if scope:  # which undoes it, from Triton 3.6 on
+            scope[0].set_attr(tensor, "__index__", index)
+        else:
+            tensor.__index__ = index
+
+    monkeypatch.setattr(module, "_patch_lang_tensor", patched)
+
+
 @pytest.fixture
-def interpreter() -> Iterator[None]:
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Triton's interpreter, which tests/conftest.py asks for off CUDA; what is read before it is written is NaN."""
     import triton
 
     if not fused.interpreted():
         pytest.skip("Triton compiles here (TRITON_INTERPRET=1 is not set)")
-    release = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    if release < (3, 8) and not hasattr(np, "in1d"):  # NumPy 2.4 dropped both
-        pytest.skip("the interpreter of this Triton needs a NumPy that turns arrays of one number into numbers")
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 8):
+        of_numpy_2_4(monkeypatch)
     before = torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)

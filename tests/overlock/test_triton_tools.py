@@ -1,0 +1,75 @@
+"""What is made of a weight once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from overlock import triton_tools
+from overlock.contmix import fused
+from overlock.triton_tools import prepared
+from tests.overlock.contmix.cases import Case
+
+
+def counted(weight: Tensor) -> tuple[Callable[[], Tensor], list[int]]:
+    made: list[int] = []
+
+    def make() -> Tensor:
+        made.append(1)
+        return weight * 2
+
+    return make, made
+
+
+def test_a_weight_is_prepared_once_and_again_when_it_changes() -> None:
+    weight = torch.ones(3)
+    make, made = counted(weight)
+    assert prepared(weight, "a", make) is prepared(weight, "a", make)
+    assert len(made) == 1
+    prepared(weight, "b", make)
+    assert len(made) == 2, "another use of it"
+    weight.mul_(3)
+    assert torch.equal(prepared(weight, "a", make), weight * 2)
+    weight.data = torch.full((3,), 7.0)
+    assert torch.equal(prepared(weight, "a", make), weight * 2)
+
+
+def test_what_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.inference_mode():
+        made_there = torch.ones(3)
+    for weight in (torch.ones(3, requires_grad=True), made_there):
+        make, made = counted(weight)
+        assert prepared(weight, "a", make) is not prepared(weight, "a", make)
+        assert len(made) == 2
+
+
+def test_what_was_prepared_goes_with_its_weight() -> None:
+    before = len(triton_tools._prepared)
+    weight = torch.ones(3)
+    prepared(weight, "a", lambda: torch.zeros(2))
+    assert len(triton_tools._prepared) == before + 1
+    del weight
+    gc.collect()
+    assert len(triton_tools._prepared) == before
+
+
+@pytest.mark.parametrize("kernel", [7, 13])
+@pytest.mark.parametrize("padded", [False, True])
+def test_projected_keys_of_aligned_rows(kernel: int, padded: bool) -> None:
+    """49 regions become 56, whole 16 bytes in any dtype, with the same products, in either layout of one weight."""
+    inputs = Case(14, 14, kernel).inputs(torch.float32)
+    keys = fused._keys(inputs)
+    assert keys.shape[1] == 56
+    branches = [fused._Branch(i, inputs, keys) for i in (0, 1)]
+    for own, branch in zip((slice(25), slice(25, None)), branches, strict=True):
+        for again in (not padded, padded):
+            pk, _ = branch.project(again)
+        k, columns = branch.k, pk.shape[1] // branch.k if padded else branch.k
+        wanted = inputs.key.reshape(-1, 49) @ inputs.proj_weight[own].t()
+        got = pk[:, : k * columns].unflatten(1, (k, columns))[:, :, :k].flatten(1)
+        torch.testing.assert_close(got, wanted)
+        assert pk.stride(0) % 8 == 0
