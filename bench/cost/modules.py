@@ -24,6 +24,8 @@ COUNTER = "counter of modules"
 METHOD = "hooks on modules of known types, as mmcv's get_model_complexity_info has them"
 
 CONTMIX = torch.ops.overlock.contmix
+PROJECTION = "weight_proj"
+"""ContMix's convolution: the operator does its work, and it runs only to tell its weights."""
 
 
 Rule = Callable[[Any, Tensor, Any], int]
@@ -44,7 +46,8 @@ def count_modules(
         nonlocal total
         total += rules[type(module)](module, inputs[0], out)
 
-    known = {m for model in models for m in model.modules() if type(m) in rules}
+    named = ((name, m) for model in models for name, m in model.named_modules() if type(m) in rules)
+    known = {m for name, m in named if not name.endswith(PROJECTION)}
     hooks = [module.register_forward_hook(add) for module in known]
     try:
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={CONTMIX: _tap_projection}) as counter:
