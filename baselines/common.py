@@ -14,25 +14,47 @@ from torch import nn
 
 from overlock.checkpoints import released
 from overlock.checkpoints.download import Release
-from overlock.layers import init_weights
+from overlock.layers import global_pooling, init_weights
 
 
 class Classifier(nn.Module):
     """What timm asks of a network whose last layer is the linear `head`."""
 
     num_features: int
+    num_classes: int
+    global_pool: SelectAdaptivePool2d
+
+    def last_layer(self) -> nn.Module:
+        """The linear layer for the classes; none for 0.
+
+        Raises:
+            ValueError: for one of a map that is not pooled.
+        """
+        if self.num_classes and self.global_pool.is_identity():
+            raise ValueError("global_pool='': a linear layer takes no map: give num_classes=0 with it")
+        width = self.num_features * self.global_pool.feat_mult()
+        return nn.Linear(width, self.num_classes) if self.num_classes else nn.Identity()
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         return self.get_submodule("head")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer for `num_classes` (0: none), and timm's pooling `global_pool` where it is given."""
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+        """A new last layer for `num_classes` (0: none), and timm's pooling `global_pool` where it is given.
+
+        Raises:
+            ValueError: for a pooling that timm does not have, or classes without pooling; it changes nothing then.
+        """
+        before = self.num_classes, self.global_pool
+        try:
+            self.num_classes = num_classes
+            if global_pool is not None:
+                self.global_pool = global_pooling(global_pool)
+            head = self.last_layer()
+        except ValueError:
+            self.num_classes, self.global_pool = before
+            raise
+        self.head = head.to(next(self.parameters()))
         init_weights(self.head)
 
     def drop_head(self) -> None:
@@ -40,9 +62,10 @@ class Classifier(nn.Module):
         self.reset_classifier(0, "")
 
 
-def default_cfg(crop_pct: float, first_conv: str) -> dict[str, Any]:
-    """timm's configuration entry: how the released ImageNet-1K weights are evaluated."""
+def default_cfg(crop_pct: float, first_conv: str, file: Release) -> dict[str, Any]:
+    """timm's configuration entry: how the released ImageNet-1K weights in `file` are evaluated."""
     return {
+        "url": file.url,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
         "crop_pct": crop_pct,
@@ -81,6 +104,7 @@ def build(
     Raises:
         RuntimeError: if `pretrained` and there are no weights to load: never random weights instead.
     """
+    released.refuse_unknown(cls, name, kwargs)
     named = kwargs.get("pretrained_cfg_overlay") or {}
     if pretrained and kwargs.get("deploy") and not any(named.get(source) for source in released.SOURCES):
         kwargs["deploy"] = False  # the form that is released

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import FeatureListNet, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ from baselines import common
 from baselines.common import Classifier, build, default_cfg
 from overlock.checkpoints.download import Release
 from overlock.checkpoints.loading import StrictLoading
-from overlock.layers import Blocks, Checkpointing, Intermediates, check_size, init_weights
+from overlock.layers import Blocks, Checkpointing, Intermediates, check_size, global_pooling, init_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "moganet_xt": {"widths": (32, 64, 96, 192), "depths": (3, 3, 10, 2)},
@@ -179,9 +179,9 @@ class MogaNet(Classifier, Intermediates, Checkpointing, StrictLoading):
             self.add_module(f"patch_embed{i + 1}", step)
             self.add_module(f"blocks{i + 1}", Blocks(*(MogaNetBlock(channels, ratio, rate) for rate in rates[i])))
             self.add_module(f"norm{i + 1}", nn.BatchNorm2d(channels))
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.global_pool = global_pooling(global_pool)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.head = self.last_layer()
         self.apply(init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -226,13 +226,15 @@ class MogaNetPyramid(FeatureListNet):
                 module.set_grad_checkpointing(enable)
 
 
-default_cfgs = generate_default_cfgs({name: default_cfg(0.9, "patch_embed1.projection.0") for name in VARIANTS})
-
-
 def release(name: str) -> Release:
     """The file that was trained at 224."""
     label = f"MogaNet-{name.rpartition('_')[2].upper()}"
     return common.release(name, lambda row: (row["model"], row["resolution"]) == (label, "224"))
+
+
+default_cfgs = generate_default_cfgs(
+    {name: default_cfg(0.9, "patch_embed1.projection.0", release(name)) for name in VARIANTS}
+)
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import FeatureInfo, feature_take_indices
 from torch import Tensor, nn
@@ -29,10 +29,13 @@ from overlock.layers import (
     DilatedReparam,
     Intermediates,
     LayerNorm2d,
+    as_one_node,
     check_size,
     fuse_conv_bn,
+    global_pooling,
     global_response,
     init_weights,
+    is_symbolic,
     refuse_changed,
     response_norm,
 )
@@ -142,6 +145,8 @@ class UniRepLKNetBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbolic(x):
+            return as_one_node(self, x)
         y = self.se(self.norm(self.dwconv(x)))
         y = self.pwconv2(self.act(self.pwconv1(y)))
         if self.gamma is not None:
@@ -179,6 +184,11 @@ class UniRepLKNetBlock(nn.Module):
         block.load_state_dict(self.deploy_state_dict(), strict=True, assign=True)
         return block.eval()
 
+    def fuse(self) -> UniRepLKNetBlock:
+        """timm's hook: what `reparameterize_model` puts in the block's place."""
+        refuse_changed(self)
+        return self.to_deploy()
+
 
 Stages = TypeVar("Stages", bound="UniRepLKNetStages")
 
@@ -188,7 +198,11 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
 
     downsample_layers: nn.ModuleList
     stages: nn.ModuleList
-    deploy: bool
+
+    @property
+    def deploy(self) -> bool:
+        """Whether it is in deploy form, made by `deploy=True`, `to_deploy` or timm's `reparameterize_model`."""
+        return any(block.deploy for stage in self.stages for block in stage.children())
 
     def run_stage(self, i: int, x: Tensor) -> Tensor:
         if i == 0:
@@ -201,7 +215,6 @@ class UniRepLKNetStages(Checkpointing, StrictLoading):
         stages: list[Any] = list(self.stages)
         merged = nn.ModuleList(nn.Sequential(*(block.to_deploy() for block in stage)) for stage in stages)
         model = copy.deepcopy(self, memo={id(self.stages): merged})  # a copy of everything else
-        model.deploy = True
         return model.eval()
 
     def train(self: Stages, mode: bool = True) -> Stages:
@@ -236,7 +249,7 @@ class UniRepLKNet(UniRepLKNetStages, Classifier, Intermediates):
         deploy: bool = False,
     ) -> None:
         super().__init__()
-        self.in_chans, self.num_classes, self.deploy = in_chans, num_classes, deploy
+        self.in_chans, self.num_classes = in_chans, num_classes
         self.num_features = self.head_hidden_size = widths[-1]
         self.feature_info = [
             {"num_chs": c, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, c in enumerate(widths)
@@ -260,13 +273,20 @@ class UniRepLKNet(UniRepLKNetStages, Classifier, Intermediates):
             for c, ks, stage_rates in zip(widths, kernel_sizes, rates, strict=True)
         )
         self.stage_modules = [(f"downsample_layers.{i}", f"stages.{i}") for i in range(len(widths))]
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.global_pool = global_pooling(global_pool)
         self.norm: nn.Module = LayerNorm2d(self.num_features)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.head = self.last_layer()
         self.apply(init_weights)
         if deploy:
             self.eval()
+
+    def last_layer(self) -> nn.Module:
+        if self.global_pool.feat_mult() != 1:
+            raise ValueError(
+                f"global_pool={self.global_pool.pool_type!r}: the norm after the pooling is of its channels"
+            )
+        return super().last_layer()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, C, H/32, W/32), un-normalised."""
@@ -322,7 +342,6 @@ class UniRepLKNetPyramid(UniRepLKNetStages):
         )
         self.out_indices = tuple(sorted(set(taken)))
         self.feature_info = FeatureInfo(model.feature_info, self.out_indices)
-        self.deploy = model.deploy
         self.downsample_layers = model.downsample_layers[: last + 1]
         self.stages = model.stages[: last + 1]
         for i, channels in zip(self.out_indices, self.feature_info.channels(), strict=True):
@@ -339,13 +358,15 @@ class UniRepLKNetPyramid(UniRepLKNetStages):
         return maps
 
 
-default_cfgs = generate_default_cfgs({name: default_cfg(0.875, "downsample_layers.0.0") for name in VARIANTS})
-
-
 def release(name: str) -> Release:
     """The file of ImageNet-1K at 224; of B, L and XL, at 384 after ImageNet-22K, since no other is released."""
     pattern = re.compile(rf"/{name}_(in1k_224|in22k_to_in1k_384)_acc")
     return common.release(name, lambda row: pattern.search(row["value"]) is not None)
+
+
+default_cfgs = generate_default_cfgs(
+    {name: default_cfg(0.875, "downsample_layers.0.0", release(name)) for name in VARIANTS}
+)
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:

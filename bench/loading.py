@@ -115,13 +115,13 @@ def read_weights(entry: Entry, form: str, path: Path) -> tuple[dict[str, Tensor]
         BadInput: if they are unreadable or another model's.
     """
     structures = [entry.family.structure.get("train", {})]
-    if structures[0].get("aux_head"):
-        structures.append({**structures[0], "aux_head": False})
     if form == "deploy" and entry.family.folds:
         structures.append(entry.family.structure["deploy"])
     problems: list[Exception] = []
     try:
         state = read_checkpoint(path)
+        if structures[0].get("aux_head") and not any("aux_head." in name for name in state):
+            structures[0] = {**structures[0], "aux_head": False}
         for structure in structures:
             try:
                 return fitted(create_on_meta(entry, **structure), state, str(path)), structure

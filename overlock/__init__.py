@@ -1,6 +1,7 @@
 """OverLoCK for current PyTorch: `import overlock; timm.create_model("overlock_t")`."""
 
 from overlock.inference.fold import deploy
+from overlock.loss import AuxiliaryLoss
 from overlock.model import OverLoCK, set_backend
 from overlock.onnx import export_onnx
 from overlock.pyramid import OverLoCKPyramid
@@ -10,6 +11,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VARIANTS",
+    "AuxiliaryLoss",
     "OverLoCK",
     "OverLoCKPyramid",
     "__version__",

@@ -11,14 +11,15 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from overlock.contmix import contmix, enlarged_size
+from overlock.fusion import Fusible
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv
-from overlock.tracing import is_captured, why_not_read
+from overlock.tracing import as_one_node, is_captured, is_symbolic, why_not_read
 
 SMALL_KERNEL = 5  # of ContMix's two kernels
 REGIONS = 7  # region centres a side
 
 
-class RepConvBlock(nn.Module):
+class RepConvBlock(Fusible):
     """Block of Base-Net and Overview-Net: a dilated large-kernel convolution and an MLP on one residual branch.
 
     Args:
@@ -58,11 +59,13 @@ class RepConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
+        if is_symbolic(x):
+            return as_one_node(self, x)
         x = self.dwconv(x)
         return self.ls(x) + self.drop_path(self.proj(x))
 
 
-class DynamicConvBlock(nn.Module):
+class DynamicConvBlock(Fusible):
     """Block of Focus-Net: ContMix under the guidance of the overview (paper: Dynamic Block with GDSA, figure 3).
 
     Args:
@@ -176,6 +179,8 @@ class DynamicConvBlock(nn.Module):
 
     def forward(self, joint: Tensor, prior: Tensor) -> Tensor:
         """Features and context in one map (B, C + Cc, H, W), and the prior (B, Cc, H, W) -> (B, C + Cc, H, W)."""
+        if is_symbolic(joint):
+            return as_one_node(self, joint, prior)
         if self.mixes_prior:
             x, context = joint.split([self.dim, self.ctx_dim], dim=1)
             joint = torch.cat([x, self.x_scale(context) + self.h_scale(prior)], dim=1)

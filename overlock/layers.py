@@ -6,18 +6,18 @@ Shapes: B batch, C channels, H W map. All maps are (B, C, H, W); any memory layo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
-from overlock.tracing import eager_autograd, is_captured, under_autocast, why_not_read
+from overlock.recomputation import recomputed
+from overlock.tracing import as_one_node, eager_autograd, is_captured, is_symbolic, under_autocast, why_not_read
 
 DOT_BYTES = 4 << 20  # of products made at a time for a sum: what fits the caches
 
@@ -41,11 +41,22 @@ SMALLEST = 32  # pixels a side: what is divided by all strides
 
 def check_size(x: Tensor) -> None:
     """Raises ValueError for images (B, C, H, W) that are smaller than the strides of a network together."""
-    if not torch.jit.is_tracing() and min(x.shape[-2:]) < SMALLEST:
+    if not (torch.jit.is_tracing() or is_symbolic(x)) and min(x.shape[-2:]) < SMALLEST:
         raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: the least is {SMALLEST}x{SMALLEST}")
 
 
-class Checkpointing(nn.Module):
+class Unscriptable(nn.Module):
+    """A network that `torch.jit.script` cannot compile, and that says so."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What `torch.jit.script` calls first."""
+        raise ValueError(
+            f"torch.jit.script cannot compile {type(self).__name__}: give torch.compile(model), torch.export.export or "
+            "torch.jit.trace(model.eval(), images) instead, and overlock.export_onnx for ONNX"
+        )
+
+
+class Checkpointing(Unscriptable):
     """A network whose blocks `run` can keep their inputs alone, and compute the rest again for the backward."""
 
     grad_checkpointing = False
@@ -57,11 +68,23 @@ class Checkpointing(nn.Module):
                 module.grad_checkpointing = enable
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        if not self.grad_checkpointing or not torch.is_grad_enabled():
+        if not self.grad_checkpointing or not torch.is_grad_enabled() or is_symbolic(inputs[0]):
             return block(*inputs)
-        if is_captured():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: _recomputation(block))
+        return recomputed(block, *inputs)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """timm's: the parameters that weight decay would pull towards a value that means nothing.
+
+        Those are scales, shifts and tables of biases, of whatever shape: all that is no weight of a convolution or a
+        linear layer. The released weights were trained without this list (`bench.train_imagenet` can do both).
+        """
+        return {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in self.named_modules()
+            if not isinstance(module, nn.Conv2d | nn.Linear)
+            for name, _ in module.named_parameters(recurse=False)
+        }
 
 
 class Blocks(nn.Sequential, Checkpointing):
@@ -136,29 +159,6 @@ class Intermediates(nn.Module):
         return taken
 
 
-def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The contexts of a block's forward and of its repetition, which starts from the buffers that the forward started
-    from and leaves none changed: batch norms would move their statistics twice a step."""
-    before = {module: {k: _copy(b) for k, b in module._buffers.items()} for module in block.modules()}
-
-    @contextmanager
-    def again() -> Iterator[None]:
-        after = {module: module._buffers for module in before}
-        for module, buffers in before.items():
-            module._buffers = {k: _copy(b) for k, b in buffers.items()}
-        try:
-            yield
-        finally:
-            for module, buffers in after.items():
-                module._buffers = buffers
-
-    return nullcontext(), again()
-
-
-def _copy(buffer: Tensor | None) -> Tensor | None:
-    return None if buffer is None else buffer.clone()
-
-
 def refuse_changed(model: nn.Module) -> None:
     """Raises ValueError, naming the layer, where folding `model` would lose what a layer does when it is called."""
     for name, module in model.named_modules():
@@ -181,6 +181,20 @@ def init_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+POOLINGS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax", "")
+
+
+def global_pooling(kind: str) -> SelectAdaptivePool2d:
+    """timm's pooling (B, C, H, W) -> (B, C, 1, 1), or (B, 2C, 1, 1) for those that join two; "" leaves the map.
+
+    Raises:
+        ValueError: for one that timm does not have.
+    """
+    if kind not in POOLINGS:
+        raise ValueError(f"global_pool={kind!r}: give one of {', '.join(map(repr, POOLINGS))}")
+    return SelectAdaptivePool2d(pool_type=kind)
 
 
 def bn_affine(bn: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -251,6 +265,8 @@ class DilatedReparam(nn.Module):
         return not hasattr(self, "origin_bn")
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbolic(x):
+            return as_one_node(self, x)
         if self.merged:
             return self.lk_origin(x)
         convs = [self.lk_origin, *(getattr(self, f"dil_conv_k{k}_{r}") for k, r in self.branches)]

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from overlock.blocks import DynamicConvBlock, RepConvBlock
 from overlock.checkpoints.loading import StrictLoading
 from overlock.contmix import BACKENDS
-from overlock.layers import Checkpointing, Intermediates, check_size, init_weights
+from overlock.fusion import AuxiliaryHead, Fusible, Layers, Projection, Stem
+from overlock.layers import Checkpointing, Intermediates, check_size, global_pooling, init_weights
+from overlock.tracing import is_symbolic
 
 KERNEL_SIZES = (17, 15, 13, 7)  # of stages 1-4; Focus-Net's two stages take the last two
 HEAD_WIDTH = 1024
@@ -30,13 +32,13 @@ def conv_bn(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(c_out)]
 
 
-def downsample(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(*conv_bn(c_in, c_out, stride=2))
+def downsample(c_in: int, c_out: int) -> Layers:
+    return Layers(*conv_bn(c_in, c_out, stride=2))
 
 
-def stem(c_in: int, c_out: int) -> nn.Sequential:
+def stem(c_in: int, c_out: int) -> Stem:
     half = c_out // 2
-    return nn.Sequential(
+    return Stem(
         *conv_bn(c_in, half, stride=2),  # H/2
         nn.GELU(),
         *conv_bn(half, half, stride=1),
@@ -47,7 +49,7 @@ def stem(c_in: int, c_out: int) -> nn.Sequential:
     )
 
 
-class FocusDownsample(nn.Module):
+class FocusDownsample(Fusible):
     """Between Focus-Net's stages: features and context to half the size, each by its own convolution."""
 
     def __init__(self, c_in: int, c_out: int, ctx_dim: int) -> None:
@@ -84,22 +86,19 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
         sub_depth: blocks of Focus-Net's two stages.
         dims: C1..C4.
         sub_num_heads: of Focus-Net's two stages; ContMix has twice as many.
-        in_chans, num_classes, drop_path_rate: timm's; `num_classes` 0 gives the pooled features.
+        in_chans, num_classes, drop_rate, drop_path_rate: timm's; `num_classes` 0 gives the pooled features.
+        global_pool: timm's pooling type, between the head's two layers; "" gives the logits of every position, a map.
         aux_head: build the auxiliary head on Overview-Net, which is used in training only.
         deploy: build the released re-parameterised form (large kernels merged, nothing else folded).
         mlp_ratio, sub_mlp_ratio: width of the MLPs of stages 1-4 and of Focus-Net.
 
-    `frozen` is set on what `overlock.deploy` returns.
-
     Input (B, in_chans, H, W), H and W 32 or more. Output logits (B, num_classes); in training mode with the auxiliary
-    head `{"main": logits, "aux": logits}` (the released recipe weights the auxiliary loss by 0.4).
+    head `{"main": logits, "aux": logits}`, which `overlock.AuxiliaryLoss` takes.
 
     Its intermediates, by `forward_intermediates`, are the maps of `OverLoCKPyramid` before their norms (none of which
     the classifier has, so that stage 2 goes on un-normalised): stages 1 and 2 of Base-Net, and both of Focus-Net, where
     features and context stand side by side. The third and fourth take Overview-Net first.
     """
-
-    frozen = False
 
     def __init__(
         self,
@@ -109,14 +108,17 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
         sub_num_heads: tuple[int, ...],
         in_chans: int = 3,
         num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        aux_head: bool = True,
+        aux_head: bool = False,
         deploy: bool = False,
         mlp_ratio: int = 4,
         sub_mlp_ratio: int = 3,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_chans = num_classes, in_chans
+        self.global_pool, self.drop_rate = global_pool, drop_rate
         self.dims = dims
         c1, c2, c3, c4 = dims
         self.ctx_dim = cc = c4 // 4
@@ -146,17 +148,17 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
         self.patch_embed1 = stem(in_chans, c1)
         self.patch_embed2, self.patch_embed3 = downsample(c1, c2), downsample(c2, c3)
         self.patch_embed4 = downsample(c3, c4)
-        self.high_level_proj = nn.Conv2d(c4, cc, 1)
+        self.high_level_proj = Projection(c4, cc, 1)
         self.patch_embedx = FocusDownsample(c3, c4, cc)
         self.blocks1, self.blocks2, self.blocks3, self.blocks4 = (stage(i) for i in range(4))
         self.sub_blocks3, self.sub_blocks4 = focus_stage(0), focus_stage(1)
         self.aux_head = self._aux_head() if aux_head else None
-        self.head = nn.Sequential(
+        self.head = Layers(
             nn.Conv2d(self.num_features, HEAD_WIDTH, 1, bias=False),
             nn.BatchNorm2d(HEAD_WIDTH),
             nn.SiLU(),
-            nn.AdaptiveAvgPool2d(1),
-            self._classifier(HEAD_WIDTH),
+            self._pooling(),
+            self._last_layer(),
         )
         self.stage_modules = [
             ("patch_embed1", "blocks1"),
@@ -165,7 +167,7 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
             ("patch_embedx", "sub_blocks4"),
         ]
         self.feature_info = [
-            {"num_chs": c, "reduction": 4 * 2**i, "module": name}
+            {"num_chs": c, "reduction": 4 * 2**i, "module": f"{name}.{len(self.get_submodule(name)._modules) - 1}"}
             for i, (c, name) in enumerate(
                 zip((c1, c2, c3 + cc, c4 + cc), ("blocks1", "blocks2", "sub_blocks3", "sub_blocks4"), strict=True)
             )
@@ -175,9 +177,22 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
     def _classifier(self, channels: int) -> nn.Module:
         return nn.Conv2d(channels, self.num_classes, 1) if self.num_classes else nn.Identity()
 
-    def _aux_head(self) -> nn.Sequential:
+    def _pooling(self) -> nn.Module:
+        """The head's pooling, and dropout where it is asked for."""
+        pool = nn.AdaptiveAvgPool2d(1) if self.global_pool == "avg" else global_pooling(self.global_pool)
+        return nn.Sequential(pool, nn.Dropout(self.drop_rate)) if self.drop_rate else pool
+
+    def _last_layer(self) -> nn.Module:
+        return self._classifier(self.head_hidden_size * global_pooling(self.global_pool).feat_mult())
+
+    def _aux_head(self) -> AuxiliaryHead:
         c4 = self.dims[3]
-        return nn.Sequential(nn.BatchNorm2d(c4), nn.AdaptiveAvgPool2d(1), self._classifier(c4))
+        return AuxiliaryHead(nn.BatchNorm2d(c4), nn.AdaptiveAvgPool2d(1), self._classifier(c4))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is folded for inference, by `overlock.deploy` or by timm's `reparameterize_model`."""
+        return any(getattr(part, "frozen", False) for child in self.children() for part in child.modules())
 
     def train(self: Self, mode: bool = True) -> Self:
         """Raises ValueError for the folded form."""
@@ -185,9 +200,16 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
 
     def _check(self, images: Tensor) -> None:
         check_size(images)
+        if is_symbolic(images):
+            return
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+            raise ValueError(
+                "the TorchScript exporter cannot pool a map of any size to 7x7: give torch.onnx.export dynamo=True "
+                "(timm's onnx_export.py: --dynamo), or call overlock.export_onnx"
+            )
         if not torch.jit.is_tracing() and images.shape[0] == 0:
             raise ValueError("an empty batch: OverLoCK needs at least one image")
-        if self.frozen and images.requires_grad and torch.is_grad_enabled():
+        if images.requires_grad and torch.is_grad_enabled() and self.frozen:
             raise ValueError(
                 "a deployed OverLoCK works in place and gives no gradients of its images: take the model it was made of"
             )
@@ -247,8 +269,9 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
         return self.forward_focus(base, self.forward_overview(base))[1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C4 + Cc, H/32, W/32) -> (B, num_classes), or (B, 1024) with `pre_logits`."""
-        return (self.head[:-1] if pre_logits else self.head)(x).flatten(1)
+        """(B, C4 + Cc, H/32, W/32) -> (B, num_classes), or (B, 1024) with `pre_logits`; unpooled, maps of them."""
+        x = (self.head[:-1] if pre_logits else self.head)(x)
+        return x.flatten(1) if self.global_pool else x
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         if not self.training or self.aux_head is None:
@@ -259,22 +282,24 @@ class OverLoCK(Intermediates, Checkpointing, StrictLoading):
         return {"main": logits, "aux": self.aux_head(overview).flatten(1)}
 
     def drop_head(self) -> None:
-        self.head, self.aux_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Identity()), None
+        self.head, self.aux_head = Layers(self._pooling(), nn.Identity()), None
 
     def get_classifier(self) -> nn.Module:
         return self.head[-1]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """New last layer of the head, and of the auxiliary head, for `num_classes` (0: none).
+        """New last layer of the head, and of the auxiliary head, for `num_classes` (0: none), and pooling where given.
 
         Raises:
-            ValueError: for another pooling than the released head's average.
+            ValueError: for a pooling that timm does not have.
         """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"OverLoCK's head pools by average between its two layers: global_pool={global_pool!r}")
+        if global_pool is not None:
+            global_pooling(global_pool)  # an unknown one changes nothing
+            self.global_pool = global_pool
+            self.head[-2] = self._pooling()
         self.num_classes = num_classes
         like = next(iter(self.state_dict().values()))
-        self.head[-1] = self._classifier(self.head_hidden_size).to(like).apply(init_weights)
+        self.head[-1] = self._last_layer().to(like).apply(init_weights)
         if self.aux_head is not None:
             self.aux_head[-1] = self._classifier(self.dims[3]).to(like).apply(init_weights)
 

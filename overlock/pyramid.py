@@ -13,13 +13,14 @@ from timm.models import FeatureInfo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from overlock.layers import LayerNorm2d, LayerScale
+from overlock.fusion import Layers
+from overlock.layers import LayerNorm2d, LayerScale, Unscriptable
 from overlock.model import OverLoCK, refuse_training
 
 FORMS = ("segmentation", "detection")
 
 
-class OverLoCKPyramid(nn.Module):
+class OverLoCKPyramid(Unscriptable):
     """`features_only` form of an OverLoCK: a list of maps (B, C, H/s, W/s), finest first.
 
     Args:
@@ -40,21 +41,20 @@ class OverLoCKPyramid(nn.Module):
         taken, _ = feature_take_indices(4, out_indices if isinstance(out_indices, int) else list(out_indices))
         self.out_indices = tuple(sorted(set(taken)))
         self.feature_info = FeatureInfo(model.feature_info, self.out_indices)
-        model.head, model.aux_head = nn.Sequential(), None
         self._net = [model]  # in a list: its modules are registered below, under the released names
         for name, module in model.named_children():
-            if name != "head":
+            if name not in ("head", "aux_head"):
                 self.add_module(name, module)
         channels = [info["num_chs"] for info in model.feature_info]
         like = model.high_level_proj.weight
         if form == "detection":
             c4 = model.dims[3]
-            self.h_proj = nn.Sequential(nn.Conv2d(c4, channels[3], 1), LayerScale(channels[3], 1e-5)).to(like)
+            self.h_proj = Layers(nn.Conv2d(c4, channels[3], 1), LayerScale(channels[3], 1e-5)).to(like)
             channels.append(c4)
         self.extra_norm = nn.ModuleList(LayerNorm2d(c).to(like) for c in channels)
         self.form = form
+        model._modules = self._modules  # whoever replaces a part, an adapter say, replaces the network's
 
-    frozen = False
     added = ("extra_norm.", "h_proj.")
     """What it has beyond the classifier."""
 
@@ -66,6 +66,10 @@ class OverLoCKPyramid(nn.Module):
     @property
     def net(self) -> OverLoCK:
         return self._net[0]
+
+    @property
+    def frozen(self) -> bool:
+        return self.net.frozen
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in_chans, H, W) -> the maps of `out_indices`."""

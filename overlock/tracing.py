@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Proxy
 
 _exporting = False
 
@@ -23,18 +25,32 @@ def exporting() -> Iterator[None]:
 
 
 def is_exporting() -> bool:
-    """Whether the code runs within `exporting`."""
-    return _exporting
+    """Whether the code runs within `exporting`, or within whoever's `torch.onnx.export`."""
+    return _exporting or torch.onnx.is_in_onnx_export()
 
 
 def is_captured() -> bool:
     """Whether operators are captured in a graph, for an exporter or by a compiler: it must serve any batch."""
-    return _exporting or torch.compiler.is_compiling()
+    return is_exporting() or torch.compiler.is_compiling()
 
 
 def is_watched() -> bool:
     """Whether a tracer, a counter or a fake tensor follows each operator: kernels unknown to it would get lost."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_symbolic(x: Tensor | Proxy) -> bool:
+    """Whether torch.fx follows a name instead of a tensor: no size can be asked for."""
+    return isinstance(x, Proxy)
+
+
+def as_one_node(module: nn.Module, *inputs: Any) -> Any:
+    """What a module's forward returns to torch.fx, whose graph then calls the module as a whole.
+
+    Its operators depend on sizes and on where they run, which a graph of names cannot.
+    """
+    tracer = inputs[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), inputs, {})
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

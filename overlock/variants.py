@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from overlock.checkpoints.released import create, overlock_release
+from overlock.checkpoints.released import create, overlock_release, refuse_unknown
 from overlock.model import OverLoCK
 from overlock.pyramid import OverLoCKPyramid
 
@@ -57,7 +57,8 @@ default_cfgs = generate_default_cfgs(
             "std": (0.229, 0.224, 0.225),
             "num_classes": 1000,
             "first_conv": "patch_embed1.0",
-            "classifier": ("head.4", "aux_head.2"),
+            "classifier": "head.4",
+            "url": overlock_release(name).url,
             "license": "apache-2.0",
             "paper_ids": "arXiv:2502.20087",
         }
@@ -66,7 +67,15 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+WITH_AUXILIARY_HEAD = {"classifier": ("head.4", "aux_head.2")}
+"""What timm resets for another number of classes, where there are two classifiers."""
+
+
 def _build(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    refuse_unknown(OverLoCK, name, kwargs, ("dense_form",))
+    if kwargs.get("aux_head"):
+        kwargs["pretrained_cfg_overlay"] = {**WITH_AUXILIARY_HEAD, **(kwargs.get("pretrained_cfg_overlay") or {})}
+
     def build(pretrained: bool, dense_form: str = "segmentation", **kwargs: Any) -> nn.Module:
         features = {
             "out_indices": (0, 1, 2, 3),

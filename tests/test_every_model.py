@@ -12,6 +12,7 @@ import importlib
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -183,3 +184,135 @@ def test_edges_of_a_deployed_model() -> None:
         model(torch.zeros(0, 3, 32, 32))
     with pytest.raises(ValueError, match="gives no gradients of its images"):
         model(torch.zeros(1, 3, 32, 32, requires_grad=True))
+
+
+OURS = [name for name in TINY if name != "convnext_t"]
+POOLINGS = {"max": 1, "avgmax": 1, "catavgmax": 2, "fast": 1}
+
+
+@pytest.mark.parametrize("pool", POOLINGS)
+@pytest.mark.parametrize("name", OURS)
+def test_pooling_and_dropout(name: str, pool: str) -> None:
+    """As timm's arguments say, by the constructor and by `reset_classifier`."""
+    if (name, pool) == ("unireplknet_a", "catavgmax"):
+        with pytest.raises(ValueError, match="'catavgmax': the norm after the pooling"):
+            timm.create_model(name, **TINY[name], global_pool=pool)
+        return
+    x = image(3, (2, 3, 64, 96), torch.float32)
+    model = seeded(timm.create_model(name, **TINY[name], num_classes=3, global_pool=pool, drop_rate=0.5))
+    with torch.inference_mode():
+        features = model.forward_features(x)
+        hidden = model.forward_head(features, pre_logits=True)
+        assert hidden.shape == (2, model.head_hidden_size * POOLINGS[pool])
+        logits = model(x)
+        kept = {key: value.clone() for key, value in model.state_dict().items()}
+        model.train()
+        assert not torch.equal(model.forward_head(features), model.forward_head(features)), "dropout"
+        other = seeded(timm.create_model(name, **TINY[name], num_classes=3))
+        if pool != "fast":  # which is another way of averaging
+            assert not torch.equal(other(x), logits)
+        other.reset_classifier(3, pool)
+        other.load_state_dict(kept)
+        assert torch.equal(other(x), logits)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_without_pooling(name: str) -> None:
+    x = image(3, (2, 3, 64, 96), torch.float32)
+    model = timm.create_model(name, **TINY[name], num_classes=0, global_pool="").eval()
+    with torch.inference_mode():
+        assert model(x).shape == (2, model.head_hidden_size, 2, 3)
+        model.reset_classifier(3, "avg")
+        assert model(x).shape == (2, 3)
+        if name != "overlock_xt":  # whose last layer is a convolution: logits of every position
+            with pytest.raises(ValueError, match="a linear layer takes no map"):
+                model.reset_classifier(4, "")
+            assert model(x).shape == (2, 3)
+    with pytest.raises(ValueError, match="global_pool='median': give one of 'avg'"):
+        timm.create_model(name, **TINY[name], global_pool="median")
+
+
+REFUSED = {
+    "output_stride": "no dilated form: take an earlier map by features_only=True",
+    "act_layer": "activations are those that the released weights",
+    "norm_layer": "norms are those",
+    "drop_rat": "did you mean drop_rate",
+    "nonsense": "it takes .*num_classes",
+}
+
+
+@pytest.mark.parametrize("keyword", REFUSED)
+@pytest.mark.parametrize("name", OURS)
+def test_other_keywords_are_refused_by_name(name: str, keyword: str) -> None:
+    for error in (ValueError, TypeError):
+        for options in ({}, {"features_only": True}):
+            with pytest.raises(error, match=f"{name} takes no {keyword}: .*{REFUSED[keyword]}"):
+                timm.create_model(name, **options, **{keyword: 8})
+
+
+def test_models_with_released_weights_are_listed() -> None:
+    assert set(MODELS) <= {name.partition(".")[0] for name in timm.list_models(pretrained=True)}
+    for name, entry in MODELS.items():
+        released = entry.family.release(name)
+        assert released is None or released.url.startswith("https://")
+        if entry.family.name != "ConvNeXt":  # which timm fetches from its hub
+            assert timm.get_pretrained_cfg(name).url == released.url
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_parameters_without_weight_decay(name: str) -> None:
+    """All but the weights of convolutions and linear layers; timm itself spares what has one axis."""
+    model = timm.create_model(name, **TINY[name])
+    spared = model.no_weight_decay()
+    of = dict(model.named_parameters())
+    assert spared <= of.keys()
+    layers = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    decayed, kept = param_groups_weight_decay(model, 0.05, no_weight_decay_list=spared), set()
+    for group in decayed:
+        kept |= {id(p) for p in group["params"] if group["weight_decay"]}
+    assert kept == layers
+
+
+@pytest.mark.parametrize("form", ["train", "deploy", "pyramid"])
+@pytest.mark.parametrize("name", OURS)
+def test_graphs_of_fx(name: str, form: str) -> None:
+    """Plain torch.fx, and torchvision's feature extractor, whose nodes are the blocks."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    if name == "moganet_xt" and form == "deploy":
+        pytest.skip("it has no deploy form")
+    model = (
+        a_tiny(name, form) if form != "pyramid" else seeded(timm.create_model(name, **TINY[name], features_only=True))
+    )
+    x = image(2, (1, 3, 64, 96), torch.float32)
+    with torch.inference_mode():
+        wanted = tree_leaves(model(x))
+        assert all(
+            torch.equal(a, b) for a, b in zip(tree_leaves(torch.fx.symbolic_trace(model)(x)), wanted, strict=True)
+        )
+        if form == "train":  # torchvision calls train() on what it is given, which the others refuse
+            stages = {info["module"]: str(i) for i, info in enumerate(model.feature_info)}
+            maps = create_feature_extractor(model, stages)(x)
+            last = model.forward_intermediates(x, intermediates_only=True)
+            assert all(torch.equal(maps[str(i)], m) for i, m in enumerate(last))
+
+
+@pytest.mark.parametrize("kind", ["getter", "hook", "fx"])
+@pytest.mark.parametrize("name", OURS)
+def test_timms_own_feature_extractors(name: str, kind: str) -> None:
+    x = image(2, (1, 3, 64, 96), torch.float32)
+    model = seeded(timm.create_model(name, **TINY[name], features_only=True, feature_cls=kind))
+    with torch.inference_mode():
+        shapes = [m.shape for m in model(x)]
+    info = model.feature_info
+    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(info.channels(), info.reduction(), strict=True)]
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("name", OURS)
+def test_scripting_is_refused_with_the_way(name: str, features_only: bool) -> None:
+    if name == "moganet_xt" and features_only:
+        pytest.skip("timm's own class")
+    model = timm.create_model(name, **TINY[name], features_only=features_only).eval()
+    with pytest.raises(ValueError, match=r"torch.jit.script cannot compile .*: give torch.compile"):
+        torch.jit.script(model)

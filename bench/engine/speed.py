@@ -16,15 +16,13 @@ from bench.engine.statistics import summarise
 from bench.engine.subject import Subject
 from bench.machine import energy
 from bench.machine.clock import synchronise, time_calls, time_each
+from overlock.loss import AuxiliaryLoss
 
 WINDOW_AGREEMENT = 0.01
 """Warm-up ends when two successive windows of calls take the same time to this fraction."""
 
 LAUNCH_BOUND = 0.9
 """A model is bound by launching if handing over one call takes the host this share of a call's time in a block."""
-
-AUX_WEIGHT = 0.4
-"""Weight of the auxiliary head's loss in a training step, as OverLoCK was trained."""
 
 MORE_WARMUP = 4
 """So many times as long may steps of training take to become steady: on a CPU the allocator needs five or more."""
@@ -96,15 +94,13 @@ class Training(_Work):
         self.optimiser = torch.optim.AdamW(parameters, lr=1e-6, weight_decay=0.05, fused=fused)
         generator = torch.Generator().manual_seed(0)
         self.labels = [torch.randint(0, 1000, (len(x),), generator=generator).to(x.device) for x in subject.images]
+        self.criterion = AuxiliaryLoss(lambda logits, y: F.cross_entropy(logits.float(), y % logits.shape[1]))
         self.loss: Tensor | None = None
 
     def call(self, i: int) -> Tensor:
         out = self.subject.call(i)
         labels = self.labels[i % len(self.labels)]
-        heads = out if isinstance(out, dict) else {"main": out}
-        loss = F.cross_entropy(heads["main"].float(), labels % heads["main"].shape[1])
-        if "aux" in heads:
-            loss = loss + AUX_WEIGHT * F.cross_entropy(heads["aux"].float(), labels % heads["aux"].shape[1])
+        loss: Tensor = self.criterion(out, labels)
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -28,7 +28,8 @@ class StrictLoading(nn.Module):
         given = OrderedDict(fitted(self, state_dict, "the state dict", strict))
         if hasattr(state_dict, "_metadata"):
             given._metadata = state_dict._metadata  # type: ignore[attr-defined]
-        return super().load_state_dict(given, strict, assign)
+        kept = strict and _keeps_auxiliary_head(self, given)  # `fitted` has found every other name
+        return super().load_state_dict(given, strict and not kept, assign)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
@@ -51,8 +52,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 def fitted(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool = True) -> dict[str, Tensor]:
     """`state` under the model's names, all of them and no others (unless not `strict`), in the model's shapes.
 
-    A network of timm's renames what its authors released; a model without OverLoCK's auxiliary head, which only
-    training uses, takes a file that has it.
+    A network of timm's renames what its authors released. OverLoCK's auxiliary head, which only training uses, may be
+    in the file alone, and is left out, or in the model alone, which keeps its own.
 
     Raises:
         Misfit: a ValueError, naming what is missing, unexpected, of another shape or kind, or not finite, and what to
@@ -63,12 +64,20 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: b
     given = {wrapped.get(plain, plain): state[name] for name, plain in plain_names(state).items()}
     if getattr(model, "aux_head", 0) is None:
         given = {key: value for key, value in given.items() if not key.startswith("aux_head.")}
+    if _keeps_auxiliary_head(model, given):
+        log.warning("%s has no auxiliary head: the model keeps the one that it has", source)
+        own = {key: value for key, value in own.items() if not key.startswith("aux_head.")}
     if own.keys() != given.keys():
         given = _renamed(model, given)
     if why := misfit(own, given, strict):
         hint = "; ".join([*_hints(own, given), f"of {len(own)} tensors {why}"])
         raise Misfit(f"{source} does not fit {type(model).__name__}: {hint}")
     return given
+
+
+def _keeps_auxiliary_head(model: nn.Module, given: Mapping[str, Any]) -> bool:
+    """Whether the model has an auxiliary head and the state dict has nothing of one."""
+    return getattr(model, "aux_head", None) is not None and not any(key.startswith("aux_head.") for key in given)
 
 
 def misfit(own: Mapping[str, Any], given: Mapping[str, Any], strict: bool = True) -> str:
@@ -124,14 +133,13 @@ def _hints(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         ]
     if _biased(missing, given):
         return ["it is of the training form, and the model is deployed: load it before the model is deployed"]
-    if unexpected or any(not key.startswith("aux_head.") for key in missing):
+    if unexpected or missing:
         return []
-    hints = ["it has no auxiliary head, which only training uses: create the model with aux_head=False"] * bool(missing)
-    shapes = [(given[key].shape, own[key].shape) for key in own.keys() - missing if own[key].shape != given[key].shape]
+    shapes = [(given[key].shape, own[key].shape) for key in own if own[key].shape != given[key].shape]
     classes = {(a[0], b[0]) if a[1:] == b[1:] and len(a) else None for a, b in shapes}
     if len(classes) == 1 and (pair := classes.pop()):
-        hints.append(f"it has {pair[0]} classes and the model {pair[1]}: create the model with num_classes={pair[0]}")
-    return hints
+        return [f"it has {pair[0]} classes and the model {pair[1]}: create the model with num_classes={pair[0]}"]
+    return []
 
 
 def _biased(names: Iterable[str], others: Mapping[str, Any]) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import functools
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,43 @@ COLUMNS = ("model", "dataset", "resolution", "kind", "value", "sha256", "size_by
 SOURCES = ("state_dict", "file", "hf_hub_id", "url")
 """Keys of timm's pretrained configuration that name weights, each before the next."""
 
+WHY_NOT = {
+    "output_stride": "its stages have strides of 4, 8, 16 and 32, and no dilated form: take an earlier map by "
+    "features_only=True and out_indices, or by forward_intermediates",
+    "act_layer": "its activations are those that the released weights were trained with",
+    "norm_layer": "its norms are those that the released weights were trained with",
+    "img_size": "it takes images of any size from 32x32",
+    "drop_block_rate": "it has no DropBlock: give drop_path_rate or drop_rate",
+    "bn_momentum": "set momentum of its batch norms on the model",
+    "bn_eps": "the released weights were trained with the epsilon that its batch norms have",
+}
+"""Keywords of other networks of timm's, and what to do without them."""
+
+OF_BUILDER = (
+    "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn", "pretrained_model_args",
+    "cache_dir", "features_only", "out_indices", "feature_cls", "feature_cfg", "kwargs_filter",
+)  # fmt: skip
+"""Keywords that timm's builder takes for itself."""
+
 FEATURES = ("pretrained_cfg", "features_only", "out_indices", "feature_cls", "feature_cfg", "dense_form", "cache_dir")
 """Keywords that say nothing of the model that weights are of."""
+
+
+class UnknownKeyword(ValueError, TypeError):
+    """A keyword that a network does not take. (A TypeError too, which Python is known to raise.)"""
+
+
+def refuse_unknown(
+    network: Callable[..., nn.Module], name: str, keywords: Iterable[str], also: Sequence[str] = ()
+) -> None:
+    """Raises UnknownKeyword for a keyword of `timm.create_model` that neither timm's builder nor `network` takes."""
+    own = [*inspect.signature(network).parameters, *also]
+    for keyword in keywords:
+        if keyword in own or keyword in OF_BUILDER:
+            continue
+        near = difflib.get_close_matches(keyword, [*own, *OF_BUILDER], n=1)
+        why = WHY_NOT.get(keyword) or (f"did you mean {near[0]}?" if near else f"it takes {', '.join(own)}")
+        raise UnknownKeyword(f"{name} takes no {keyword}: {why}")
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 """OverLoCK's blocks as they run at inference: folded, in place where nothing else reads, fused where the device can.
 
 Each is made from its training form, in `overlock.blocks` and `overlock.layers`, which it leaves as it is. Every tensor
-here is a buffer: there is nothing to train. What is folded is computed in float64 and rounded once. What cannot be
-folded exactly stays: the factor of a LayerScale on a residual, the gates of GRN and SE.
+here is a parameter without gradient: it is counted, and there is nothing to train. What is folded is computed in
+float64 and rounded once. What cannot be folded exactly stays: the factor of a LayerScale on a residual, the gates of
+GRN and SE.
 
 Shapes: B batch, C channels, Cc channels of the context, H W map.
 """
@@ -24,7 +25,7 @@ from overlock.inference import mlp_triton
 from overlock.inference.convolution import conv_of_vector
 from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv, channel_dot
-from overlock.tracing import is_captured, is_exporting
+from overlock.tracing import as_one_node, is_captured, is_exporting, is_symbolic
 
 HIDDEN_BYTES = 8 << 20  # of an MLP's hidden map at a time: larger ones are mapped afresh, page by page, at every call
 CACHED_SIZES = 4
@@ -150,6 +151,8 @@ class FoldedRepConvBlock(Frozen):
         self.hold(residual_scale=None if ls is None else _factor(ls))
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbolic(x):
+            return as_one_node(self, x)
         x = self.dwconv(x)
         y = self.large(self.norm(x))
         y = y.mul_(self.se(y))
@@ -258,6 +261,8 @@ class FoldedDynamicConvBlock(Frozen):
 
     def forward(self, joint: Tensor, prior: Tensor) -> Tensor:
         """(B, C + Cc, H, W), overwritten, and (B, Cc, H, W) -> (B, C + Cc, H, W)"""
+        if is_symbolic(joint):
+            return as_one_node(self, joint, prior)
         if self.context_scale is not None:
             assert self.prior_scale is not None
             assert self.prior_shift is not None

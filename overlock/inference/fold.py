@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from overlock.blocks import DynamicConvBlock, RepConvBlock
+from overlock.fusion import AuxiliaryHead, Stem, fused
 from overlock.inference.blocks import FoldedDynamicConvBlock, FoldedRepConvBlock
 from overlock.inference.folded_conv import Folding
 from overlock.layers import refuse_changed
@@ -40,25 +41,6 @@ def _sequence(layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*out)
 
 
-def _folded(module: nn.Module) -> nn.Module:
-    """The folded copy of an OverLoCK's child."""
-    if isinstance(module, RepConvBlock):
-        return FoldedRepConvBlock(module)
-    if isinstance(module, DynamicConvBlock):
-        return FoldedDynamicConvBlock(module)
-    if isinstance(module, nn.ModuleList):
-        return nn.ModuleList(_folded(child) for child in module)
-    if isinstance(module, nn.Sequential):
-        return _sequence(module)
-    if isinstance(module, nn.Conv2d):
-        return Folding(module).done()
-    if isinstance(module, FocusDownsample):
-        step = copy.copy(module)
-        step._modules = {name: _folded(child) for name, child in module._modules.items() if child is not None}
-        return step
-    return copy.deepcopy(module)
-
-
 class ChannelsLast(nn.Module):
     """Lay a map out as the folded blocks run it."""
 
@@ -66,12 +48,31 @@ class ChannelsLast(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
 
+fused.register(RepConvBlock, FoldedRepConvBlock)
+fused.register(DynamicConvBlock, FoldedDynamicConvBlock)
+fused.register(nn.Sequential, _sequence)
+fused.register(Stem, lambda stem: nn.Sequential(ChannelsLast(), *_sequence(stem)))
+fused.register(AuxiliaryHead, lambda head: None)
+fused.register(nn.Conv2d, lambda conv: Folding(conv).done())
+
+
+@fused.register(nn.ModuleList)
+def _fused_list(blocks: nn.ModuleList) -> nn.Module:
+    return nn.ModuleList(part for block in blocks if (part := fused(block)) is not None)
+
+
+@fused.register(FocusDownsample)
+def _fused_step(module: FocusDownsample) -> nn.Module:
+    step = copy.copy(module)
+    step._modules = {name: fused(child) for name, child in module._modules.items() if child is not None}
+    return step
+
+
 def _with_children(module: Model, children: dict[str, nn.Module | None]) -> Model:
     """A copy of `module` with these children in place of its own, for evaluation, with nothing to train."""
     new = copy.copy(module)
     new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
     new._modules = children
-    new.__dict__["frozen"] = True
     for parameter in new.parameters():
         parameter.requires_grad_(False)
     new.training = False
@@ -81,20 +82,13 @@ def _with_children(module: Model, children: dict[str, nn.Module | None]) -> Mode
 
 
 def _fold_network(model: OverLoCK) -> OverLoCK:
-    children = {name: None if child is None else _folded(child) for name, child in model._modules.items()}
-    children["aux_head"] = None
-    assert isinstance(children["patch_embed1"], nn.Sequential)
-    children["patch_embed1"] = nn.Sequential(ChannelsLast(), *children["patch_embed1"])
+    children = {name: None if child is None else fused(child) for name, child in model._modules.items()}
     return _with_children(model, children)
 
 
 def _fold_pyramid(pyramid: OverLoCKPyramid) -> OverLoCKPyramid:
-    net = _fold_network(pyramid.net)
-    children = {
-        name: net._modules[name] if name in net._modules else copy.deepcopy(child)
-        for name, child in pyramid._modules.items()
-    }
-    new = _with_children(pyramid, children)
+    net = _fold_network(pyramid.net)  # whose modules are the pyramid's
+    new = _with_children(pyramid, net._modules)
     new._net = [net]
     return new
 

@@ -9,14 +9,18 @@ from torch import Tensor, nn
 
 from overlock.inference.convolution import conv, conv_add_, conv_of_vector
 from overlock.layers import DilatedReparam, ResDWConv, bn_affine, fuse_conv_bn
+from overlock.tracing import as_one_node, is_symbolic
 
 
 class Frozen(nn.Module):
-    """A module of buffers."""
+    """A module of parameters that do not train."""
+
+    frozen = True
 
     def hold(self, **tensors: Tensor | None) -> None:
         for name, tensor in tensors.items():
-            self.register_buffer(name, None if tensor is None else tensor.detach().clone())
+            held = None if tensor is None else nn.Parameter(tensor.detach().clone(), requires_grad=False)
+            self.register_parameter(name, held)
 
 
 class FoldedConv(Frozen):
@@ -31,6 +35,8 @@ class FoldedConv(Frozen):
         self.activation, self.stride = activation, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbolic(x):
+            return as_one_node(self, x)
         if x.shape[2:] == self.weight.shape[2:] == (1, 1) and self.activation is None:
             return conv_of_vector(x, self.weight, self.bias)
         return conv(x, self.weight, self.bias, self.activation, self.stride)

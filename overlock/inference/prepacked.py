@@ -6,7 +6,7 @@ depthwise kernels in zeros. The price is memory: a model that has run on a CPU h
 A weight that is edited is packed again. An edit in place through `.data` (or numpy) passes PyTorch's count of changes
 by: it is seen if it moves one of 8 elements spread over the weight, as scaling or overwriting the whole does. Reading
 those takes 0.2 % of a forward pass of OverLoCK-XT at batch 1 on one core; comparing all weights would take 12 %. After
-an edit of a few elements through `.data`, call `torch.autograd.graph.increment_version(model.buffers())`; an edit of
+an edit of a few elements through `.data`, call `torch.autograd.graph.increment_version(model.parameters())`; an edit of
 the tensor itself, under `torch.no_grad()`, is always seen.
 """
 

@@ -41,7 +41,9 @@ def published(metric: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_state_dict(name: str, form: str) -> None:
-    assert shapes(on_meta(name, **FORMS[form])) == manifest(name if form == "train" else f"{name}.deploy")
+    assert shapes(on_meta(name, aux_head=True, **FORMS[form])) == manifest(
+        name if form == "train" else f"{name}.deploy"
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -49,7 +51,7 @@ def test_state_dict(name: str, form: str) -> None:
 def test_state_dict_without_auxiliary_head(name: str, form: str) -> None:
     released = manifest(name if form == "train" else f"{name}.deploy")
     wanted = {key: shape for key, shape in released.items() if not key.startswith("aux_head.")}
-    assert shapes(on_meta(name, aux_head=False, **FORMS[form])) == wanted
+    assert shapes(on_meta(name, **FORMS[form])) == wanted
     assert len(wanted) == len(released) - 7
 
 
@@ -91,7 +93,7 @@ def test_counted_on_the_released_structure(name: str) -> None:
         for aux in ("with_aux", "no_aux")
     }
     (tensors,) = (row["value"] for row in published("state_dict_tensors_train_with_aux") if row["model"] == name)
-    assert len(on_meta(name).state_dict()) == int(tensors)
+    assert len(on_meta(name, aux_head=True).state_dict()) == int(tensors)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -98,7 +98,7 @@ def test_float32() -> None:
 def test_training_mode(source: str) -> None:
     """Batch statistics: both heads' logits, the loss and the norm of every parameter's gradient."""
     wanted, (seed, size) = golden(source), TRAINING[source]
-    model = built("overlock_xt", "overlock_xt", drop_path_rate=0.0).double().train()
+    model = built("overlock_xt", "overlock_xt", drop_path_rate=0.0, aux_head=True).double().train()
     out = model(image(seed, (4, 3, *size)))
     labels = torch.tensor([1, 2, 3, 4])
     loss = F.cross_entropy(out["main"], labels) + 0.4 * F.cross_entropy(out["aux"], labels)

@@ -29,7 +29,13 @@ RECIPE = Recipe(Geometry((SIZE, SIZE), 1.0, "center", "bicubic"), MEAN, STD)
 def small() -> OverLoCK:
     torch.manual_seed(0)
     return OverLoCK(
-        depth=(1, 1, 1, 1), sub_depth=(2, 1), dims=(16, 32, 32, 64), sub_num_heads=(2, 4), num_classes=10, mlp_ratio=2
+        depth=(1, 1, 1, 1),
+        sub_depth=(2, 1),
+        dims=(16, 32, 32, 64),
+        sub_num_heads=(2, 4),
+        num_classes=10,
+        mlp_ratio=2,
+        aux_head=True,
     )
 
 

@@ -310,7 +310,9 @@ def test_the_table() -> None:
     assert len({r["value"] for r in rows() if r["kind"].startswith("checkpoint_url")}) > 60
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"aux_head": False}, {"deploy": True, "aux_head": False}, {"num_classes": 7}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"aux_head": True}, {"deploy": True}, {"num_classes": 7}, {"num_classes": 7, "aux_head": True}]
+)
 def test_pretrained(server: Server, kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     form = "overlock_xt.deploy" if kwargs.get("deploy") else "overlock_xt"
     state = {key: torch.from_numpy(tensor_for(key, shape)) for key, shape in manifest(form).items()}
@@ -319,6 +321,7 @@ def test_pretrained(server: Server, kwargs: dict[str, Any], monkeypatch: pytest.
     monkeypatch.setattr("overlock.variants.overlock_release", lambda name, deploy: release(server))
     model = timm.create_model("overlock_xt", pretrained=True, **kwargs)
     own = model.state_dict()
+    assert any(key.startswith("aux_head.") for key in own) == kwargs.get("aux_head", False)
     replaced = ("head.4.", "aux_head.2.") if "num_classes" in kwargs else ("no such",)
     assert all(torch.equal(value, state[key]) for key, value in own.items() if not key.startswith(replaced))
     assert not model.pretrained_cfg.get("state_dict")

@@ -20,7 +20,7 @@ import overlock
 from overlock.checkpoints.loading import load_checkpoint, load_state
 from overlock.checkpoints.reading import plain_names, read_checkpoint
 from tests.golden.golden_state import tensor_for
-from tests.golden_tools import manifest
+from tests.golden_tools import fill, manifest
 
 State = dict[str, Tensor]
 RELEASED = {
@@ -107,16 +107,28 @@ def test_convnext_under_its_authors_names(tmp_path: Path) -> None:
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-def test_a_model_without_auxiliary_head_takes_a_file_with_it(tmp_path: Path) -> None:
+def test_the_auxiliary_head_may_be_in_the_file_or_in_the_model_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = released("overlock_xt")
-    torch.save(state, tmp_path / "w.pth")
-    with torch.device("meta"):
-        model, with_head = (timm.create_model("overlock_xt", aux_head=aux) for aux in (False, True))
-    load_checkpoint(model, tmp_path / "w.pth")
-    torch.save({k: v for k, v in state.items() if not k.startswith("aux_head.")}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"create the model with aux_head=False; .* 7 missing \(aux_head\."):
-        load_checkpoint(with_head, tmp_path / "w.pth")
-    load_checkpoint(model, tmp_path / "w.pth")
+    without = {k: v for k, v in state.items() if not k.startswith("aux_head.")}
+    model, with_head = (fill(timm.create_model("overlock_xt", aux_head=aux)) for aux in (False, True))
+    own = {key: value.clone() for key, value in with_head.state_dict().items() if key.startswith("aux_head.")}
+    assert len(own) == 7
+    torch.save(state, tmp_path / "with.pth")
+    torch.save(without, tmp_path / "without.pth")
+    for path in (tmp_path / "with.pth", tmp_path / "without.pth"):
+        load_checkpoint(model, path)
+        assert all(torch.equal(value, without[key]) for key, value in model.state_dict().items())
+    load_checkpoint(with_head, tmp_path / "without.pth")
+    assert "has no auxiliary head: the model keeps the one that it has" in caplog.text
+    assert all(torch.equal(value, {**without, **own}[key]) for key, value in with_head.state_dict().items())
+    load_checkpoint(with_head, tmp_path / "with.pth")
+    assert all(torch.equal(value, state[key]) for key, value in with_head.state_dict().items())
+    first = next(iter(own))
+    part = {**without, first: own[first]}
+    with pytest.raises(ValueError, match=r"6 missing \(aux_head\."):
+        with_head.load_state_dict(part)
 
 
 def spoiled(kind: str, state: State) -> Any:
@@ -273,17 +285,15 @@ def test_half_loaded_on_purpose(small: State) -> None:
 
 def test_another_number_of_classes(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    state = {k: v for k, v in timm.create_model("overlock_xt", num_classes=7).state_dict().items() if "aux" not in k}
+    state = timm.create_model("overlock_xt", num_classes=7).state_dict()
     torch.save(state, path)
     with torch.device("meta"):
         model = timm.create_model("overlock_xt")
-    with pytest.raises(
-        ValueError, match=r"aux_head=False; it has 7 classes and the model 1000: .*num_classes=7; of"
-    ) as e:
+    with pytest.raises(ValueError, match=r"it has 7 classes and the model 1000: .*num_classes=7; of") as e:
         load_checkpoint(model, path)
     assert "\n" not in str(e.value)
     overlay = {"file": str(path), "num_classes": 7}
-    made = timm.create_model("overlock_xt", True, pretrained_cfg_overlay=overlay, aux_head=False, num_classes=3)
+    made = timm.create_model("overlock_xt", True, pretrained_cfg_overlay=overlay, num_classes=3)
     own = made.state_dict()
     assert all(torch.equal(own[key], value) for key, value in state.items() if not key.startswith("head.4."))
 

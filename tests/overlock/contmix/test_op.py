@@ -184,7 +184,7 @@ def test_compiled_inference(backend: str) -> None:
 
 
 def test_compiled_training() -> None:
-    model = tiny().train()
+    model = tiny(aux_head=True).train()
     x = image(0, (2, 3, 64, 96), torch.float32)
     gradients = []
     for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):

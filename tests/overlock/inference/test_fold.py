@@ -190,7 +190,7 @@ def test_merged_large_kernels() -> None:
     check_same(model, deploy(model), (72, 72), torch.float64)
 
 
-@pytest.mark.parametrize("kwargs", [{"num_classes": 0}, {"aux_head": False}, {"drop_path_rate": 0.0}])
+@pytest.mark.parametrize("kwargs", [{"num_classes": 0}, {"aux_head": True}, {"drop_path_rate": 0.0}])
 def test_keywords(kwargs: dict[str, Any]) -> None:
     model = built(SMALLEST, **kwargs)
     check_same(model, deploy(model), (72, 72), torch.float32)

@@ -1,0 +1,191 @@
+"""The work of `bench.train_imagenet`: from its arguments to a `Training`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import timm
+import torch
+from timm.data import Mixup, create_transform
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bench.accuracy import loader
+from bench.accuracy.data import ImageSet, open_images
+from bench.accuracy.recipes import Recipe, recipe_for
+from bench.cli import OK, BadInput
+from bench.loading import resolve
+from bench.machine.device import choose_device
+from bench.models import Entry
+from bench.torchrun import Workers
+from bench.training.loop import Training, train
+from bench.training.samples import Samples, Shares, collate, readable, seed_all
+from overlock.checkpoints.download import Unavailable
+from overlock.loss import AUX_WEIGHT, AuxiliaryLoss
+
+ANY = ("device", "threads", "workers", "output", "every", "print_every", "weights")
+"""Arguments that may be others when a stopped training goes on."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    entry, device = resolve(args.model), choose_device(args.device)
+    training_set, test_set = _sets(args)
+    with Workers("nccl" if device.startswith("cuda") else "gloo") as workers:
+        share = _share(args, len(training_set), workers)
+        classes = _classes(args, training_set)
+        seed_all(args.seed, 2)  # the first weights, the same in every process
+        model = _model(args, entry, classes).to(device)
+        steps = len(training_set) // args.batch_size
+        optimiser = _optimiser(args, model)
+        mixup = _mixup(args, classes)
+        recipe = recipe_for(entry, args.resolution)
+        training = Training(
+            model=model,
+            ema=ModelEmaV3(model, decay=args.ema_decay) if args.ema_decay else None,
+            optimiser=optimiser,
+            schedule=CosineLRScheduler(
+                optimiser,
+                t_initial=args.epochs,
+                lr_min=args.min_lr,
+                warmup_t=args.warmup,
+                warmup_lr_init=args.warmup_lr,
+            ),
+            loss=_loss(args, mixup),
+            mixup=mixup,
+            validate=lambda network: _top1(network, test_set, recipe, share, args.workers, device, workers),
+            epochs=args.epochs + args.cooldown,
+            steps=steps,
+            clip=args.clip or None,
+            seed=args.seed,
+            autocast=torch.bfloat16 if args.dtype == "bfloat16" else None,
+            device=device,
+        )
+        about = {f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items() if k not in ANY}
+        about |= {"--data": training_set.digest, "torchrun": f"{workers.size} processes"}
+        samples = Samples(training_set, _augmentation(args, recipe), args.seed)
+
+        def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+            every = range(start, training.total)
+            sampler = Shares(len(training_set), args.batch_size, every, args.seed, workers)
+            read = DataLoader(
+                samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate, pin_memory=device != "cpu"
+            )
+            return readable(iter(read))
+
+        train(training, batches, workers, args.output, about, args.every, args.print_every, args.validate_every)
+    return OK
+
+
+def _sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
+    """Training and test images, classes numbered by the training set's folders."""
+    test = next((args.data / name for name in ("val", "validation") if (args.data / name).is_dir()), args.data / "val")
+    sets = [open_images(path, "custom") for path in (args.data / "train", test)]
+    numbers, names = (images.classes for images in sets)
+    if unknown := sorted(names.keys() - numbers.keys()):
+        raise BadInput(f"--data {args.data}: {test.name} has the class {unknown[0]}, which train has not")
+    renumbered = {own: numbers[name] for name, own in names.items()}
+    return sets[0], replace(sets[1], labels=[renumbered[label] for label in sets[1].labels], classes=numbers)
+
+
+def _share(args: argparse.Namespace, count: int, workers: Workers) -> int:
+    """Images of a batch in this process."""
+    if count < args.batch_size:
+        raise BadInput(f"--batch-size {args.batch_size}: --data has {count} training images: give {count} or fewer")
+    if args.batch_size % workers.size:
+        raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
+    share: int = args.batch_size // workers.size
+    if (args.mixup or args.cutmix) and share % 2:
+        raise BadInput(f"--batch-size {args.batch_size}: Mixup pairs images, and {share} a process are odd")
+    return share
+
+
+def _classes(args: argparse.Namespace, images: ImageSet) -> int:
+    found = len(images.classes)
+    if args.num_classes and args.num_classes < found:
+        raise BadInput(f"--num-classes {args.num_classes}: --data has {found}")
+    return args.num_classes or found
+
+
+def _model(args: argparse.Namespace, entry: Entry, classes: int) -> nn.Module:
+    importlib.import_module(entry.family.network)
+    keywords: dict[str, Any] = dict(entry.family.structure.get("train", {}))
+    if args.aux_weight is not None and "aux_head" not in keywords:
+        raise BadInput(f"--aux-weight {args.aux_weight}: {entry.name} has no auxiliary head: leave it out")
+    if args.aux_weight == 0:
+        keywords["aux_head"] = False
+    if args.drop_path is not None:
+        keywords["drop_path_rate"] = args.drop_path
+    source = {} if args.weights in ("random", "released") else {"pretrained_cfg_overlay": {"file": args.weights}}
+    try:
+        model: nn.Module = timm.create_model(
+            entry.timm_name, args.weights != "random", num_classes=classes, drop_rate=args.drop, **source, **keywords
+        )
+    except (Unavailable, ValueError) as error:
+        raise BadInput(f"--weights {args.weights}: {error}") from error
+    if args.checkpointing:
+        model.set_grad_checkpointing()  # type: ignore[operator]
+    return model
+
+
+def _optimiser(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+    spared = model.no_weight_decay() if args.decay == "weights" and hasattr(model, "no_weight_decay") else ()
+    groups = param_groups_weight_decay(model, args.weight_decay, no_weight_decay_list=spared)
+    return torch.optim.AdamW(groups, lr=args.lr * args.batch_size / 1024)
+
+
+def _mixup(args: argparse.Namespace, classes: int) -> Mixup | None:
+    if not (args.mixup or args.cutmix):
+        return None
+    return Mixup(args.mixup, args.cutmix, label_smoothing=args.smoothing, num_classes=classes)
+
+
+def _loss(args: argparse.Namespace, mixup: Mixup | None) -> AuxiliaryLoss:
+    hard = LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else None
+    weight = AUX_WEIGHT if args.aux_weight is None else args.aux_weight
+    return AuxiliaryLoss(SoftTargetCrossEntropy() if mixup else hard, weight)
+
+
+def _augmentation(args: argparse.Namespace, recipe: Recipe) -> Any:
+    return create_transform(
+        (3, *args.resolution),
+        is_training=True,
+        auto_augment=None if args.augment == "none" else args.augment,
+        color_jitter=0.4,
+        re_prob=args.erase,
+        re_mode="pixel",
+        interpolation="random",
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+
+
+def _top1(
+    network: nn.Module, images: ImageSet, recipe: Recipe, batch: int, loaders: int, device: str, workers: Workers
+) -> float:
+    """Top-1 in percent under the model's own recipe, each process with its share of the images."""
+    mine = workers.share(list(range(-(-len(images) // batch))))
+    mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) * 255 for x in (recipe.mean, recipe.std))
+    right = 0
+    network.eval()
+    with torch.inference_mode():
+        for read in loader.batches(images.source, batch, [recipe.geometry], dict.fromkeys(mine, (0,)), loaders):
+            for i, reason in read.unreadable.items():
+                raise BadInput(f"--data: {images.source.names[i]}: {reason}: mend the file, or remove it")
+            logits = network(read.images[0].to(device).float().sub_(mean).div_(std))
+            labels = torch.tensor([images.labels[i] for i in read.rows])
+            right += int((logits.argmax(1).cpu() == labels).sum())
+    return 100 * sum(workers.gather(right)) / len(images)

@@ -1,0 +1,140 @@
+"""Training on real images, handwritten digits, whole and stopped."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from bench import train_imagenet
+from bench.cli import BadInput
+from bench.training import loop
+from overlock.checkpoints.reading import read_checkpoint
+
+MODEL = "test_resnet"  # timm's smallest
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("digits")
+    data = load_digits(n_class=4)
+    for i, (image, label) in enumerate(zip(data.images[:80], data.target[:80], strict=True)):
+        folder = root / ("val" if i % 4 == 3 else "train") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype(np.uint8)).resize((32, 32)).save(folder / f"{i}.png")
+    return root
+
+
+def argv(data: Path, output: Path, *more: str) -> list[str]:
+    given = {
+        "--model": MODEL, "--data": data, "--output": output, "--epochs": 3, "--cooldown": 1, "--warmup": 1,
+        "--batch-size": 16, "--resolution": 32, "--workers": 0, "--threads": 1, "--lr": 0.05, "--print-every": 2,
+    }  # fmt: skip
+    return [*(str(x) for pair in given.items() for x in pair), *more]
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "log.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(output / "last.pth", weights_only=True)
+    states = {kind: content[kind] for kind in ("state_dict", "state_dict_ema")}
+    return {f"{kind}.{name}": value for kind, state in states.items() for name, value in state.items()}
+
+
+def test_trains_validates_and_tells(digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert train_imagenet.main(argv(digits, tmp_path / "run")) == 0
+    log = rows(tmp_path / "run")
+    assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
+    # warm-up from 1e-6, the cosine's last epochs, and the cooldown at the least rate
+    peak = 0.05 * 16 / 1024
+    assert [float(row["lr"]) for row in log] == pytest.approx([1e-6, *(loop_rate(peak, t) for t in (1, 2)), 1e-5])
+    assert all(0 <= float(row[name]) <= 100 for row in log for name in ("top1", "top1_ema"))
+    assert "epoch 2 of 4, step 2 of 3: loss" in caplog.text
+    assert all(word in caplog.text for word in ("lr ", "images/s", " left", "top1_ema"))
+    best = read_checkpoint(tmp_path / "run" / "best.pth")
+    assert best.keys() == torch.load(tmp_path / "run" / "last.pth", weights_only=True)["state_dict_ema"].keys()
+
+
+def loop_rate(peak: float, epoch: int) -> float:
+    return 1e-5 + (peak - 1e-5) * (1 + np.cos(np.pi * epoch / 3)) / 2
+
+
+@pytest.mark.parametrize("stop", [4, 6, 8], ids=["mid-epoch", "at an epoch's end", "in the third epoch"])
+def test_a_stopped_run_ends_as_one_that_was_not(
+    stop: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_imagenet.main(argv(digits, tmp_path / "whole", "--every", "2"))
+    step, calls = loop._step, [0]
+
+    def stopping(*args: Any) -> Any:
+        if calls[0] == stop:
+            raise KeyboardInterrupt
+        calls[0] += 1
+        return step(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_imagenet.main(argv(digits, tmp_path / "stopped", "--every", "2"))
+    train_imagenet.main(argv(digits, tmp_path / "stopped", "--every", "2", "--workers", "1"))
+    assert calls[0] == stop
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert whole.keys() == stopped.keys()
+    assert [name for name, value in whole.items() if not torch.equal(value, stopped[name])] == []
+    assert rows(tmp_path / "whole") == rows(tmp_path / "stopped")
+
+
+def test_another_run_is_refused(digits: Path, tmp_path: Path) -> None:
+    train_imagenet.main(argv(digits, tmp_path / "run", "--epochs", "1"))
+    with pytest.raises(BadInput, match="other --epochs, --lr: give --output another folder"):
+        train_imagenet.main(argv(digits, tmp_path / "run", "--epochs", "2", "--lr", "1"))
+    (tmp_path / "run" / "last.pth").write_bytes(b"no state")
+    with pytest.raises(BadInput, match="no state of this training"):
+        train_imagenet.main(argv(digits, tmp_path / "run", "--epochs", "1"))
+
+
+WRONG = {
+    "99 training images": (["--batch-size", "600"], "60 training images"),
+    "odd": (["--batch-size", "15"], "Mixup pairs images, and 15"),
+    "classes": (["--num-classes", "3"], "--data has 4"),
+    "no auxiliary head": (["--aux-weight", "0.4"], "has no auxiliary head"),
+    "no weights": (["--weights", "none.pth"], "there is no such file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input(case: str, digits: Path, tmp_path: Path) -> None:
+    more, message = WRONG[case]
+    with pytest.raises(BadInput, match=message):
+        train_imagenet.main(argv(digits, tmp_path / "run", *more))
+
+
+def test_an_unreadable_image_is_named(digits: Path, tmp_path: Path) -> None:
+    for image in digits.rglob("*.png"):
+        there = tmp_path / "data" / image.relative_to(digits)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(image.read_bytes())
+    spoiled = next((tmp_path / "data" / "train" / "0").iterdir())
+    spoiled.write_bytes(b"no image")
+    with pytest.raises(BadInput, match=rf"{spoiled.name}: .*mend the file"):
+        train_imagenet.main(argv(tmp_path / "data", tmp_path / "run"))
+
+
+def test_both_heads_are_trained(digits: Path, tmp_path: Path) -> None:
+    """The smallest OverLoCK, a step of it: both losses are told, and the checkpoint fits with and without the head."""
+    given = ["--model", "overlock_xt", "--epochs", "1", "--cooldown", "0", "--batch-size", "60"]
+    assert train_imagenet.main(argv(digits, tmp_path / "run", *given)) == 0
+    (row,) = rows(tmp_path / "run")
+    assert float(row["loss"]) == pytest.approx(float(row["main"]) + 0.4 * float(row["aux"]), rel=1e-5)
+    state = read_checkpoint(tmp_path / "run" / "best.pth")
+    assert any(name.startswith("aux_head.") for name in state)
