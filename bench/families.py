@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,9 @@ class Family:
     squash_from: int | None = None  # from this resolution on, evaluation squashes the image instead of cropping it
     second_resize = "bilinear"  # interpolation of segmentation's resize to multiples of 32
     unreleased_heads: tuple[str, ...] = ()  # dense heads whose weights were published with figures but not released
-    colour: str  # in charts
-    marker: str  # in charts: a shape that Vega-Lite has
+    colour: str = "#56b4e9"  # in charts
+    marker: str = "triangle-down"  # in charts: a shape that Vega-Lite has
+    figures: Path | None = None  # another package's file of what was published of its models, as results/published.csv
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -239,4 +241,4 @@ TIMM = Timm()
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {family.name: family for family in (OverLoCK(), ConvNeXt(), UniRepLKNet(), MogaNet(), TIMM)}
 )
-"""Name -> family, in the order in which they are shown."""
+"""The suite's own: name -> family, in the order in which they are shown. `bench/plugins.py` has others' too."""

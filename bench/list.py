@@ -29,7 +29,7 @@ def add_list(p: Parser) -> None:
 
 def parser() -> Parser:
     p = Parser(prog="bench.list", description=(__doc__ or "").partition(": ")[2].capitalize(), epilog=EPILOG)
-    p.add_argument("--models", nargs="+", default=["all"], metavar="MODEL", help="short names or patterns (all)")
+    p.add_argument("--models", nargs="+", default=["*"], metavar="MODEL", help="short names or patterns (all)")
     p.add_argument("--format", choices=FORMATS, default="table")
     return p
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.OK
 
 
-def listed(style: str, names: Sequence[str] = ("all",)) -> str:
+def listed(style: str, names: Sequence[str] = ("*",)) -> str:
     """The table of models, a row each.
 
     Raises:

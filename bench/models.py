@@ -13,7 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.cli import BadInput
-from bench.families import FAMILIES, TIMM, Family
+from bench.families import FAMILIES as OWN
+from bench.families import TIMM, Family
+from bench.plugins import FAMILIES
 
 FORMS = ("train", "deploy")
 
@@ -57,6 +59,8 @@ def find(name: str) -> Entry | None:
 
 def family_of(model: str) -> Family:
     """The family of a model by its short name, also of a size that goes by timm's name; timm for any other."""
+    if model in MODELS:
+        return MODELS[model].family
     return next((family for family in FAMILIES.values() if model.startswith(f"{family.name.lower()}_")), TIMM)
 
 
@@ -90,8 +94,9 @@ def matching(pattern: str) -> list[str]:
     Raises:
         BadInput: if there are none.
     """
-    key = "*" if pattern == "all" else pattern.lower().replace("-", "_")
-    found = fnmatch.filter(MODELS, key)
+    if pattern == "all":  # other packages' by their names: what holds of the suite's figures need not hold of theirs
+        return [name for name, entry in MODELS.items() if entry.family.name in OWN]
+    found = fnmatch.filter(MODELS, pattern.lower().replace("-", "_"))
     if not found:
         raise BadInput(f"--models {pattern}: no model of the suite matches; it has {', '.join(MODELS)}")
     return found

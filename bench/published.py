@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.cli import BadInput
 from bench.families import SIZE_NAMES
@@ -21,6 +22,7 @@ from bench.files import parse_csv, read_text
 from bench.metrics import METRICS
 from bench.models import MODELS, family_of
 from bench.paths import data_file
+from bench.plugins import FAMILIES
 from bench.tasks import COUNTED_AT, MULTI_SCALE, TESTED_AT
 
 OURS = {name: metric.name for metric in METRICS.values() for name in metric.published}
@@ -166,8 +168,17 @@ def published() -> Mapping[Subject, tuple[Printed, ...]]:
     Raises:
         BadInput: if the file is damaged or holds no figure.
     """
-    path, mend = data_file("published.csv"), "restore it from git, or install the suite again"
     figures: dict[Subject, list[Printed]] = {}
+    _add(figures, data_file("published.csv"), "restore it from git, or install the suite again")
+    for family in FAMILIES.values():
+        if family.figures is not None:
+            _add(figures, family.figures, f"mend the file of the package that has {family.name}")
+    return {subject: tuple(printed) for subject, printed in figures.items()}
+
+
+def _add(figures: dict[Subject, list[Printed]], path: Path, mend: str) -> None:
+    """Add what a file has."""
+    before = len(figures)
     for number, row in parse_csv(read_text(path, mend), path, COLUMNS, mend):
         try:
             if _wanted(row):
@@ -175,9 +186,8 @@ def published() -> Mapping[Subject, tuple[Printed, ...]]:
         except (KeyError, ValueError, StopIteration) as error:
             why = f"{type(error).__name__} {error}".strip()
             raise BadInput(f"{path}, line {number}: no published figure can be read there ({why}): {mend}") from error
-    if not figures:
+    if len(figures) == before:
         raise BadInput(f"{path} holds no published figure: {mend}")
-    return {subject: tuple(printed) for subject, printed in figures.items()}
 
 
 def beside(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import cli
-from bench.families import FAMILIES
+from bench.plugins import FAMILIES
 
 
 def parser() -> cli.Parser:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.families import FAMILIES
 from bench.metrics import METRICS
+from bench.plugins import FAMILIES
 from bench.reporting.names import label, size
 from bench.reporting.rows import Row
 
