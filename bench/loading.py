@@ -66,21 +66,24 @@ def counted_structure(entry: Entry, form: str) -> nn.Module:
     return create_on_meta(entry, **entry.family.structure[form])
 
 
-def load(entry: Entry, form: str, weights: Path | None, seed: int, backend: str = "auto") -> nn.Module:
+def load(
+    entry: Entry, form: str, weights: Path | None, seed: int, backend: str = "auto", classes: int | None = None
+) -> nn.Module:
     """The model that runs in a form, on the CPU in float32: training form first, its weights, then `overlock.deploy`.
 
     A file may also hold the training form without its auxiliary head, or the re-parameterised form for form `deploy`.
-    `backend` chooses ContMix's implementation, where the model has it.
+    `backend` chooses ContMix's implementation, where the model has it. `classes`: how many, if not 1000.
 
     Raises:
         BadInput: if the checkpoint is unreadable or another model's.
     """
+    shape = {} if classes is None else {"num_classes": classes}
     if weights is None:
-        structure = entry.family.structure.get("train", {})
+        structure = {**entry.family.structure.get("train", {}), **shape}
         model = _materialised(create_on_meta(entry, **structure), entry, structure)
         randomise(model, seed)
     else:
-        state, structure = read_weights(entry, form, weights)
+        state, structure = read_weights(entry, form, weights, **shape)
         model = create(entry, **structure)
         load_state(model, state, str(weights))
     import overlock
@@ -108,15 +111,15 @@ def _materialised(blank: nn.Module, entry: Entry, kwargs: Any) -> nn.Module:
     return model
 
 
-def read_weights(entry: Entry, form: str, path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The weights of a file, and the structure that they are of, as the builder's keywords.
+def read_weights(entry: Entry, form: str, path: Path, **shape: Any) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The weights of a file, and the structure that they are of, as the builder's keywords (`shape` among them).
 
     Raises:
         BadInput: if they are unreadable or another model's.
     """
-    structures = [entry.family.structure.get("train", {})]
+    structures: list[Mapping[str, Any]] = [{**entry.family.structure.get("train", {}), **shape}]
     if form == "deploy" and entry.family.folds:
-        structures.append(entry.family.structure["deploy"])
+        structures.append({**entry.family.structure["deploy"], **shape})
     problems: list[Exception] = []
     try:
         state = read_checkpoint(path)

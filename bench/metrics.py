@@ -182,6 +182,8 @@ def _accuracies() -> Iterable[Metric]:
         yield replace(common, name=name, heading=name, published=(f"AP_{what[0]}",), published_as=name)
         for at in ("50", "75", "_small", "_medium", "_large"):
             yield replace(common, name=f"{name}{at}")
+        for at in ("1", "10", "100", "_small", "_medium", "_large"):
+            yield replace(common, name=f"{what} AR{at}")
 
 
 def _parts() -> Iterable[Metric]:

@@ -30,6 +30,9 @@ def parser() -> Parser:
     add("--data", type=Path, metavar="PATH", help="class folders, flat files (with --labels), .tar, Parquet or Arrow")
     add("--labels", type=Path, metavar="FILE", help="ground truth of flat files: NAME LABEL lines, or labels in order")
     add("--dataset", choices=DATASETS, default="imagenet", help="which set it is (default: the 50,000 of ImageNet)")
+    add(
+        "--num-classes", type=cli.positive, metavar="N", help="of the checkpoints, for --dataset custom (default: 1000)"
+    )
     add("--real", nargs="?", const="", metavar="FILE", help="ReaL labels as well (default: the copy in timm)")
     add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 or HxW (default: each model's own)")
     add("--recipe", choices=("own", "common"), default="own", help="each model's (default), or one crop for all")
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.OK
     if not args.models or args.data is None:
         raise BadInput("give --models and --data (or --compare and two files of predictions)")
+    if args.num_classes and args.dataset != "custom":
+        raise BadInput(f"--num-classes {args.num_classes}: {args.dataset} has its own: give --dataset custom with it")
     names = [entry.name for entry in chosen(args.models)]
     baseline = baseline_of(args.baseline, args.models, names)
     weights = weights_of(args.weights, names)

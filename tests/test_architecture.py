@@ -27,6 +27,7 @@ WITHOUT_A_MODULE = {
     "tests/overlock/test_timm_conventions.py": "what timm expects of every model",
     "tests/baselines/test_registered.py": "what timm expects of every baseline",
     "tests/baselines/test_released.py": "the released file of every baseline",
+    "tests/bench/accuracy/test_classes.py": "checkpoints of any number of classes, from training to top-1",
     "tests/bench/accuracy/test_digits.py": "from images to top-1, end to end",
     "tests/bench/accuracy/test_timm.py": "top-1 beside timm's own evaluation",
     "tests/bench/accuracy/test_top1.py": "the command bench.top1, on this folder's image trees",

@@ -81,6 +81,7 @@ def prepare(
     args: argparse.Namespace, weights: Mapping[Entry, str], images: ImageSet, conditions: Conditions, rank: int
 ) -> Iterator[Run]:
     """A run for each model, form and resolution; a model is loaded once for all resolutions that share its weights."""
+    classes = {"num_classes": args.num_classes} if args.num_classes else {}
     for entry, given in weights.items():
         for form in entry.forms(args.form):
             loaded: dict[str, tuple[nn.Module, str]] = {}
@@ -88,7 +89,7 @@ def prepare(
                 recipe = recipe_for(entry, size, args.recipe == "common", args.crop_pct)
                 of = source(entry, given, recipe.geometry.size)
                 if of not in loaded:
-                    loaded[of] = load(entry, form, of, args.backend)
+                    loaded[of] = load(entry, form, of, args.backend, args.num_classes)
                 model, label = loaded[of]
                 classifier = Classifier(model, recipe, conditions, images.subset)
                 try:
@@ -97,7 +98,7 @@ def prepare(
                     raise BadInput(f"{entry.name}: {error}") from error
                 about = header(
                     entry.name, form, recipe, label, images, conditions,
-                    backend=backend, trained_at=trained_at(entry, of), fine_tuned=of.startswith(FINE_TUNED),
+                    backend=backend, trained_at=trained_at(entry, of), fine_tuned=of.startswith(FINE_TUNED), **classes,
                 )  # fmt: skip
                 yield Run(classifier, open_store(args.results / key(about), about, len(images), conditions.batch, rank))
 

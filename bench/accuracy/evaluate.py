@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.accuracy import predictions as pred
@@ -105,7 +106,8 @@ class Classifier:
             logits = logits + kept
         order = logits.argsort(dim=1, descending=True, stable=True)
         rank = (order == labels[:, None]).int().argmax(dim=1)
-        return order[:, :TOP], rank, finite
+        best = order[:, :TOP]
+        return F.pad(best, (0, TOP - best.shape[1]), value=-1), rank, finite  # of fewer classes: none after the last
 
     def check(self, labels: Sequence[int]) -> str:
         """Run one blank image; returns which implementations of ContMix did.

@@ -15,6 +15,7 @@ from overlock.checkpoints.download import Unavailable, fetch
 
 RELEASED, RANDOM, FINE_TUNED = "released", "random", "fine-tuned:"
 SEED = 0
+RELEASED_CLASSES = 1000
 
 
 def source(entry: Entry, weights: str, size: Resolution) -> str:
@@ -32,22 +33,29 @@ def trained_at(entry: Entry, weights: str) -> int | None:
     return entry.resolution if weights == RELEASED else None
 
 
-def load(entry: Entry, form: str, weights: str, backend: str = "auto") -> tuple[nn.Module, str]:
+def load(
+    entry: Entry, form: str, weights: str, backend: str = "auto", classes: int | None = None
+) -> tuple[nn.Module, str]:
     """The network in a form, on the CPU, and the label of its weights: their SHA-256, or `random:<seed>`.
 
     `weights` is RELEASED, `fine-tuned:<side>` (see `source`), RANDOM or a file's path; a file may hold the training
-    form, or the re-parameterised one for form `deploy`.
+    form, or the re-parameterised one for form `deploy`. `classes` is how many it has, where not ImageNet's 1000.
 
     Raises:
         BadInput: if the weights cannot be had, read, or are another model's. Never random weights instead.
     """
     if weights == RANDOM:
-        return loading.load(entry, form, None, SEED, backend), loading.weights_label(None, SEED)
+        return loading.load(entry, form, None, SEED, backend, classes), loading.weights_label(None, SEED)
+    if classes not in (None, RELEASED_CLASSES) and (weights == RELEASED or weights.startswith(FINE_TUNED)):
+        raise BadInput(
+            f"--num-classes {classes}: {entry.name}'s released weights have {RELEASED_CLASSES} classes: give --weights "
+            f"{entry.name}=PATH of a checkpoint of {classes}"
+        )
     if weights == RELEASED and entry.family.release(entry.name) is None:
         return _from_timm(entry)
     released = weights == RELEASED or weights.startswith(FINE_TUNED)
     path = released_file(entry, weights) if released else Path(weights)
-    return loading.load(entry, form, path, SEED, backend), loading.weights_label(path, SEED)
+    return loading.load(entry, form, path, SEED, backend, classes), loading.weights_label(path, SEED)
 
 
 def released_file(entry: Entry, weights: str = RELEASED) -> Path:

@@ -18,7 +18,11 @@ from bench.dense.detection import Detections
 from bench.dense.paste import paste_mask
 
 KINDS = ("bbox", "segm")
-STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+STATS = (
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+"""pycocotools' summary, in its order: precision, then recall with at most 1, 10 and 100 detections an image."""
 Floats = NDArray[np.float64]
 
 

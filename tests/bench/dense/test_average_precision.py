@@ -74,7 +74,9 @@ def root(tmp_path: Path) -> Path:
 def test_perfect_answers(tmp_path: Path, root: Path, kind: str) -> None:
     data, run = answered(root, tmp_path / "r", Answers(OBJECTS))
     got = ap(data, run, kind)
-    assert {k: round(v, 9) for k, v in got.items()} == dict.fromkeys(got, 100.0)
+    assert len(got) == 12
+    # of a category with two objects one detection finds half, of the two others all
+    assert {k: round(v, 6) for k, v in got.items()} == {**dict.fromkeys(got, 100.0), "AR1": round(100 * 2.5 / 3, 6)}
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -91,6 +93,7 @@ def test_moved_boxes_count_up_to_their_iou(tmp_path: Path, root: Path, kind: str
     assert got["AP"] == pytest.approx(40)
     assert got["AP50"] == pytest.approx(100)
     assert got["AP75"] == 0
+    assert got["AR100"] == pytest.approx(40)
 
 
 @pytest.mark.parametrize(("score", "want"), [(0.95, None), (0.1, 100.0)])
