@@ -129,20 +129,23 @@ def _model(args: argparse.Namespace, entry: Entry, classes: int) -> nn.Module:
         keywords["aux_head"] = False
     if args.drop_path is not None:
         keywords["drop_path_rate"] = args.drop_path
-    source = {} if args.weights in ("random", "released") else {"pretrained_cfg_overlay": {"file": args.weights}}
+    if args.weights not in ("random", "released"):
+        keywords["pretrained_cfg_overlay"] = {"file": args.weights}
     try:
-        model: nn.Module = timm.create_model(
-            entry.timm_name, args.weights != "random", num_classes=classes, drop_rate=args.drop, **source, **keywords
+        model: Any = timm.create_model(
+            entry.timm_name, args.weights != "random", num_classes=classes, drop_rate=args.drop, **keywords
         )
     except (Unavailable, ValueError) as error:
         raise BadInput(f"--weights {args.weights}: {error}") from error
     if args.checkpointing:
-        model.set_grad_checkpointing()  # type: ignore[operator]
-    return model
+        model.set_grad_checkpointing()
+    made: nn.Module = model
+    return made
 
 
 def _optimiser(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    spared = model.no_weight_decay() if args.decay == "weights" and hasattr(model, "no_weight_decay") else ()
+    names: Any = getattr(model, "no_weight_decay", tuple)
+    spared = names() if args.decay == "weights" else ()
     groups = param_groups_weight_decay(model, args.weight_decay, no_weight_decay_list=spared)
     return torch.optim.AdamW(groups, lr=args.lr * args.batch_size / 1024)
 
