@@ -79,7 +79,7 @@ def load(
     """
     shape = {} if classes is None else {"num_classes": classes}
     if weights is None:
-        structure = {**entry.family.structure.get("train", {}), **shape}
+        structure: Mapping[str, Any] = {**entry.family.structure.get("train", {}), **shape}
         model = _materialised(create_on_meta(entry, **structure), entry, structure)
         randomise(model, seed)
     else:
