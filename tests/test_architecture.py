@@ -21,6 +21,7 @@ WITHOUT_A_MODULE = {
     "tests/bench/fuzz/test_files.py": "all readers of files",
     "tests/bench/fuzz/test_options.py": "all commands",
     "tests/overlock/contmix/test_backends.py": "every backend of ContMix against the definition",
+    "tests/overlock/test_adapters.py": "adapters of another library on a whole model",
     "tests/overlock/test_contract.py": "names, shapes and counts of the released models",
     "tests/overlock/test_neon.py": "the C kernels cross-compiled, in an emulator",
     "tests/overlock/test_forward.py": "outputs of whole models",
