@@ -45,7 +45,7 @@ def _template(outcome: Outcome, i: int, metric: str) -> Record:
         weights=replicates[0].warm.get("weights", "") if replicates else record.weights,
         valid=bool(replicates) and not reasons,
         noise=outcome.noise(),
-        moved=tuple(r.moved for r in replicates),
+        moved=tuple(r.moved for r in replicates if r.last),
         reasons=reasons,
         notes=(*outcome.notes_of(i), *([f"convolutions by {convolutions}"] if convolutions else [])),
         time=now(),

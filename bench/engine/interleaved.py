@@ -51,9 +51,7 @@ def measure(
         BadInput: if a side cannot be measured for a reason that is the user's.
     """
     assert len({side.kind for side in sides}) == 1, "sides of one kind are measured in turn"
-    if outcome is None:
-        count = len(sides)
-        outcome = Outcome(list(sides), plan, [[] for _ in range(count)], [[] for _ in range(count)], [False] * count)
+    outcome = outcome or Outcome.of_none(sides, plan)
     run = _Run(outcome, plan, begun, seen, known, meanwhile)
     done, end, wanted, took = outcome.rounds, time.monotonic() + plan.seconds, plan.rounds, 0.0
     while not all(outcome.gone):
@@ -62,9 +60,10 @@ def measure(
             return
         try:
             run.round(r, first=r == 0)
-        except BaseException:  # an interrupted round is none: what is known was measured before it
-            for replicates in outcome.replicates:
-                del replicates[r:]
+        except BaseException:  # a round that is interrupted is none, unless all its blocks are timed: they were shown
+            if any(own[r] is None for own, gone in zip(outcome.replicates, outcome.gone, strict=True) if not gone):
+                for replicates in outcome.replicates:
+                    del replicates[r:]
             raise
         took = time.monotonic() - begin
         if plan.precision and r + 1 == plan.rounds:

@@ -62,6 +62,11 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     first: int = 0  # the rounds whose spread decided how many there are; 0 where none did
 
+    @classmethod
+    def of_none(cls, sides: Sequence[Request], plan: Plan) -> Outcome:
+        """Nothing is known yet."""
+        return cls(list(sides), plan, [[] for _ in sides], [[] for _ in sides], [False] * len(sides))
+
     def lose(self, side: int, reason: str, for_good: bool) -> None:
         """Note why a replicate is missing; a side whose processes are killed twice is given up too."""
         self.failures[side].append(reason)

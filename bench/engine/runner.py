@@ -135,23 +135,23 @@ class Runner:
         at = f"{resolution_name(point.resolution)} {point.dtype} batch {sides[0].images}"
         if "energy" in metrics and self.sweep.settings.device.startswith("cuda"):
             plan = replace(plan, block=max(plan.block, ENERGY_BLOCK))
-        outcome: Outcome | None = None
+        outcome = Outcome.of_none(sides, plan)
         baseline_again = group != self.sweep.groups()[0]
+
+        def begun(what: str) -> None:
+            self.begun(f"{kind} {at}: {what}")
+
         try:
-            known = interleaved.measure(
-                sides, plan, lambda what: self.begun(f"{kind} {at}: {what}"), known=self.said, meanwhile=self._count
-            )
-            for outcome in known:  # noqa: B007 (it is reported below, whatever ends this)
+            for _ in interleaved.measure(sides, plan, begun, outcome, known=self.said, meanwhile=self._count):
                 if not plan.precision and next(steps, None) is not None:
                     self.done(kind)
             for _ in steps:
                 self.done(kind)
         except KeyboardInterrupt:
-            if outcome is not None:
-                outcome.notes.append(f"stopped after {outcome.rounds} of {max(outcome.rounds, plan.rounds)} rounds")
+            outcome.notes.append(f"stopped after {outcome.rounds} of {max(outcome.rounds, plan.rounds)} rounds")
             raise
         finally:
-            if outcome is not None:
+            if outcome.rounds:
                 self._report(outcome, metrics, baseline_again)
 
     def _seconds(self, kind: str, group: Sequence[Row], point: Point) -> float:

@@ -153,6 +153,24 @@ def test_an_interrupted_round_does_not_count() -> None:
     assert not workers_of()
 
 
+def test_a_round_that_was_shown_counts_also_where_its_canaries_are_interrupted() -> None:
+    """Else nothing would be kept of the figures that somebody has just seen."""
+
+    def interrupt(what: str) -> None:
+        if "canary" in what:
+            raise KeyboardInterrupt
+
+    outcome = Outcome.of_none([side("tiny"), side("tiny")], PLAN)
+    with pytest.raises(KeyboardInterrupt):
+        list(measure(outcome.sides, PLAN, interrupt, outcome))
+    assert outcome.rounds == 1
+    first, _ = figures.records_of(outcome, ["throughput"], [None] * 2)
+    assert first.valid
+    assert first.value
+    assert first.moved == ()
+    assert not workers_of()
+
+
 def test_a_side_that_does_not_answer_is_given_up() -> None:
     begun: list[str] = []
     plan = replace(PLAN, rounds=1, timeout=1.0)  # less than any fresh interpreter takes to import PyTorch
