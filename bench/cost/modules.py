@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import overlock.contmix  # noqa: F401 - registers its operator
+from overlock.fusion import Projection
 
 COUNTER = "counter of modules"
 METHOD = "hooks on modules of known types, as mmcv's get_model_complexity_info has them"
@@ -93,6 +94,7 @@ def _outputs(module: Any, x: Tensor, out: Tensor) -> int:
 
 _RULES: Mapping[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    Projection: _convolution,  # a plain nn.Conv2d in the released networks
     nn.ConvTranspose2d: _transposed,
     nn.Linear: _linear,
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm), _norm),

@@ -45,7 +45,7 @@ class Process:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # a connection that is reset by the process's death
+        with contextlib.suppress(OSError, ValueError):  # a connection that is reset by its death, or that `end` closed
             for line in self._worker.stdout:
                 with contextlib.suppress(ValueError):  # a line cut off by the process's death
                     self._inbox.put(json.loads(line))

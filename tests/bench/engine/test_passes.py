@@ -45,7 +45,7 @@ def test_a_fresh_process_takes_the_counts_of_a_killed_one() -> None:
                 (worker,) = workers_of()
                 worker.kill()
     assert done == [request for request, _ in asked]
-    given = [(r.model, r.metric) for r in records if r.metric in ("params", "macs")]
+    given = list(dict.fromkeys((r.model, r.metric) for r in records if r.metric in ("params", "macs")))
     assert given == [(request.model, metric) for request, metric in asked]
     (failed,) = (r for r in records if r.value is None)
     assert "SIGKILL" in failed.reasons[0]

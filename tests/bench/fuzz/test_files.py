@@ -43,7 +43,7 @@ def head(path: Path, lines: int = 30) -> bytes:
 
 
 def records_json() -> bytes:
-    (path,) = RESULTS.glob("*/records.csv")
+    path = max(RESULTS.glob("*/records.csv"))
     records = [record.to_dict() for record in store.read(path)[:5]]
     return json.dumps({"environment": {"machine": "m"}, "records": records}, indent=1).encode()
 
@@ -101,7 +101,7 @@ def read_calibration(path: Path) -> Any:
 
 
 def calibration_file() -> bytes:
-    (path,) = RESULTS.glob("*/records.csv")
+    path = max(RESULTS.glob("*/records.csv"))
     first, *lines = path.read_bytes().splitlines(keepends=True)
     return first + b"".join(line for line in lines if any(m in line for m in (b"aa_spread", b"_visible", b"canary_s")))
 
@@ -152,12 +152,12 @@ class Case(NamedTuple):
 
 
 def environments_file() -> bytes:
-    (path,) = RESULTS.glob("*/environments.jsonl")
+    path = max(RESULTS.glob("*/environments.jsonl"))
     return head(path, 3)
 
 
 def records_file() -> bytes:
-    (path,) = RESULTS.glob("*/records.csv")
+    path = max(RESULTS.glob("*/records.csv"))
     return head(path, 12)
 
 
