@@ -4,6 +4,7 @@
     OVERLOCK_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m tests.benchmarks.against_convnext
 
 A ratio is ConvNeXt-B's time over the variant's, of each round: its median, smallest and largest. A minute on two cores.
+A batch after another one in the same process is not what a process of its own measures: see docs/contmix.md.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def seconds(model: nn.Module, images: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, nargs="+", default=[8, 1])
+    parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     isa = native.isa() if native.why_not() is None else f"none ({native.why_not()})"
