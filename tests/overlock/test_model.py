@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -116,3 +120,37 @@ def test_training_mode(source: str) -> None:
             differing[str(key)] = (norms[key], norm)
     assert not differing
     assert np.count_nonzero(wanted["grad_norms"] >= 1e-12) > 800
+
+
+IN_ANOTHER_PROCESS = """
+import sys, torch
+x = torch.ones(1, 3, 64, 64)
+for load in (torch.export.load, torch.jit.load):
+    try:
+        load(sys.argv[1 + (load is torch.jit.load)])
+        print("loaded")
+    except RuntimeError as error:
+        print(str(error).strip().splitlines()[0])
+import overlock
+for load in (torch.export.load, torch.jit.load):
+    saved = load(sys.argv[1 + (load is torch.jit.load)])
+    print(tuple((saved.module() if load is torch.export.load else saved)(x).shape))
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_saved_graph_needs_overlock_in_the_process_that_loads_it(tmp_path: Path) -> None:
+    """As the README says; what a user meets there without it are PyTorch's words."""
+    model = timm.create_model(
+        "overlock_xt", depth=(1, 1, 1, 1), sub_depth=(2, 1), dims=(8, 16, 16, 32), sub_num_heads=(1, 2), num_classes=3
+    ).eval()
+    x, files = torch.ones(1, 3, 64, 64), [str(tmp_path / name) for name in ("m.pt2", "m.pt")]
+    with torch.no_grad():
+        torch.export.save(torch.export.export(model, (x,)), files[0])
+        torch.jit.trace(model, x).save(files[1])
+    command = [sys.executable, "-W", "ignore", "-c", IN_ANOTHER_PROCESS, *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    said = done.stdout.splitlines()
+    assert said[2:] == ["(1, 3)", "(1, 3)"]
+    assert "error when deserializing" in said[0]
+    assert "Unknown builtin op: overlock::" in done.stdout or "overlock" in said[1]
