@@ -11,6 +11,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,9 @@ OK, REGRESSION, BAD_INPUT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 130
 A command that another signal stops ends with 128 and the signal's number."""
 
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+CLEANING_SECONDS = 10.0
+"""What a stopped command has for its cleaning before a second signal cuts it short."""
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
@@ -72,13 +76,19 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
 
 
 def stop_on_signals() -> list[int]:
-    """Have SIGTERM and SIGHUP raise `KeyboardInterrupt`; the list gets the number of the one that came."""
+    """Have SIGTERM and SIGHUP raise `KeyboardInterrupt`; the list gets the number of the one that came.
+
+    Another one within `CLEANING_SECONDS` does nothing, a later one interrupts what did not end.
+    """
     stopped: list[int] = []
+    began: list[float] = []
 
     def stop(number: int, frame: object) -> None:
-        for other in STOPPING:  # further ones would cut short what is cleaned up
-            signal.signal(other, signal.SIG_IGN)
+        now = time.monotonic()
+        if stopped and now - began[-1] < CLEANING_SECONDS:  # it would cut short what is cleaned up
+            return
         stopped.append(number)
+        began.append(now)
         raise KeyboardInterrupt
 
     for number in STOPPING:

@@ -46,6 +46,9 @@ MOST_SERVERS = 3
 START_SECONDS = 300.0
 """A server that has not imported everything by then is given up."""
 
+FORK_SECONDS = 60.0
+"""A server that has not forked by then is given up: it is stopped, say, and nobody lets it go on."""
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -92,12 +95,23 @@ class Worker:
         self.stdout: IO[str] = self._process.stdout
         self.pid = self._process.pid
 
-    def wait(self) -> int | None:
-        """Wait for its end; its exit status, negative for a signal, None where nobody can know."""
-        return self._process.wait()
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Wait for its end, `seconds` at most; its exit status, negative for a signal, None where nobody can know.
+
+        What it has started ends with it.
+        """
+        if self._process.returncode is None and seconds is None:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            kill_session(self.pid)  # as long as it is not reaped, the number is its own
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def kill(self) -> None:
-        self._process.kill()
+        """End it and what it has started."""
+        if self._process.returncode is None:
+            kill_session(self.pid)
 
 
 class Forked(Worker):
@@ -105,22 +119,35 @@ class Forked(Worker):
 
     def __init__(self, server: Server, errors: IO[bytes]) -> None:
         self.how = FORK
-        self.stdin, self.stdout, self._status, self.pid = server.fork(errors)
+        self._connection, self._told, self._status, self.pid = server.fork(errors)
+        self.stdin = self._connection.makefile("w", encoding="utf-8")
+        self.stdout = self._connection.makefile("r", encoding="utf-8")
         self._code: int | None = None
         self._ended = False
 
-    def wait(self) -> int | None:
+    def wait(self, seconds: float | None = None) -> int | None:
         if not self._ended:
+            self._told.settimeout(seconds)
             with contextlib.suppress(OSError, ValueError):
                 self._code = json.loads(self._status.readline())["code"]
             self._ended = True
             self._status.close()
+            self._told.close()
         return self._code
 
     def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # who waits for an answer waits no longer
+        self._connection.close()
         if not self._ended:  # as long as the server has not said that it ended, the pid is its own
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            kill_session(self.pid)
+
+
+def kill_session(leader: int) -> None:
+    """End a process that leads a session, and what it has started there: compilers, loaders, a user's own."""
+    for kill in (os.killpg, os.kill):  # the second for one that is only about to lead
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(leader, signal.SIGKILL)
 
 
 class NoServer(Exception):
@@ -151,28 +178,35 @@ class Server:
         with contextlib.suppress(OSError):  # it has ended: what would be its answer says so
             self._control.sendall(json.dumps({"imports": conditions.imports}).encode())
 
-    def fork(self, errors: IO[bytes]) -> tuple[IO[str], IO[str], IO[str], int]:
-        """A worker's stdin, stdout, status and pid.
+    def fork(self, errors: IO[bytes]) -> tuple[socket.socket, socket.socket, IO[str], int]:
+        """A worker's connection, the socket that tells of it, what is read from that, and its pid.
 
         Raises:
-            NoServer: if it cannot fork, or has ended.
+            NoServer: if it cannot fork, has ended, or does not answer.
         """
         self._ready()
-        ours, theirs = socket.socketpair()
-        told, telling = socket.socketpair()
-        with theirs, telling, ours, told:
+        with contextlib.ExitStack() as failed, contextlib.ExitStack() as given:
+            ours, theirs = socket.socketpair()
+            told, telling = socket.socketpair()
+            for end in (ours, told):
+                failed.enter_context(end)
+            for end in (theirs, telling):
+                given.enter_context(end)
             try:
                 socket.send_fds(self._control, [b"fork"], [theirs.fileno(), errors.fileno(), telling.fileno()])
             except OSError as error:
                 raise NoServer(f"the server of workers ended: {error.strerror}") from error
-            theirs.close()
-            telling.close()
-            status = told.makefile("r", encoding="utf-8")
-            answer = _message(status.readline())
+            given.close()
+            told.settimeout(FORK_SECONDS)
+            status = failed.enter_context(told.makefile("r", encoding="utf-8"))
+            try:
+                answer = _message(status.readline())
+            except TimeoutError as error:
+                raise NoServer(f"the server of workers does not answer within {FORK_SECONDS:g} s") from error
             if "pid" not in answer:
-                status.close()
                 raise NoServer(answer.get("error", "the server of workers ended"))
-            return ours.makefile("w", encoding="utf-8"), ours.makefile("r", encoding="utf-8"), status, answer["pid"]
+            failed.pop_all()
+            return ours, told, status, answer["pid"]
 
     def _ready(self) -> None:
         """Wait until it has imported everything."""
@@ -193,7 +227,8 @@ class Server:
     def end(self) -> None:
         """Stop it. Its workers go on until their connections are closed."""
         self._control.close()
-        self._process.kill()
+        if self._process.returncode is None:
+            kill_session(self._process.pid)
         self._process.wait()
         self._errors.close()
 
@@ -244,9 +279,11 @@ def start(conditions: Conditions, errors: IO[bytes], way: str = FORK) -> tuple[W
         server = _servers.pop(conditions)
         try:
             worker = Forked(server, errors)
-        except NoServer as error:
-            reason = str(error)
+        except BaseException as error:
             server.end()
+            if not isinstance(error, NoServer):  # Ctrl-C
+                raise
+            reason = str(error)
             if server.why_not:
                 _refuse(conditions, reason)
         else:

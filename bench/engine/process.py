@@ -22,6 +22,9 @@ from bench.engine.launch import Conditions, start
 from bench.engine.request import Request, Settings
 from bench.records.record import OUT_OF_MEMORY
 
+ENDING_SECONDS = 5.0
+"""What is killed has ended by then, unless who would tell is stopped."""
+
 
 class Failed(Exception):
     """A process cannot do what it was asked. `oom`: for want of memory; `ended`: it was killed, died, or hangs."""
@@ -42,7 +45,8 @@ class Process:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
         self._worker, self.why_not_forked = start(conditions(settings, request), self._errors, settings.process)
         self._inbox: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a connection that is reset by its death, or that `end` closed
@@ -100,12 +104,16 @@ class Process:
         return self.answer()
 
     def end(self) -> None:
-        """Stop it, whatever it does."""
+        """Stop it and what it has started, whatever they do."""
         self._worker.kill()
-        for stream in (self._worker.stdin, self._worker.stdout):
+        self._reader.join(ENDING_SECONDS)
+        streams = [self._worker.stdin, self._worker.stdout]
+        if self._reader.is_alive():  # a daemon that the worker has started holds the pipe, and to close it would wait
+            streams.pop()
+        for stream in streams:
             with contextlib.suppress(OSError, ValueError):
                 stream.close()
-        self._worker.wait()
+        self._worker.wait(ENDING_SECONDS)
         self._errors.close()
 
     def __enter__(self) -> Process:

@@ -23,6 +23,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from bench.engine.launch import kill_session
+
 PRELOADED = (
     "torch",
     "timm",
@@ -147,11 +149,15 @@ def _serve(control: socket.socket) -> None:
 
 def _reap(status: dict[int, socket.socket]) -> None:
     while status:
-        pid, code = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
             return
-        with status.pop(pid) as ended:
-            _tell(ended, {"code": os.waitstatus_to_exitcode(code)})
+        if ended.si_pid in status:  # and is no process that an imported module has started
+            kill_session(ended.si_pid)  # as long as it is not reaped, the number is its own
+        _, code = os.waitpid(ended.si_pid, 0)
+        if ended.si_pid in status:
+            with status.pop(ended.si_pid) as told:
+                _tell(told, {"code": os.waitstatus_to_exitcode(code)})
 
 
 def _tell(to: socket.socket, message: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_folders_in_use_and_those_of_others_stay(temporary: Path) -> None:
     assert {*temporary.iterdir()} == {used, foreign}
 
 
-def test_a_second_signal_does_not_cut_the_cleaning_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_does_not_cut_the_cleaning_short() -> None:
     cleaned = []
 
     def main() -> int:
@@ -128,6 +129,32 @@ def test_a_second_signal_does_not_cut_the_cleaning_short(monkeypatch: pytest.Mon
             cleaned.append(True)
         return cli.OK
 
+    assert exit_code(main) == 128 + signal.SIGHUP
+    assert cleaned
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_later_signal_ends_what_the_first_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what is raised while an object is deleted, and a library may catch it."""
+    monkeypatch.setattr(cli, "CLEANING_SECONDS", 0.05)
+
+    class Deleted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    def main() -> int:
+        Deleted()
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        return cli.OK
+
+    assert exit_code(main) == 128 + signal.SIGTERM
+
+
+def exit_code(main: Callable[[], int]) -> object:
+    """Of a command, run here; the handlers of signals are as before."""
     before = [signal.signal(number, signal.SIG_DFL) for number in cli.STOPPING]
     try:
         with pytest.raises(SystemExit) as ended:
@@ -135,8 +162,7 @@ def test_a_second_signal_does_not_cut_the_cleaning_short(monkeypatch: pytest.Mon
     finally:
         for number, handler in zip(cli.STOPPING, before, strict=True):
             signal.signal(number, handler)
-    assert ended.value.code == 128 + signal.SIGHUP
-    assert cleaned
+    return ended.value.code
 
 
 @pytest.mark.parametrize("text", ["", "a" * 300, "folder/" + "9" * 5000])

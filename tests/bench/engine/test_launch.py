@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench.engine import launch
+from bench.engine import launch, process
 from bench.engine.launch import EXEC, FORK, Conditions, end_servers, start
 from bench.engine.process import Failed, Process, conditions
 from bench.engine.request import Request, Settings
@@ -138,3 +140,43 @@ def test_nothing_is_left_behind(number: signal.Signals) -> None:
         parent.send_signal(number)
         parent.wait()
     assert all_end([worker, server])
+
+
+CHILD = "import subprocess, time\nsubprocess.Popen(['sleep', '60'])\n"
+
+
+@pytest.mark.parametrize(("way", "killed"), [(FORK, False), (FORK, True), (EXEC, False)])
+def test_what_a_worker_has_started_ends_with_it(way: str, killed: bool, tmp_path: Path) -> None:
+    """A compiler, say, which has the worker's connection open too: nobody waits for it."""
+    (tmp_path / "planted_child.py").write_text("import subprocess\nsubprocess.Popen(['sleep', '60'])\n")
+    settings = replace(SETTINGS, process=way)
+    asked = replace(request(PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}"), settings=settings)
+    imports = asdict(replace(settings, imports=("planted_child",)))  # of the worker, and not of its server
+    worker = Process(settings, asked)
+    worker.call("check", models=[], dtypes=[], settings=imports)
+    children = psutil.Process(worker.pid).children(recursive=True)
+    assert [child.name() for child in children] == ["sleep"]
+    if killed:
+        os.kill(worker.pid, signal.SIGKILL)
+        assert worker._worker.wait() == -signal.SIGKILL
+    begin = time.monotonic()
+    worker.end()
+    assert time.monotonic() - begin < process.ENDING_SECONDS
+    assert all_end(children, 2)
+
+
+def test_a_stopped_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Process(SETTINGS)
+    (server,) = servers()
+    monkeypatch.setattr(process, "ENDING_SECONDS", 0.3)
+    monkeypatch.setattr(launch, "FORK_SECONDS", 3.0)
+    server.suspend()
+    try:
+        worker.end()
+        assert all_end([psutil.Process(worker.pid)], 2)
+        with Process(SETTINGS) as another:  # of a server that is started again
+            assert another.how == FORK
+            assert servers() != [server]
+    finally:
+        if server.is_running():
+            server.kill()
