@@ -97,7 +97,11 @@ def parser() -> Parser:
         "--process", choices=WAYS, default=FORK, help="fork workers from a preloaded one (default), or start fresh ones"
     )
     add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
-    add("--quick", action="store_true", help="two short rounds: a rough figure, no verdict on differences")
+    add(
+        "--quick",
+        action="store_true",
+        help="two short rounds, on a CPU of half as many images a call: a rough figure, no verdict on differences",
+    )
     add("--breakdown", action="store_true", help="instead, where time, MACs, parameters and activations are")
     add(
         "--resume",

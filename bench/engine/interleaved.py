@@ -19,10 +19,19 @@ from typing import Any
 
 from bench.cli import BadInput
 from bench.engine.outcome import Outcome, Replicate
-from bench.engine.plan import DEFAULT, LEAST_ROUNDS, LEAST_TURNS, MOST_ROUNDS, SECONDS_OF_TURNS, Plan
+from bench.engine.plan import (
+    DEFAULT,
+    LEAST_ROUNDS,
+    LEAST_TURNS,
+    LONGEST_TURNS,
+    MOST_ROUNDS,
+    SECONDS_OF_TURNS,
+    SETTLED,
+    Plan,
+)
 from bench.engine.process import Failed, Process
 from bench.engine.request import Request
-from bench.engine.statistics import rounds_needed
+from bench.engine.statistics import error_of_median, rounds_needed
 
 Progress = Callable[[str], None]
 Seen = Callable[[int, int, dict[str, Any]], None]
@@ -83,6 +92,15 @@ def turns_of(seconds: Sequence[float], plan: Plan) -> int:
     """How many turns a round has, an even number where it is not the plan's, by the seconds of a call of each side."""
     once = sum(max(plan.block, one) for one in seconds)
     return min(plan.turns, max(LEAST_TURNS, int(SECONDS_OF_TURNS / once) // 2 * 2)) if once else plan.turns
+
+
+def settled(replicates: Sequence[Replicate]) -> bool:
+    """Whether the ratios of a round's sides to the last one are known well enough by its neighbouring blocks.
+
+    It asks how far the blocks lie apart, not what they say, and treats both sides alike: so it favours no answer.
+    """
+    ratios = [one.log_ratios(replicates[-1]) for one in replicates[:-1]]
+    return all(error_of_median(logs) <= SETTLED for logs in ratios)
 
 
 class _Run:
@@ -148,13 +166,22 @@ class _Run:
                 self.meanwhile.pop()()
             each(order, "loading", lambda i: self._loaded(i, processes[i]))
             each(order, "warming up", lambda i: live.__setitem__(i, self._warm(i, processes[i], check=first)))
-            for turn in range(turns_of([one.warm["seconds"] for one in live.values()], self.plan)):
+            turn, turns = 0, turns_of([one.warm["seconds"] for one in live.values()], self.plan)
+            end = time.monotonic() + LONGEST_TURNS
+            while turn < turns or (
+                turn < self.plan.most_turns and time.monotonic() < end and not settled([live[i] for i in processes])
+            ):
                 forth = order if turn % 2 == 0 else order[::-1]
                 each(forth, f"block {turn + 1}", lambda i: self._block(i, r, processes[i], live[i]))
+                turn += 1
             for i in processes:
                 self.outcome.replicates[i][r] = live[i]
             self.known(self.outcome.interim())
-            each(order, "canary", lambda i: live[i].last.update(processes[i].call("finish", profile=first)))
+            each(
+                order,
+                "canary",
+                lambda i: live[i].last.update(processes[i].call("finish", profile=first and not self.plan.rough)),
+            )
             for i in live.keys() - processes.keys():  # lost after their blocks
                 self.outcome.replicates[i][r] = None
         finally:

@@ -40,6 +40,11 @@ class Replicate:
         """Median seconds a call."""
         return median(self.blocks)
 
+    def log_ratios(self, base: Replicate) -> list[float]:
+        """How much faster it does an image than `base`, block by neighbouring block, as logarithms."""
+        images = self.warm["batch"] / base.warm["batch"]
+        return [math.log(images * y / x) for x, y in zip(self.blocks, base.blocks, strict=True)]
+
     @property
     def images_per_second(self) -> float:
         return float(self.warm["batch"]) / self.seconds
@@ -81,20 +86,24 @@ class Outcome:
     def rounds(self) -> int:
         return max(map(len, self.replicates), default=0)
 
+    def _of_round(self, round: int) -> list[Replicate | None]:
+        return [replicates[round] for replicates in self.replicates]
+
     def moved(self, round: int) -> tuple[float, str]:
         """How far a canary moved at most in a round's processes, and beside what: "copy beside convnext_b deploy".
 
         Of a round whose canaries have not been read again yet, nothing is known: 0.
         """
         moves = [(0.0, "")]
-        for side, replicates in zip(self.sides, self.replicates, strict=True):
-            if (one := replicates[round]) is not None and one.last:
+        for side, one in zip(self.sides, self._of_round(round), strict=True):
+            if one is not None and one.last:
                 moves.append((one.moved, f"{one.last['canary']['work']} beside {side.name}"))
         return max(moves)
 
     def clean(self) -> list[int]:
-        """The rounds in which no canary moved further than it may."""
-        return [r for r in range(self.rounds) if self.moved(r)[0] <= self.plan.canary_limit]
+        """The rounds in which no canary moved further than it may, as far as the canaries have been read again."""
+        read = [r for r in range(self.rounds) if all(one is None or one.last for one in self._of_round(r))]
+        return [r for r in read if self.moved(r)[0] <= self.plan.canary_limit]
 
     def noise(self) -> float | None:
         """How far the machine moved at most, if that is further than it may."""
@@ -129,9 +138,7 @@ class Outcome:
             a, b = self.replicates[side][r], self.replicates[base][r]
             assert a is not None
             assert b is not None
-            images = a.warm["batch"] / b.warm["batch"]
-            logs = [math.log(images * y / x) for x, y in zip(a.blocks, b.blocks, strict=True)]
-            ratios.append(math.exp(median(logs)))
+            ratios.append(math.exp(median(a.log_ratios(b))))
         return ratios
 
     def ratio(self, side: int, base: int) -> Ratio | None:

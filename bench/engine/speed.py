@@ -33,6 +33,9 @@ TRIAL = 0.15
 CLEARLY = 0.05
 """A layout must be faster by this fraction to be taken instead of channels_last."""
 
+LONG, VERY_LONG = 0.3, 0.6
+"""Of calls that take longer than so many seconds fewer are tried."""
+
 SHORT = 0.1
 """Calls shorter than this many seconds go once untimed before a block: another process has used the caches since."""
 
@@ -181,25 +184,27 @@ def faster_layout(subject: Subject, kind: type[Inference] | type[Training] = Inf
     """The memory layout that is taken for the faster one; `subject` is left in it.
 
     It is channels_last unless channels_first is 5 % faster, twice: what noise decides would be decided otherwise in the
-    next run. Each time, the better of two calls counts, after one that does not. On a CPU calls are of as many images
-    as take `TRIAL` seconds.
+    next run. Each time, the better of two calls counts, after one that does not; of calls of over 0.3 s each the
+    second alone, of over 0.6 s the first. On a CPU calls are of as many images as take `TRIAL` seconds.
     """
     whole = subject.images
 
-    def seconds_in(layout: str, images: int, calls: int = 3) -> float:
+    def seconds_in(layout: str, images: int, calls: int) -> float:
         subject.images = [x[:images] for x in whole]
         subject.lay_out(layout)  # not in inference mode: what is made there cannot be trained
         work = kind(subject)
         return min(time_calls(work.call, 1, subject.device, i)[0] for i in range(calls))
 
     def channels_first_is_faster() -> bool:
-        last, first = (seconds_in(layout, images) for layout in ("channels_last", "channels_first"))
+        last, first = (seconds_in(layout, images, calls) for layout in ("channels_last", "channels_first"))
         return first * (1 + CLEARLY) < last
 
-    images = len(whole[0])
+    images, calls = len(whole[0]), 3
     if subject.device.type == "cpu":
         few = min(images, 2 if kind is Training else 1)  # a batch norm may need two
-        images = max(few, min(images, round(TRIAL / seconds_in("channels_last", few, calls=2) * few)))
+        took = seconds_in("channels_last", few, calls=2)
+        images = max(few, min(images, round(TRIAL / took * few)))
+        calls = 3 if took < LONG else 2 if took < VERY_LONG else 1
     best = "channels_first" if channels_first_is_faster() and channels_first_is_faster() else "channels_last"
     subject.images = whole
     subject.lay_out(best)

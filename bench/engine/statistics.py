@@ -69,6 +69,12 @@ def interval_of_median(samples: Sequence[float]) -> Summary:
     return Summary(median(ordered), ordered[k - 1], ordered[n - k], n)
 
 
+def error_of_median(samples: Sequence[float]) -> float:
+    """About the standard error of the median of two samples or more, by their quartiles: some wild ones don't count."""
+    low, high = (float(q) for q in np.percentile(np.asarray(samples, dtype=np.float64), (25, 75)))
+    return (high - low) / math.sqrt(len(samples))
+
+
 def ratio_of_rounds(ratios: Sequence[float], first: int = 0, apart: float = 0.0) -> Ratio:
     """The mean of paired rounds' ratios (each positive), on the logarithmic scale.
 

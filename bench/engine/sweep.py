@@ -113,7 +113,8 @@ class Sweep:
         batch, device = point.batch, self.settings.device
         if batch == "auto":
             batch = automatic_batch(device, point.resolution)
-            if kind == TRAINING and device != "cpu":
+            on_cpu = device == "cpu"
+            if (on_cpu and self.plan.rough) or (kind == TRAINING and not on_cpu):
                 batch = max(1, batch // 2)
         settings = replace(self.settings, batch=batch, dtype=point.dtype)
         return self._request(kind, row, point.resolution, settings)

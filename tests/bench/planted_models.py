@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ class KilledOnce(Tiny):
         return super().forward(images)
 
 
+class Uneven(Tiny):
+    """Each call takes longer than the one before: no two blocks agree."""
+
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        time.sleep(0.003 * self.calls)
+        return super().forward(images)
+
+
 @register_model
 def tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return Tiny()
@@ -61,6 +73,11 @@ def tiny_undefined(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def tiny_starved(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return Starved()
+
+
+@register_model
+def tiny_uneven(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return Uneven()
 
 
 @register_model

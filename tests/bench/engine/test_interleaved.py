@@ -11,7 +11,7 @@ import pytest
 
 from bench.cli import BadInput
 from bench.engine import figures
-from bench.engine.interleaved import measure, rounds_wanted, turns_of
+from bench.engine.interleaved import measure, rounds_wanted, settled, turns_of
 from bench.engine.outcome import Outcome, Replicate
 from bench.engine.plan import Plan
 from bench.engine.request import Request, Settings
@@ -21,7 +21,7 @@ from tests.bench.processes import all_end, workers_of
 
 HERE = Path(__file__).resolve().parents[1]
 REPOSITORY = HERE.parent.parent
-PLAN = Plan(rounds=2, turns=2, block=0.02, warmup=0.1, canary_limit=math.inf)
+PLAN = Plan(rounds=2, turns=2, most_turns=2, block=0.02, warmup=0.1, canary_limit=math.inf)
 SETTINGS = Settings(device="cpu", batch=2, threads=1, imports=("planted_models",))
 
 
@@ -60,7 +60,7 @@ def test_out_of_memory_is_tried_again_alone_and_is_a_result() -> None:
 
 def test_blocks_are_taken_back_and_forth() -> None:
     begun: list[str] = []
-    plan = replace(PLAN, rounds=2, turns=3)
+    plan = replace(PLAN, rounds=2, turns=3, most_turns=3)
     *_, outcome = measure([replace(side("tiny"), label=name) for name in "AB"], plan=plan, begun=begun.append)
     blocks = [what.split(":")[0] for what in begun if "block" in what]
     assert "".join(blocks) == "ABBAAB" + "BAABBA"
@@ -205,6 +205,10 @@ def test_a_machine_that_moved_marks_its_figures_and_sets_nothing_aside() -> None
     assert records[0].moved == (0.03, 0.0, 0.5, 0.0)
     assert any("the machine moved in 3 of 4 rounds, by 50% at most (the canary's copy beside tiny" in note
                for note in records[0].notes)  # fmt: skip
+    last = outcome.replicates[0][3]
+    assert last is not None
+    last.last = {}
+    assert outcome.clean() == [], "of a round whose canary has not been read again nothing is known"
     calm = outcome_of([[0.03, 0.0, 0.5, 0.0], [0.0, 0.04, 0.0, 0.0]], limit=0.6)
     assert all(r.noise is None for r in figures.records_of(calm, ["throughput", "throughput_ratio"], [None, 0]))
 
@@ -270,11 +274,34 @@ def test_the_first_rounds_decide_how_many_there_are() -> None:
 
 
 def test_the_turns_of_a_round_take_about_as_long_whatever_a_call_takes() -> None:
-    plan = Plan(turns=4, block=0.3)
-    assert turns_of([0.01, 0.02], plan) == 4
+    plan = Plan(turns=10, block=0.1)
+    assert turns_of([0.01, 0.02], plan) == 10
+    assert turns_of([0.1, 0.3], plan) == 6
     assert turns_of([0.3, 0.75], plan) == 2
     assert turns_of([20.0, 30.0], plan) == 2
-    assert turns_of([], plan) == 4
+    assert turns_of([], plan) == 10
+
+
+def test_more_turns_follow_where_neighbouring_blocks_disagree() -> None:
+    """Three sides; the second's blocks lie far apart, until enough of them agree on the middle."""
+    even, wild = ([Replicate({"batch": 1}, blocks=list(blocks)) for blocks in sides] for sides in _BLOCKS)
+    assert settled(even)
+    assert not settled(wild)
+    assert settled([wild[0], wild[2]]), "the first agrees with the last"
+    for replicate, seconds in zip(wild, (0.1, 0.3, 0.2), strict=True):
+        replicate.blocks += [seconds] * 12
+    assert settled(wild)
+    assert settled(wild[:1]), "a single side has no ratio"
+    many = replace(PLAN, rounds=1, turns=2, most_turns=6)
+    sides = [side("tiny"), side("tiny_uneven")]
+    *_, outcome = measure(sides, many)
+    assert [len(one.blocks) for (one,) in outcome.replicates if one] == [6, 6]
+
+
+_BLOCKS = (
+    ([0.1, 0.1], [0.3, 0.31], [0.2, 0.2]),
+    ([0.1, 0.1], [0.2, 0.4], [0.2, 0.2]),
+)
 
 
 def test_figures_are_known_before_a_round_has_ended() -> None:
