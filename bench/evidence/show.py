@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import render
 from bench.evidence.commands import command
+from bench.evidence.evidence import main_counter
 from bench.evidence.finding import FOLDED, Finding, Verdict, count
 from bench.evidence.rule import RULE
 from bench.evidence.statement import Statement
@@ -32,13 +33,17 @@ def number(value: float, like: Printed) -> str:
 
 
 def measured(finding: Finding) -> str:
-    """The measured value, with its interval where it has one; empty where nothing was measured."""
+    """The measured value, with its interval where it has one, and the convention by which it is counted where that is
+    not the suite's own; empty where nothing was measured."""
     if finding.measured is None:
         return ""
     like = finding.statement.like
     text = number(finding.measured, like)
     if finding.lo is not None and finding.hi is not None:
         text += f" [{number(finding.lo, like).split(' ')[0]}, {number(finding.hi, like).split(' ')[0]}]"
+    counted = finding.evidence[0].record if finding.evidence else None
+    if counted is not None and not main_counter(counted):
+        text += f" ({counted.counter})"
     return f"{text} {DIRTY}" if finding.dirty else text
 
 
@@ -113,11 +118,16 @@ def lines(finding: Finding) -> list[str]:
     if figures or sources:
         figures = f"{figures}, difference {off}" if off else figures
         made.append(". ".join(filter(None, (figures, sources and f"Source: {sources}"))))
-    made += [finding.detail] if finding.detail else []
+    made += [under(finding)] if under(finding) else []
     made += [f"rests on {placed}" for placed in finding.evidence]
     made += [f"what would change the verdict: {would_change(finding)}"] if would_change(finding) else []
     made += [f"measure it: {command(s)}"] if command(s) else []
     return made
+
+
+def under(finding: Finding) -> str:
+    """On which machine, under which conditions and by which rule."""
+    return ": ".join(filter(None, (finding.machine, finding.detail)))
 
 
 def _published(statement: Statement) -> str:

@@ -56,14 +56,19 @@ def gather(results: Path) -> Report:
 
 
 def histories(report: Report) -> dict[tuple[str, ...], list[Placed]]:
-    """Series of a figure measured by two runs or more under the same conditions, in time: key -> records."""
+    """Series of a figure measured at two commits or more under the same conditions, in time: key -> records.
+
+    Of a commit the newest record counts, and of a tree with changes each run.
+    """
     series: dict[tuple[str, ...], dict[str, Placed]] = {}
-    for item in report.evidence.all:
+    for item in sorted(report.evidence.all, key=lambda placed: placed.record.time):
         r = item.record
         if r.metric in ("throughput", "latency", "memory", "top1") and r.valid and r.value is not None:
             what = (r.machine, r.metric, r.model, r.form, r.resolution, r.task)
             key = (*what, r.device, r.dtype, str(r.batch), r.compile, r.backend, str(r.threads))
-            series.setdefault(key, {})[r.run or r.time] = item
+            series.setdefault(key, {})[r.commit if r.commit and not r.dirty else r.run or r.time] = item
     return {
-        key: sorted(runs.values(), key=lambda f: f.record.time) for key, runs in sorted(series.items()) if len(runs) > 1
+        key: sorted(states.values(), key=lambda placed: placed.record.time)
+        for key, states in sorted(series.items())
+        if len(states) > 1
     }

@@ -51,6 +51,7 @@ def parts(report: Report) -> dict[str, str]:
     machine = report.machines.get(rows[0].machine, rows[0].machine)
     absent = ", ".join(model for model in HEADLINE if model not in {row.model for row in rows})
     under = [f"Measured on {machine}; {shared(rows)}. Published figures are marked as such."]
+    under += [f"Repeat it with `python -m bench.compare --models {' '.join(row.model for row in rows)} --save`."]
     under += [f"Not measured under these conditions: {absent}."] if absent else []
     under += [*doubts(rows, notes=True, ratios=False), *contradictions(rows), *dirty(rows)]
     notes = "\n".join(f"- {line}" for line in under[1:])
@@ -62,7 +63,7 @@ def parts(report: Report) -> dict[str, str]:
 
 def headline(report: Report) -> list[Row]:
     """Rows of the headline models at 224 under the conditions that have most of them; of as many, the newest."""
-    return max(headlines(report), key=_weight, default=[])
+    return max(headlines(report), key=weight, default=[])
 
 
 def headlines(report: Report) -> list[list[Row]]:
@@ -74,7 +75,7 @@ def headlines(report: Report) -> list[list[Row]]:
             groups.setdefault(row.under_the(("machine", "device", "dtype", "threads", "batch")), {})[row.model] = row
     made = [[rows[model] for model in HEADLINE if model in rows] for rows in groups.values()]
     places = sorted({(rows[0].machine, rows[0].device) for rows in made})
-    return [max((r for r in made if (r[0].machine, r[0].device) == place), key=_weight) for place in places]
+    return [max((r for r in made if (r[0].machine, r[0].device) == place), key=weight) for place in places]
 
 
 def caption(report: Report) -> str:
@@ -87,7 +88,8 @@ def caption(report: Report) -> str:
     )
 
 
-def _weight(rows: Sequence[Row]) -> tuple[int, str]:
+def weight(rows: Sequence[Row]) -> tuple[int, str]:
+    """By what a machine's headline rows go before another's: their number, then their time."""
     return len(rows), max(map(_time, rows))
 
 

@@ -135,11 +135,11 @@ def _claim(finding: Finding) -> list[str]:
 
 def questions_table(findings: Sequence[Finding]) -> str:
     """Questions with the measured answer."""
-    headings = ("question", "answer", "measured", "under, and with", "rests on")
+    headings = ("question", "answer", "measured", "where, and under what", "rests on")
     rows = []
     for f in findings:
         places = show.cells(f)[-1].replace("results/", "")
-        rows.append([f.statement.text, f.verdict.value.lower(), show.measured(f), f.detail, places])
+        rows.append([f.statement.text, f.verdict.value.lower(), show.measured(f), show.under(f), places])
     return table(headings, rows, "markdown")
 
 

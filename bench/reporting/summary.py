@@ -1,32 +1,49 @@
-"""What holds on a machine, in five lines: speed, memory, cost, accuracy, published statements."""
+"""What holds, in about five lines: speed on each machine, memory, cost, accuracy, published statements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from bench.evidence import show
+from bench.evidence.finding import Finding
 from bench.metrics import METRICS
 from bench.reporting.data import Report
 from bench.reporting.names import label
-from bench.reporting.readme import headline
+from bench.reporting.readme import headlines, weight
 from bench.reporting.rows import Row, main_rows
 from bench.reporting.tables import cell, common_base, shared
 
 FAMILY = "OverLoCK"
-NAMED = 4  # models that a line names
+NAMED = 4  # models that a line names, and machines that have one
 
 
 def lines(report: Report) -> list[tuple[str, str]]:
-    """What each line is of, and what it says; a machine without speeds of its own has no line of speed or memory."""
-    rows = headline(report) or [row for row in main_rows(report.rows) if "throughput" in row.cells][: 2 * NAMED]
+    """What each line is of, and what it says; a line of speed names its machine where there are several."""
+    timed = sorted(headlines(report), key=weight, reverse=True)[:NAMED]
+    if not timed and (rows := [row for row in main_rows(report.rows) if "throughput" in row.cells][: 2 * NAMED]):
+        timed = [rows]
+    places = [_place(rows) if len(report.machines) > 1 else "" for rows in timed]
     made = [
-        ("Speed", _speed(rows)),
-        ("Memory", _memory(rows)),
+        *((f"Speed{place}", _speed(rows)) for place, rows in zip(places, timed, strict=True)),
+        *((f"Memory{place}", _memory(rows)) for place, rows in zip(places[:1], timed[:1], strict=True)),
         ("Cost", _cost(report)),
         ("Accuracy", _accuracy(report)),
+        ("Statements", _statements(report.findings)),
     ]
-    made.append(("Statements", f"of {len(report.findings)} that others published: {show.summary(report.findings)}."))
     return [(of, text) for of, text in made if text]
+
+
+def _place(rows: Sequence[Row]) -> str:
+    """The machine, and its device where that is no CPU."""
+    device = rows[0].device
+    return f" on {rows[0].machine}{'' if device in ('', 'cpu') else f', {device}'}"
+
+
+def _statements(findings: Sequence[Finding]) -> str:
+    questions = [finding for finding in findings if finding.statement.question]
+    stated = [finding for finding in findings if not finding.statement.question]
+    said = f"of {len(stated)} that others published: {show.summary(stated)}."
+    return f"{said} Questions that no author answered: {show.summary(questions)}."
 
 
 def _of_the_family(rows: Sequence[Row]) -> list[Row]:

@@ -44,7 +44,7 @@ def measured() -> list[Record]:
     """Two resolutions, two machines, two runs, a breakdown, the peaks, and a row that failed."""
     made = [*cost(), *cost(resolution="384")]
     for i, (machine, run) in enumerate([(MACHINES[0], "run-1"), (MACHINES[0], "run-2"), (MACHINES[1], "run-3")]):
-        common = {"machine": machine, "run": run, "time": f"2026-01-0{i + 1}T00:00:00+00:00"}
+        common = {"machine": machine, "run": run, "commit": f"{i}" * 40, "time": f"2026-01-0{i + 1}T00:00:00+00:00"}
         for model, speed in (("overlock_t", 12.5), ("convnext_b", 7.5), ("convnext_t", 15.0)):
             made.append(timed(model, "throughput", speed + i, **common))
             made.append(timed(model, "memory", speed * 2**20, **common))
@@ -133,6 +133,15 @@ def test_a_history_joins_equal_conditions_only(gathered: Report) -> None:
     lengths = {key[:3]: len(found) for key, found in series.items() if key[4] == "224"}
     assert lengths[MACHINES[0], "throughput", "overlock_t"] == 2
     assert MACHINES[1] not in {key[0] for key in series}
+
+
+def test_a_history_has_a_point_for_each_commit_the_newest(tmp_path: Path) -> None:
+    made = [
+        timed("overlock_t", "throughput", speed, commit=commit * 40, run=run, time=f"2026-01-0{run[-1]}T00:00:00+00:00")
+        for speed, commit, run in ((10.0, "a", "run-1"), (11.0, "a", "run-2"), (12.0, "b", "run-3"))
+    ]
+    (found,) = histories(gather(kept(tmp_path / "results", made))).values()
+    assert [placed.value for placed in found] == [11.0, 12.0]
 
 
 def test_readme_parts_are_replaced_and_nothing_else() -> None:

@@ -171,8 +171,8 @@ def _panel(points: Sequence[Point], metric: str, titles: tuple[str, str], theme:
         "height": theme.height,
         "transform": shown,
         "encoding": {
-            "x": {"field": "value", "type": "quantitative", "scale": x.scale, "title": titles[0]},
-            "y": {"field": "top1", "type": "quantitative", "scale": y.scale, "title": titles[1]},
+            "x": {"field": "value", "type": "quantitative", "title": titles[0], **x.encoding},
+            "y": {"field": "top1", "type": "quantitative", "title": titles[1], **y.encoding},
         },
         "layer": [dashed, *([line] if joined else []), *marks, *layers("value", "top1")],
     }

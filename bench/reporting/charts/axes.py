@@ -7,6 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+STEPS = (
+    *((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)),
+    *((*range(10, 20, 2), *range(20, 100, 5)), tuple(range(10, 100))),
+)
+"""Digits of the values that a logarithmic axis may show in each power of ten, from few to many."""
+TICKS = 4
+"""How many it shows at least, where any of them gives so many."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -45,6 +53,23 @@ class Axis:
         """Vega-Lite's scale."""
         kind = {"type": "log"} if self.log else {"type": "linear", "zero": False}
         return {**kind, "domain": [self.low, self.high], "nice": False}
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Vega-Lite's scale, and of a logarithmic one its ticks: the fewest round values that tell it apart."""
+        values = self._ticks() if self.log else []
+        axis = {"axis": {"values": values, "format": "~g", "labelOverlap": False}} if len(values) > 1 else {}
+        return {"scale": self.scale, **axis}
+
+    def _ticks(self) -> list[float]:
+        decades = range(math.floor(math.log10(self.low)) - 1, math.ceil(math.log10(self.high)) + 1)
+        found: list[float] = []
+        for digits in STEPS:
+            values = sorted({float(f"{digit}e{power}") for power in decades for digit in digits})
+            found = [value for value in values if self.low <= value <= self.high]
+            if len(found) >= TICKS:
+                break
+        return found
 
 
 def _position(value: float, log: bool) -> float:

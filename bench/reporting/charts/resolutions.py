@@ -125,7 +125,7 @@ def _panel(
         "height": theme.height,
         "encoding": {
             "x": {"field": "side", "type": "quantitative", "scale": x.scale, "title": "Image (pixels)", "axis": axis},
-            "y": {"field": "value", "type": "quantitative", "scale": y.scale, "title": quantity(metric)},
+            "y": {"field": "value", "type": "quantitative", "title": quantity(metric), **y.encoding},
         },
         "layer": [
             {

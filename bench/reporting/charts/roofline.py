@@ -32,8 +32,8 @@ def _chart(roof: Roofline, theme: Theme) -> Chart:
         "width": theme.width,
         "height": theme.height,
         "encoding": {
-            "x": {"field": "intensity", "type": "quantitative", "scale": x.scale, "title": "MACs per byte moved"},
-            "y": {"field": "rate", "type": "quantitative", "scale": y.scale, "title": "Achieved rate (GMACs/s)"},
+            "x": {"field": "intensity", "type": "quantitative", "title": "MACs per byte moved", **x.encoding},
+            "y": {"field": "rate", "type": "quantitative", "title": "Achieved rate (GMACs/s)", **y.encoding},
         },
         "layer": [
             {"data": {"values": corners}, "mark": {"type": "line", "style": "roof"}},

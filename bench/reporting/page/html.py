@@ -98,7 +98,7 @@ def claim(finding: Finding) -> dict[str, Any]:
     measured = finding.verdict not in FOLDED
     return {
         **show.row(finding),
-        "measured": show.measured(finding),
+        "measured": " on ".join(filter(None, (show.measured(finding), finding.machine))),
         "difference": show.difference(finding),
         "folded": not measured,
         "open": measured and finding.statement.in_words,

@@ -25,7 +25,6 @@ CONDITIONS = {
     "backend": "ContMix",
     "head": "head",
     "variant": "variant",
-    "machine": "machine",
 }
 """What stands last, each as a column where rows differ in it: field of a row -> heading."""
 
@@ -62,7 +61,7 @@ class Column:
     @property
     def filtered(self) -> bool:
         """Whether a reader can choose among its values."""
-        return self.heading in ("size", "batch", *CONDITIONS.values())
+        return self.heading in ("machine", "size", "batch", *CONDITIONS.values())
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ def _title(kind: tuple[str, bool], main: tuple[str, bool]) -> str:
 def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Table:
     """Rows as a table."""
     made = [_words("model", [row.model for row in rows])]
+    if len({row.machine for row in rows if row.measured}) > 1:
+        made.append(_words("machine", [row.machine if row.measured else "" for row in rows]))
     made.append(_column("size", [Cell(row.resolution, row.pixels, "number") for row in rows], number=True, first=UP))
     shown = columns(rows)
     first = [metric for metric in FIRST if metric in shown]
@@ -114,7 +115,7 @@ def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Ta
         found = {getattr(row, name) for row in rows} - {"", None}
         if len(found) > 1:
             made.append(_words(words, [str(getattr(row, name) or "") for row in rows]))
-        elif found - {"none"} and name not in ("family", "machine"):
+        elif found - {"none"} and name != "family":
             constant.append(WORDS[name].format(*found))
     batches = {row.batch for row in rows} - {None}
     constant += [f"batch {batch}" for batch in batches if len(batches) == 1]

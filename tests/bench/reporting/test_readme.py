@@ -33,5 +33,5 @@ def test_the_table_is_what_compare_prints_of_the_same_records(shown: list[Record
 
 def test_the_command_names_its_models_in_order_and_the_baseline_last(shown: list[Record], readme: str) -> None:
     models = list(dict.fromkeys(record.model for record in shown))
-    assert f"--models {' '.join(models)} --save" in " ".join(readme.split())
+    assert f"--models {' '.join(models)} --save" in readme
     assert {record.against for record in shown if record.against} == {f"{models[-1]} deploy"}

@@ -93,6 +93,29 @@ def test_every_panel_names_its_axes_and_a_chart_has_one_legend(committed: Report
             assert all(dash["legend"] is None for dash in dashed)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.6, 180, [1, 10, 100]),
+        (38, 210, [50, 100, 200]),
+        (0.3, 31, [0.3, 1, 3, 10, 30]),
+        (51, 99, [55, 60, 95]),
+        (5.2, 30, [10, 20]),
+        (20.5, 24, [21, 22, 23]),
+    ],
+)
+def test_a_logarithmic_axis_has_its_round_values_each_with_its_label(
+    low: float, high: float, expected: list[float]
+) -> None:
+    axis = Axis(low, high, 250, log=True).encoding["axis"]
+    assert set(expected) <= set(axis["values"])
+    assert len(axis["values"]) >= 3
+    assert all(low <= value <= high for value in axis["values"])
+    at = [Axis(low, high, 250, log=True).pixel(value) for value in axis["values"]]
+    assert min(b - a for a, b in itertools.pairwise(at)) > 12, "labels of text of this size do not touch"
+    assert not axis["labelOverlap"], "none is left out"
+
+
 def test_labels_are_in_units_of_the_axes() -> None:
     x, y = Axis.around([1, 100], 330, 20, log=True), Axis.around([80, 85], 250, 16, up=True)
     points: list[dict[str, Any]] = [

@@ -45,6 +45,7 @@ def test_what_differs_is_a_column(tmp_path: Path) -> None:
     assert [name for _, name in main.filters] == [
         h for h in headings if h in ("size", "batch", "family", "dtype", "machine")
     ]
+    assert headings[:2] == ["model", "machine"], "a speed is of a machine"
 
 
 def test_the_first_click_puts_the_best_on_top(tmp_path: Path) -> None:
@@ -61,3 +62,22 @@ def test_five_lines_say_what_holds(tmp_path: Path) -> None:
     assert "from ConvNeXt-B 7.0 MiB to OverLoCK-T 14.0 MiB" in said["Memory"]
     assert "33.47 M parameters and 5.64 G MACs, 0.38 and 0.37 of ConvNeXt-B's" in said["Cost"]
     assert "nothing was measured" in said["Accuracy"]
+
+
+def test_a_line_of_speed_names_its_machine_where_there_are_several(tmp_path: Path) -> None:
+    made = cost()
+    for machine, models in zip(MACHINES, (("overlock_t", "convnext_b"), ("overlock_t",)), strict=True):
+        made += [timed(model, "throughput", 7.0, machine=machine) for model in models]
+        made += [timed(model, "memory", 7.0 * 2**20, machine=machine) for model in models]
+    said = [of for of, _ in lines(gather(kept(tmp_path / "results", made)))]
+    speeds = [f"Speed on {machine}" for machine in MACHINES]
+    assert said == [*speeds, f"Memory on {MACHINES[0]}", "Cost", "Accuracy", "Statements"]
+
+
+def test_questions_are_not_counted_as_statements_of_others(tmp_path: Path) -> None:
+    gathered = report(tmp_path)
+    questions = sum(finding.statement.question for finding in gathered.findings)
+    said = dict(lines(gathered))["Statements"]
+    assert said.startswith(f"of {len(gathered.findings) - questions} that others published: ")
+    assert "YES" in said.partition("Questions")[2]
+    assert "YES" not in said.partition("Questions")[0]
