@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import re
 import secrets
@@ -123,10 +124,14 @@ def dtype(text: str) -> str:
     return f"{prefix}{dash}{SHORT_DTYPES.get(name, name)}"
 
 
+LARGEST = 2**63 - 1
+"""What libraries take for a whole number."""
+
+
 def natural(text: str, least: int = 0) -> int:
     """A whole number of 0 or more."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+    if not text.isdecimal() or not least <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no whole number of {least} or more, up to {LARGEST}")
     return int(text)
 
 
@@ -138,6 +143,23 @@ def positive(text: str) -> int:
 def positive_or_auto(text: str) -> int | str:
     """`auto`, or a whole number of 1 or more."""
     return text if text == "auto" else positive(text)
+
+
+def number(text: str, most: float = math.inf) -> float:
+    """A finite number of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 <= value <= most and math.isfinite(value)):
+        end = "" if most == math.inf else f", up to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no number of 0 or more{end}")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    return number(text, 1.0)
 
 
 def percent(text: str) -> float:

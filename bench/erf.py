@@ -48,7 +48,7 @@ def parser() -> Parser:
     add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
     add("--images", type=Path, metavar="DIR", help="folder of images (default: random noise)")
     add("--count", type=cli.positive, default=8, metavar="N", help="images to sum over (8)")
-    add("--seed", type=int, default=0, help="of random weights and noise")
+    add("--seed", type=cli.natural, default=0, help="of random weights and noise")
     add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
     add("--device", type=cli.device, default="cpu")
     add("--output", type=Path, default=Path("report/figures/erf.png"), metavar="FILE", help=".png, .svg or .pdf")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.cli import BadInput, unwritable
+from bench.cli import BadInput, check_writable, unwritable
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another writer, who holds the lock for some milliseconds."""
@@ -55,6 +55,30 @@ def parse_csv(text: str, path: Path, needed: Collection[str], mend: str) -> list
     except csv.Error as error:
         raise BadInput(f"{path}, line {reader.line_num}: {error}: {mend}") from error
     return rows
+
+
+@contextmanager
+def alone(path: Path, mend: str) -> Iterator[None]:
+    """Within it this process alone writes the file, however long that takes; its folder is made.
+
+    Raises:
+        BadInput: if another process does, or the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadInput(f"another run is writing to {path}: wait for it, or {mend}") from error
+    except OSError as error:
+        raise BadInput(unwritable(path, error)) from error
+    try:
+        check_writable(path)
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -18,10 +18,10 @@ def parser() -> cli.Parser:
         "train_coco", "Fine-tune Mask R-CNN or a cascade on COCO's train2017.", HEADS["detection"]
     )
     p.add_argument("--epochs", type=cli.positive, default=12, help="12 (1x, default) or 36 (3x)")
-    p.add_argument("--lr", type=float, default=2e-4, help="for --batch-size 16 (default: 2e-4)")
-    p.add_argument("--weight-decay", type=float, default=0.05)
-    p.add_argument("--warmup", type=int, default=500, metavar="N", help="iterations, linear (default: 500)")
-    p.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: none)")
+    p.add_argument("--lr", type=cli.number, default=2e-4, help="for --batch-size 16 (default: 2e-4)")
+    p.add_argument("--weight-decay", type=cli.number, default=0.05)
+    p.add_argument("--warmup", type=cli.natural, default=500, metavar="N", help="iterations, linear (default: 500)")
+    p.add_argument("--clip", type=cli.number, metavar="NORM", help="largest norm of the gradient (default: none)")
     p.add_argument("--long", type=cli.positive, default=1333, help="long side that an image is scaled to fit")
     p.add_argument("--shorts", nargs="+", type=cli.positive, default=[800], metavar="SIDE",
                    help="short sides, one of which is drawn for each image (default: 800)")  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import BadInput, Parser, add_device, add_output, check_writable, positive
+from bench.cli import BadInput, Parser, add_device, add_output, check_writable, natural, positive, share
 from bench.models import is_pattern, matching
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def training_parser(command: str, about: str, heads: Sequence[str]) -> Parser:
     p.add_argument("--weights", default=RELEASED, metavar="PATH",
                    help=f"the classifier's checkpoint to start from, '{RELEASED}' (default) or '{RANDOM}'")  # fmt: skip
     p.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images of all processes together")
-    p.add_argument("--drop-path", type=float, metavar="RATE", help="of the backbone (default: the classifier's)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--drop-path", type=share, metavar="RATE", help="of the backbone (default: the classifier's)")
+    p.add_argument("--seed", type=natural, default=0)
     p.add_argument("--output", type=Path, required=True, metavar="FILE",
                    help="the whole checkpoint; a stopped run goes on from it")  # fmt: skip
     p.add_argument("--every", type=positive, default=1000, metavar="N", help="iterations between checkpoints")

@@ -7,6 +7,7 @@ number, so that a run that was stopped anywhere ends with the numbers of one tha
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.cli import BadInput
+from bench.cli import BadInput, write_whole
+from bench.files import parse_csv, read_text
 from bench.torchrun import Workers
 from bench.training import state
 from bench.training.samples import seed_all
@@ -77,6 +79,8 @@ class Training:
         self.optimiser.load_state_dict(content["optimiser"])
         meta = content["meta"]
         self.step, self.best, self.sums = meta["step"], meta["best"], dict(meta["sums"][rank])
+        if self.step not in range(self.total + 1):
+            raise ValueError(f"step {self.step} of {self.total}")
 
 
 def train(
@@ -98,10 +102,17 @@ def train(
     Raises:
         BadInput: where the state is of another run, or a loss is not finite.
     """
-    t = training
-    if content := state.read(folder / "last.pth", about, t.device):
-        t.restore(content, workers.rank)
-        log.info("goes on from step %d of %d of %s", t.step, t.total, folder / "last.pth")
+    t, last = training, folder / "last.pth"
+    if workers.rank == 0:
+        state.read(folder / "best.pth", about, "cpu")  # what is there is written over
+        _lines(folder / "log.csv")
+    if content := state.read(last, about, t.device):
+        try:
+            t.restore(content, workers.rank)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            why = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+            raise BadInput(f"{last} is damaged ({why}): {state.MEND}") from error
+        log.info("goes on from step %d of %d of %s", t.step, t.total, last)
     network = _shared(t, workers)
     source = batches(t.step)
     clock = _Clock(t)
@@ -119,7 +130,7 @@ def train(
         if t.step % every == 0 or at + 1 == t.steps:
             sums = workers.gather(t.sums)
             if workers.rank == 0:
-                state.save(folder / "last.pth", t.content(about, sums))
+                state.save(last, t.content(about, sums))
 
 
 def _shared(t: Training, workers: Workers) -> nn.Module:
@@ -180,7 +191,7 @@ def _end_of_epoch(
     log.info(
         "epoch %d of %d: %s", epoch + 1, t.epochs, ", ".join(f"{k} {v:.6g}" for k, v in row.items() if k != "epoch")
     )
-    _append(folder / "log.csv", row, about)
+    _append(folder / "log.csv", row)
     reached = max(row.get("top1", -1.0), row.get("top1_ema", -1.0))
     if reached > t.best:
         t.best = reached
@@ -189,14 +200,28 @@ def _end_of_epoch(
         state.save(folder / "best.pth", content)
 
 
-def _append(path: Path, row: dict[str, Any], about: dict[str, str]) -> None:
+LOG = ("epoch", "lr", "loss", "main", "aux", "top1", "top1_ema")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of `log.csv` below its heading, none where there is no file.
+
+    Raises:
+        BadInput: if the file is something else.
+    """
+    if not path.exists():
+        return []
+    rows = parse_csv(read_text(path, state.MEND), path, LOG, state.MEND)
+    if not all(row["epoch"].isdecimal() for _, row in rows):
+        raise BadInput(f"{path} is no log of a training: {state.MEND}")
+    return [",".join(row[name] for name in LOG) for _, row in rows]
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
     """A line an epoch; lines of epochs that are done again after a stop are replaced."""
-    names = ["epoch", "lr", "loss", "main", "aux", "top1", "top1_ema"]
-    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    kept = [line for line in lines if line and int(line.split(",")[0]) < row["epoch"]]
-    made = ",".join(f"{row[name]:.10g}" if name in row else "" for name in names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([",".join(names), *kept, made]) + "\n", encoding="utf-8")
+    kept = [line for line in _lines(path) if int(line.partition(",")[0]) < row["epoch"]]
+    made = ",".join(f"{row[name]:.10g}" if name in row else "" for name in LOG)
+    write_whole(path, "\n".join([",".join(LOG), *kept, made]) + "\n")
 
 
 class _Clock:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,10 +25,12 @@ from bench.accuracy import loader
 from bench.accuracy.data import ImageSet, open_images
 from bench.accuracy.recipes import Recipe, recipe_for
 from bench.cli import OK, BadInput
+from bench.files import alone
 from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.models import Entry
 from bench.torchrun import Workers
+from bench.training import state
 from bench.training.loop import Training, train
 from bench.training.samples import Samples, Shares, collate, readable, seed_all
 from overlock.checkpoints.download import Unavailable
@@ -44,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     entry, device = resolve(args.model), choose_device(args.device)
     training_set, test_set = _sets(args)
-    with Workers("nccl" if device.startswith("cuda") else "gloo") as workers:
+    with (
+        Workers("nccl" if device.startswith("cuda") else "gloo") as workers,
+        alone(args.output / "last.pth", state.MEND) if workers.rank == 0 else nullcontext(),
+    ):
         share = _share(args, len(training_set), workers)
         classes = _classes(args, training_set)
         seed_all(args.seed, 2)  # the first weights, the same in every process
@@ -95,6 +101,12 @@ def _sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
     test = next((args.data / name for name in ("val", "validation") if (args.data / name).is_dir()), args.data / "val")
     sets = [open_images(path, "custom") for path in (args.data / "train", test)]
     numbers, names = (images.classes for images in sets)
+    if not numbers and not names:  # tables have their labels in a column
+        return sets[0], sets[1]
+    if not numbers or not names:
+        raise BadInput(
+            f"--data {args.data}: one of train and {test.name} has class folders, and the other a column of labels"
+        )
     if unknown := sorted(names.keys() - numbers.keys()):
         raise BadInput(f"--data {args.data}: {test.name} has the class {unknown[0]}, which train has not")
     renumbered = {own: numbers[name] for name, own in names.items()}
@@ -114,10 +126,15 @@ def _share(args: argparse.Namespace, count: int, workers: Workers) -> int:
 
 
 def _classes(args: argparse.Namespace, images: ImageSet) -> int:
-    found = len(images.classes)
-    if args.num_classes and args.num_classes < found:
-        raise BadInput(f"--num-classes {args.num_classes}: --data has {found}")
-    return args.num_classes or found
+    found, largest = len(images.classes), max([*images.classes.values(), *images.labels])
+    if args.num_classes and args.num_classes <= largest:
+        raise BadInput(f"--num-classes {args.num_classes}: --data has {found or largest + 1}, up to index {largest}")
+    if not args.num_classes and largest >= found > 0:
+        raise BadInput(
+            f"--data {args.data}: its {found} folders are classes of ImageNet-1K, whose indices go up to {largest}:"
+            " give --num-classes 1000; or put a letter before each name, and they are numbered from 0"
+        )
+    return args.num_classes or largest + 1
 
 
 def _model(args: argparse.Namespace, entry: Entry, classes: int) -> nn.Module:
@@ -163,6 +180,15 @@ def _loss(args: argparse.Namespace, mixup: Mixup | None) -> AuxiliaryLoss:
 
 
 def _augmentation(args: argparse.Namespace, recipe: Recipe) -> Any:
+    try:
+        return _transform(args, recipe)
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"--augment {args.augment}: timm has none of that name ({error}); give none for flips and crops"
+        ) from error
+
+
+def _transform(args: argparse.Namespace, recipe: Recipe) -> Any:
     return create_transform(
         (3, *args.resolution),
         is_training=True,

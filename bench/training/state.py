@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,16 @@ import torch
 
 from bench.cli import BadInput
 
+MEND = "give --output another folder"
+
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content`; a kill leaves the file before.
+    """Write `content`; a kill leaves the file before. The caller alone writes there (`bench.files.alone`).
 
     Raises:
         BadInput: if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(dict(content), partial)
@@ -36,13 +37,12 @@ def read(path: Path, about: Mapping[str, str], device: str) -> dict[str, Any] | 
     """
     if not path.exists():
         return None
-    mend = "give --output another folder"
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        known: dict[str, str] = content["meta"]["about"]
+        known = dict(content["meta"]["about"])
     except Exception as error:  # what kind it is depends on what the file is instead
-        raise BadInput(f"{path} is there and is no state of this training: {mend}") from error
+        raise BadInput(f"{path} is there and is no state of this training: {MEND}") from error
     differ = [name for name in {**known, **about} if known.get(name) != about.get(name)]
     if differ:
-        raise BadInput(f"{path} is of a run with other {', '.join(sorted(differ))}: {mend}")
+        raise BadInput(f"{path} is of a run with other {', '.join(sorted(map(str, differ)))}: {MEND}")
     return content

@@ -40,7 +40,7 @@ def parser() -> Parser:
     p.add_argument("--device", default="cpu", type=cli.device)
     p.add_argument("--threads", type=cli.positive, metavar="N")
     p.add_argument("--rounds", type=cli.positive, default=6, help="fresh processes")
-    p.add_argument("--seconds", type=float, default=1.0, help="of each method in each of its turns, about")
+    p.add_argument("--seconds", type=cli.number, default=1.0, help="of each method in each of its turns, about")
     p.add_argument("--child", help=argparse.SUPPRESS)
     return p
 

@@ -229,6 +229,7 @@ def test_a_damaged_file_of_expected_figures_is_refused(tmp_path: Path) -> None:
     for row in ("m,deploy,logits,224,float32,1 nan 2", "m,deploy,logits,224,float32,garbage", "m,deploy,params,,,nan",
                 "m,deploy,macs,224,,inf", "m,deploy", f"{good}\n{good}", "m,deploy,failed,,,no"):  # fmt: skip
         path.write_text(f"{header}\n{row}\n")
+        refused(lambda: expected.read(path), "expected.csv, line")
         refused(
             lambda: gate.main(["--exact", "--models", "overlock_xt", "--expected", str(path)]), "expected.csv, line"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +144,14 @@ def _save(
     iteration: int,
     about: Mapping[str, str],
 ) -> None:
-    """Replaced as a whole: a kill leaves the one before. `state_dict` has the released names."""
+    """Replaced as a whole: a kill leaves the one before. `state_dict` has the released names. The caller alone writes
+    there (`bench.files.alone`)."""
     content = {
         "meta": {"iteration": iteration, "schedule": repr(schedule), "about": dict(about)},
         "state_dict": losses.model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, partial)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from bench.dense.training.losses import DetectionLosses, SegmentationLosses
 from bench.dense.training.roi_loss import Objects
 from bench.dense.weights import load_backbone, read_checkpoint
 from bench.evaluation.files import some
+from bench.files import alone
 from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.torchrun import Workers
@@ -142,7 +144,10 @@ def _run(
     wanted = choose_device(args.device)
     for note in data.notes:
         log.info("%s", note)
-    with Workers("nccl" if wanted.startswith("cuda") else "gloo") as workers:
+    with (
+        Workers("nccl" if wanted.startswith("cuda") else "gloo") as workers,
+        alone(args.output, "give --output another file") if workers.rank == 0 else nullcontext(),
+    ):
         if args.batch_size % workers.size:
             raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
         place = Place(wanted, args.dtype)

@@ -271,6 +271,8 @@ def test_suffixes_tell_two_images_apart_where_they_are_given(tmp_path: Path) -> 
     path.write_text("1 3\n")
     with pytest.raises(BadInput, match="1 is the name of two images"):
         of_file(path, ["1.jpg", "1.png"])
+    path.write_text("shot.1 3\nshot.2 4\n")  # a dot begins no suffix where it is not an image's
+    assert of_file(path, ["shot.1.jpg", "shot.2.jpg"])[0] == [3, 4]
 
 
 @pytest.mark.parametrize("end", [1536, 1536 + 700, 1536 + 512, -1024])

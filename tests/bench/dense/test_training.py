@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 pytest.importorskip("torchvision")
 
+from bench import train_ade20k
 from bench.cli import BadInput
 from bench.dense.anchors import STRIDES, grid_anchors
 from bench.dense.boxes import decode_boxes, encode_boxes
@@ -31,6 +33,7 @@ from bench.dense.training.loop import Endless, Schedule, optimiser_for, train
 from bench.dense.training.roi_loss import Objects, roi_losses, stages_of
 from bench.dense.training.rpn_loss import rpn_losses
 from bench.torchrun import Workers
+from tests.bench.dense.trees import write_ade20k
 
 TWELVE = Schedule(1000, 2e-4, 0.05, 500, 1e-3, (8 / 12, 11 / 12))
 
@@ -282,6 +285,19 @@ def test_an_output_that_is_something_else_is_refused_and_left_as_it_is(case: str
         run(tmp_path, schedule)
     assert "give --output another file" in str(error.value)
     assert path.read_bytes() == before
+
+
+def test_two_trainings_do_not_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.dense.training.run._model", lambda *args: pytest.fail("it began"))
+    data = write_ade20k(tmp_path / "data", {"a": np.zeros((8, 8), np.uint8)})
+    for folder in ("images", "annotations"):
+        (data / folder / "validation").rename(data / folder / "training")
+    given = ["--model", "moganet_xt", "--weights", "random", "--data", str(data), "--device", "cpu", "--output"]
+    with FileLock(tmp_path / "m.pth.lock"), pytest.raises(BadInput, match=r"another run is writing to .*m.pth"):
+        train_ade20k.main([*given, str(tmp_path / "m.pth")])
+    for factors in (["2", "0.5"], ["0", "0"]):
+        with pytest.raises(BadInput, match="--factors"):
+            train_ade20k.main([*given, str(tmp_path / "m.pth"), "--factors", *factors])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:

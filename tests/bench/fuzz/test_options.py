@@ -24,7 +24,7 @@ from bench.cli import BadInput
 from tests.bench.fuzz.mutations import try_all
 
 COMMANDS = ("compare", "top1", "gate", "claims", "report", "calibrate", "erf", "coco", "ade20k", "train_coco",
-            "train_ade20k", "gpu_run", "list", "sweep")  # fmt: skip
+            "train_ade20k", "train_imagenet", "gpu_run", "list", "sweep")  # fmt: skip
 VALUES = (
     *("", "0", "-1", "1", "3", "1e999", "nan", "0.5", "224", "31", "64x32", "9" * 5000, "\u0663", "\u00b2", "\udcff"),
     *("all", "overlock_xt", "overlok", "resnet18", "convnext_t", "=", "overlock_xt=", "overlock_xt=/nowhere.pth"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -103,7 +105,86 @@ def test_another_run_is_refused(digits: Path, tmp_path: Path) -> None:
         train_imagenet.main(argv(digits, tmp_path / "run", "--epochs", "1"))
 
 
+@pytest.mark.parametrize("damage", ["optimiser", "state_dict", "sums", "step", "about"])
+def test_a_damaged_state_is_one_line(damage: str, digits: Path, tmp_path: Path) -> None:
+    given = argv(digits, tmp_path / "run", "--epochs", "1", "--cooldown", "0")
+    train_imagenet.main(given)
+    path = tmp_path / "run" / "last.pth"
+    content = torch.load(path, weights_only=True)
+    changed: dict[str, Any] = {"sums": [], "step": -5, "about": [1]}
+    if damage in changed:
+        content["meta"][damage] = changed[damage]
+    else:
+        content[damage] = {}
+    torch.save(content, path)
+    with pytest.raises(BadInput, match=r"last.pth is (damaged|there and is no state).*: give --output another folder"):
+        train_imagenet.main(given)
+
+
+@pytest.mark.parametrize("name", ["best.pth", "log.csv"])
+@pytest.mark.parametrize(
+    "content", [b"my,notes\n1,2\n", b"\xff\xfe\x00", b"epoch,lr,loss,main,aux,top1,top1_ema\nx,,,,,,\n"]
+)
+def test_files_of_others_are_not_written_over(name: str, content: bytes, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(BadInput, match=name):
+        train_imagenet.main(argv(digits, tmp_path / "run"))
+    assert (tmp_path / "run" / name).read_bytes() == content
+
+
+def test_two_runs_do_not_share_a_folder(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / "last.pth.lock"), pytest.raises(BadInput, match="another run is writing"):
+        train_imagenet.main(argv(digits, tmp_path / "run"))
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / "file" / "run", tmp_path / "file", Path("/dev/null")):
+        with pytest.raises(BadInput, match=r"cannot write|is a file"):
+            train_imagenet.main(argv(digits, bad))
+
+
+def test_folders_of_imagenet_have_its_indices(digits: Path, tmp_path: Path) -> None:
+    """They are its classes everywhere: a network of as many outputs as there are folders would have others."""
+    for split in ("train", "val"):
+        for digit, synset in zip("0123", ("n01440764", "n02102040", "n02979186", "n03000684"), strict=True):
+            shutil.copytree(digits / split / digit, tmp_path / "data" / split / synset)
+    with pytest.raises(BadInput, match=r"indices go up to \d+: give --num-classes 1000"):
+        train_imagenet.main(argv(tmp_path / "data", tmp_path / "run"))
+    given = ["--epochs", "1", "--cooldown", "0", "--num-classes", "1000"]
+    assert train_imagenet.main(argv(tmp_path / "data", tmp_path / "run", *given)) == 0
+
+
+def test_tables_of_images_have_labels_of_their_own(digits: Path, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for split in ("train", "val"):
+        files = sorted((digits / split).rglob("*.png"))
+        images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        (tmp_path / "data" / split).mkdir(parents=True)
+        table = pa.table({"image": images, "label": [int(file.parent.name) for file in files]})
+        pq.write_table(table, tmp_path / "data" / split / f"{split}.parquet")
+    given = ["--epochs", "1", "--cooldown", "0"]
+    for data in (tmp_path / "data", digits):
+        assert train_imagenet.main(argv(data, tmp_path / data.name, *given)) == 0
+    assert read_checkpoint(tmp_path / "data" / "best.pth")["fc.weight"].shape[0] == 4
+    shutil.rmtree(tmp_path / "data" / "val")
+    shutil.copytree(digits / "val", tmp_path / "data" / "val")
+    with pytest.raises(BadInput, match="class folders, and the other a column"):
+        train_imagenet.main(argv(tmp_path / "data", tmp_path / "mixed"))
+
+
+@pytest.mark.parametrize(
+    "option", ["--lr=nan", "--lr=-1", "--mixup=nan", "--cutmix=-2", "--drop=2", "--erase=3", "--smoothing=-1",
+               "--ema-decay=5", "--clip=nan", "--drop-path=nan", "--weight-decay=inf", f"--seed={2**63}"],
+)  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train_imagenet.main(argv(tmp_path, tmp_path, option))
+    assert f"{option.partition('=')[0]}: " in capsys.readouterr().err
+
+
 WRONG = {
+    "timm has none of that name": (["--augment", "nonsense"], "--augment nonsense"),
+    "no policy": (["--augment", ""], "--augment is empty"),
     "99 training images": (["--batch-size", "600"], "60 training images"),
     "odd": (["--batch-size", "15"], "Mixup pairs images, and 15"),
     "classes": (["--num-classes", "3"], "--data has 4"),
