@@ -66,6 +66,12 @@ def headline(report: Report) -> list[Row]:
     return max(headlines(report), key=weight, default=[])
 
 
+def elsewhere(report: Report, machine: str) -> bool:
+    """Whether the headline rows are another machine's: pictures of this one stand in the appendix."""
+    rows = headline(report)
+    return bool(rows) and rows[0].machine != machine
+
+
 def headlines(report: Report) -> list[list[Row]]:
     """For each machine and device rows of the headline models at 224, under the conditions that have most of them."""
     groups: dict[tuple[Any, ...], dict[str, Row]] = {}

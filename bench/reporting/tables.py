@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from bench.metrics import METRICS
@@ -69,9 +70,10 @@ def heading(metric: str, against: str = "") -> str:
 
 
 def common_base(rows: Sequence[Row], metric: str) -> str:
-    """What the rows' ratios all refer to, as `<model> <form>`; empty where they differ, or are none."""
-    bases = {row.cells[metric].record.against for row in rows if metric in row.cells}
-    return bases.pop() if len(bases) == 1 else ""
+    """What most of the rows' ratios refer to, as `<model> <form>`; empty where there is no such thing."""
+    bases = Counter(row.cells[metric].record.against for row in rows if metric in row.cells)
+    base, count = bases.most_common(1)[0] if bases else ("", 0)
+    return base if 2 * count > bases.total() else ""
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

@@ -116,10 +116,14 @@ def test_a_ratio_names_what_it_is_to() -> None:
         timed(model, "throughput_ratio", 1.5, against=f"{base} deploy", lo=1.4, hi=1.6)
         for model, base in (("overlock_t", "convnext_b"), ("overlock_xt", "convnext_t"))
     ]
-    one, two = (comparison(rows(Placed(r, "") for r in some)) for some in (made[:1], made))
+    made.append(replace(made[0], model="overlock_s"))
+    one, two, most = (comparison(rows(Placed(r, "") for r in some)) for some in (made[:1], made[:2], made))
     assert "throughput ratio to convnext_b" in one
     assert "1.50 [1.40, 1.60] |" in one
     assert "1.50 [1.40, 1.60] to convnext_t deploy" in two
+    assert "1.50 [1.40, 1.60] to convnext_b deploy" in two
+    assert "throughput ratio to convnext_b" in most, "what most are to is the heading"
+    assert "1.50 [1.40, 1.60] to convnext_t deploy" in most
 
 
 def test_an_invalid_figure_is_marked_and_its_reason_told(gathered: Report) -> None:

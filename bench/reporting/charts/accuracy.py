@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.families import IN_22K
@@ -22,6 +23,7 @@ MAIN = ("macs", "throughput")
 COSTS = ("macs", "params", "throughput", "latency", "memory")
 PUBLISHED, MEASURED = "published", "measured"
 COLUMNS = 2  # panels of the figure beside one another
+BETWEEN = 55  # pixels from a panel to the one beside it
 
 Point = dict[str, Any]
 
@@ -54,17 +56,26 @@ def _by_place(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def figure(report: Report, theme: Theme = PRINT) -> Spec | None:
     """Published top-1 at 224 against MACs, and against the throughput of each machine's headline rows."""
     counted = [row for row in report.rows if row.resolution == "224" and row.form == "deploy" and row.value("macs")]
-    panels: list[Spec] = []
-    for rows, metric in ((counted, "macs"), *((rows, "throughput") for rows in headlines(report))):
-        points = [point for point in _points(rows, metric) if point["kind"] == PUBLISHED]
-        if points:
-            where = "" if metric == "macs" else f", {rows[0].device} {rows[0].dtype}, batch {rows[0].batch}"
-            titles = f"{quantity(metric)[:-1]}{where})", "Published ImageNet-1K top-1 at 224 (%)"
-            panel = _panel(points, metric, titles, theme, joined=True)
-            several = metric == "throughput" and len(headlines(report)) > 1
-            panels.append({**panel, **({"title": rows[0].machine} if several else {})})
-    shared = {"color": "shared", "shape": "shared"}
-    return {"concat": panels, "columns": COLUMNS, "resolve": {"scale": shared}} if panels else None
+    timed = headlines(report)
+    machines = [panel for rows in timed if (panel := _printed(rows, "throughput", theme, named=len(timed) > 1))]
+    wide = replace(theme, width=2 * theme.width + BETWEEN) if machines and len(machines) % COLUMNS == 0 else theme
+    macs = _printed(counted, "macs", wide)
+    resolve = {"scale": {"color": "shared", "shape": "shared"}}
+    if macs and wide is not theme:
+        return {"vconcat": [macs, {"concat": machines, "columns": COLUMNS}], "resolve": resolve}
+    panels = [*([macs] if macs else []), *machines]
+    return {"concat": panels, "columns": COLUMNS, "resolve": resolve} if panels else None
+
+
+def _printed(rows: Sequence[Row], metric: str, theme: Theme, named: bool = False) -> Spec | None:
+    """A panel of the figure; `named` puts the machine's name above it."""
+    points = [point for point in _points(rows, metric) if point["kind"] == PUBLISHED]
+    if not points:
+        return None
+    where = "" if metric == "macs" else f", {rows[0].device} {rows[0].dtype}, batch {rows[0].batch}"
+    titles = f"{quantity(metric)[:-1]}{where})", "Published ImageNet-1K top-1 at 224 (%)"
+    panel = _panel(points, metric, titles, theme, joined=True)
+    return {**panel, "title": rows[0].machine} if named else panel
 
 
 def _points(rows: Iterable[Row], metric: str) -> list[Point]:

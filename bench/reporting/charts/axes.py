@@ -12,7 +12,7 @@ STEPS = (
     *((*range(10, 20, 2), *range(20, 100, 5)), tuple(range(10, 100))),
 )
 """Digits of the values that a logarithmic axis may show in each power of ten, from few to many."""
-TICKS = 4
+TICKS = 5
 """How many it shows at least, where any of them gives so many."""
 
 

@@ -12,6 +12,7 @@ from bench.reporting.charts.labels import labelled, layers
 from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, dashes, described, look, quantity
 from bench.reporting.data import Report
 from bench.reporting.names import sized
+from bench.reporting.readme import elsewhere
 from bench.reporting.rows import main_rows
 
 SHOWN = ("throughput", "latency", "memory", "top1")
@@ -33,7 +34,9 @@ def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
                 told += " and one batch: points of different batches are not joined." if _batched(metric) else "."
                 title = f"{METRICS[metric].heading.capitalize()} across resolutions, {machine}"
                 name = f"sweep-{metric}-{machine}{_suffix(report, machine, metric, under)}"
-                made.append(Chart(name, title, told, _figure(points, metric, theme)))
+                made.append(
+                    Chart(name, title, told, _figure(points, metric, theme), further=elsewhere(report, machine))
+                )
     return made
 
 

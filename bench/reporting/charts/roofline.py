@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.reporting.breakdowns import Roofline, rooflines
 from bench.reporting.charts.axes import Axis
 from bench.reporting.charts.labels import labelled, layers
 from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, described, look
 from bench.reporting.data import Report
+from bench.reporting.readme import elsewhere
 
 SLOPE = 5.0  # how far below the ridge the roof begins, as a factor of the intensity; above its slope is a note
 
 
 def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
     """A chart for each machine and dtype whose peaks are recorded."""
-    return [_chart(roof, theme) for roof in rooflines(report)]
+    return [replace(_chart(roof, theme), further=elsewhere(report, roof.machine)) for roof in rooflines(report)]
 
 
 def _chart(roof: Roofline, theme: Theme) -> Chart:

@@ -85,7 +85,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     """A table for each task, and for its training: the first one is the page's main table."""
     order = list(TITLES)
     groups: dict[tuple[str, bool], list[Row]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: not row.measured):  # what is only counted comes last
         groups.setdefault((row.task, row.training), []).append(row)
     kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
     return [table(groups[kind], "results" if kind == kinds[0] else f"results-{i}", _title(kind, kinds[0]))

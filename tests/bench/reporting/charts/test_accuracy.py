@@ -34,11 +34,13 @@ def test_two_machines_have_a_panel_each(tmp_path: Path) -> None:
     report = gather(kept(tmp_path / "results", made))
     spec = accuracy.figure(report)
     assert spec is not None
-    counted, *timed_panels = spec["concat"]
+    counted, beside = spec["vconcat"]
+    timed_panels = beside["concat"]
+    assert counted["width"] > 2 * timed_panels[0]["width"], "no place is left empty"
     assert counted["encoding"]["x"]["title"] == "MACs (G)"
     assert [panel["title"] for panel in timed_panels] == list(MACHINES)
     assert all("batch 4" in panel["encoding"]["x"]["title"] for panel in timed_panels)
-    assert all("Published" in panel["encoding"]["y"]["title"] for panel in spec["concat"])
+    assert all("Published" in panel["encoding"]["y"]["title"] for panel in (counted, *timed_panels))
     assert all(machine in caption(report) for machine in MACHINES)
     assert "as published" in caption(report)
 

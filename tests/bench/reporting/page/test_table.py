@@ -81,3 +81,9 @@ def test_questions_are_not_counted_as_statements_of_others(tmp_path: Path) -> No
     assert said.startswith(f"of {len(gathered.findings) - questions} that others published: ")
     assert "YES" in said.partition("Questions")[2]
     assert "YES" not in said.partition("Questions")[0]
+
+
+def test_what_is_only_counted_comes_last(tmp_path: Path) -> None:
+    made = [*cost(), *(timed("overlock_t", "throughput", 7.0, machine=machine) for machine in MACHINES)]
+    main = tables(gather(kept(tmp_path / "results", made)).rows)[0]
+    assert [cell.text for cell in main.columns[1].cells] == [*MACHINES, "", ""]
