@@ -26,7 +26,12 @@ _FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 @lru_cache(maxsize=1)
 def _library_has_fused() -> bool:
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    names = (
+        "_convolution_pointwise",
+        "_convolution_pointwise_",
+        "_reorder_convolution_weight",
+        "_get_mkldnn_serialized_md",
+    )
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 

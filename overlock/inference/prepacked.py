@@ -1,7 +1,9 @@
 """Weights of convolutions in the blocked layout that oneDNN's kernels read, made once instead of at every call.
 
 Of one image through a deployed OverLoCK-T (112 ms on two cores) 19 ms went to reordering weights, and to framing
-depthwise kernels in zeros. The price is memory: a model that has run on a CPU holds its convolutions' weights twice.
+depthwise kernels in zeros. The price is memory: a model that has run on a CPU holds its convolutions' weights twice,
+and some of them three times where one image and several take kernels of different layouts. Left in the layout for eight
+images, they were reordered at each call of one image, by a slow path: 242 ms of OverLoCK-T's with AVX2.
 
 A weight that is edited is packed again. An edit in place through `.data` (or numpy) passes PyTorch's count of changes
 by: it is seen if it moves one of 8 elements spread over the weight, as scaling or overwriting the whole does. Reading
@@ -13,6 +15,7 @@ the tensor itself, under `torch.no_grad()`, is always seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +25,31 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from overlock.depthwise.native import taps_of
 
 SAMPLE = 8
+MAPS = 64
+"""Sizes of maps that a weight remembers its layout for."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A weight's state when it was packed, its data then, and what it was packed to, by the map's size.
+
+    The data keeps the memory, which it shares, so that no other `.data` comes to lie at the same address.
+    """
+
+    state: tuple[object, ...]
+    data: Tensor
+    by_map: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+
 _prepacked = WeakTensorKeyDictionary()
-"""Weight -> (its state when it was packed, the packed weight, its data then), for as long as the weight lives. The last
-keeps the memory, which it shares, so that no other `.data` comes to lie at the same address."""
+"""Weight -> _Packed, for as long as the weight lives."""
 
 
 def prepacked(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) -> Tensor:
     """`weight` (O, I, k, k), framed in zeros to `size`, in the layout of oneDNN's kernel for maps like x (B, C, H, W).
 
-    It is packed for the first map that it meets; for maps of other sizes oneDNN reorders it where it must. A weight
-    that has changed is packed again. One made in inference mode keeps no count of its changes, and is never packed, nor
+    It is packed for each size of maps that it meets, and kept once for each layout. A weight that has changed is packed
+    again. One made in inference mode keeps no count of its changes, and is never packed, nor
     is one with gaps in memory.
     """
     if not _may_be_kept(weight):
@@ -43,14 +61,14 @@ def prepacked(weight: Tensor, x: Tensor, size: int, stride: int, groups: int) ->
         )
         return out
 
-    return _kept(weight, (size, stride, groups), pack)
+    return _kept(weight, (size, stride, groups), (len(x), *x.shape[2:]), pack)
 
 
 def packed_taps(weight: Tensor) -> Tensor:
     """A depthwise `weight` (C, 1, k, k) as the C kernel reads it (`overlock.depthwise.native`); kept likewise."""
     if not _may_be_kept(weight):
         return taps_of(weight)
-    return _kept(weight, ("taps",), lambda: taps_of(weight))
+    return _kept(weight, ("taps",), (), lambda: taps_of(weight))
 
 
 def _may_be_kept(weight: Tensor) -> bool:
@@ -58,15 +76,28 @@ def _may_be_kept(weight: Tensor) -> bool:
     return dense and not weight.is_inference()
 
 
-def _kept(weight: Tensor, kind: tuple[object, ...], pack: Callable[[], Tensor]) -> Tensor:
+def _kept(weight: Tensor, kind: tuple[object, ...], of: tuple[int, ...], pack: Callable[[], Tensor]) -> Tensor:
+    """What `pack` makes of a weight for maps of a size."""
     count = weight.numel()
     sample = weight.as_strided((min(count, SAMPLE),), (max(1, count // SAMPLE),)).tolist()
     now = (weight.data_ptr(), weight._version, sample, weight.dtype, *kind)
-    entry = _prepacked.get(weight)
-    if entry is None or entry[0] != now:
-        entry = _prepacked[weight] = (now, pack(), weight.detach())
-    kernel: Tensor = entry[1]
+    entry: _Packed | None = _prepacked.get(weight)
+    if entry is None or entry.state != now:
+        entry = _prepacked[weight] = _Packed(now, weight.detach())
+    kernel = entry.by_map.get(of)
+    if kernel is None:
+        if len(entry.by_map) >= MAPS:
+            entry.by_map.clear()
+        kernel = pack()
+        alike = (one for one in entry.by_map.values() if _layout(one) == _layout(kernel))
+        kernel = entry.by_map[of] = next(alike, kernel)
     return kernel
+
+
+def _layout(packed: Tensor) -> bytes:
+    """How oneDNN lays a packed weight out."""
+    description: Tensor = torch.ops.mkldnn._get_mkldnn_serialized_md(packed)
+    return description.numpy().tobytes()
 
 
 def _framed(weight: Tensor, size: int) -> Tensor:

@@ -41,7 +41,7 @@ def test_padding_is_right_for_even_frames() -> None:
     ("shape", "stride"), [((40, 24, 1, 1), 1), ((40, 24, 3, 3), 2), ((24, 1, 13, 13), 1), ((24, 1, 7, 7), 1)]
 )
 def test_one_weight_for_maps_of_any_size(shape: tuple[int, ...], stride: int, dtype: torch.dtype) -> None:
-    """Packed for the first map; the others, larger, smaller and of another layout, are convolved as well."""
+    """Maps that are larger, smaller and of another layout are convolved as well as the first."""
     weight, bias = weights(dtype, *shape), weights(dtype, shape[0])
     for size in ((2, 24, 14, 14), (1, 24, 14, 14), (5, 24, 28, 20), (1, 24, 1, 3), (1, 24, 160, 161)):
         for x in (maps(dtype, *size), weights(dtype, *size)):
@@ -50,6 +50,27 @@ def test_one_weight_for_maps_of_any_size(shape: tuple[int, ...], stride: int, dt
             groups = 24 // shape[1]
             truth = F.conv2d(x.double(), weight.double(), bias.double(), stride, shape[-1] // 2, 1, groups)
             assert relative_error(out.double(), truth) < TOLERANCE[dtype]
+
+
+def test_a_weight_is_kept_once_for_each_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one image's kernel reads is not what eight's left behind: oneDNN would reorder it at every call."""
+    monkeypatch.setattr(prepacked, "_prepacked", WeakTensorKeyDictionary())
+
+    def wanted(weight: Tensor, images: int) -> bytes:
+        size = [images, weight.shape[1], 14, 14]
+        fresh = torch.ops.mkldnn._reorder_convolution_weight(weight, [0, 0], [1, 1], [1, 1], 1, size)
+        return prepacked._layout(fresh)
+
+    for shape in ((512, 256, 1, 1), (256, 1024, 1, 1), (64, 64, 1, 1)):
+        weight = weights(torch.float32, *shape)
+        for images in (8, 1, 2, 8, 1):
+            packed = prepacked.prepacked(weight, maps(torch.float32, images, shape[1], 14, 14), 1, 1, 1)
+            assert prepacked._layout(packed) == wanted(weight, images)
+        kept = prepacked._prepacked[weight].by_map
+        assert len({id(one) for one in kept.values()}) == len({wanted(weight, images) for images in (8, 1, 2)})
+    for size in range(1, 2 * prepacked.MAPS):
+        prepacked.prepacked(weight, maps(torch.float32, 1, 64, 1, size), 1, 1, 1)
+    assert len(kept) <= prepacked.MAPS
 
 
 def test_a_weight_that_changes_is_packed_anew() -> None:
