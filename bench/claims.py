@@ -76,7 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure(statements, args.measure or KINDS, {s.model for x in statements for s in x.subjects}, results)
     known = evidence.load_files(args.records) if args.records else evidence.load(results)
     findings = judge_all(statements, known)
-    text = show.text_of(findings, style, args.all)
+    if style == "latex":
+        from bench.reporting.results import claims_latex, notable
+
+        text = claims_latex(findings if args.all else notable(findings))
+    else:
+        text = show.text_of(findings, style, args.all)
     if args.output:
         cli.write(args.output, text)
         print(show.summary(findings), file=sys.stderr)

@@ -332,7 +332,7 @@ def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
                 return as_csv(wide(rows, runner.sweep.baseline))
             machine = describe(runner.environment) if runner.environment else ""
             lines = [*footnotes(rows, machine, args.sources, args.verbose), *precision(runner)]
-            return f"{tables(records, style)}\n\n{below(lines, style)}"
+            return f"{tables(records, style, lines[0])}\n\n{below(lines, style)}"
 
         cli.show(text, args)
     if interrupted:
@@ -350,14 +350,14 @@ def _reasons(records: Sequence[Record]) -> str:
     return "; ".join(dict.fromkeys(reason for record in records for reason in record.reasons))
 
 
-def tables(records: Sequence[Record], style: str) -> str:
+def tables(records: Sequence[Record], style: str, caption: str = "") -> str:
     """What is printed of records: the table of inference, and one of training where that was timed."""
     from bench.reporting.rows import as_measured
     from bench.reporting.tables import comparison
 
     rows = as_measured(records)
     groups = ([row for row in rows if row.training == training] for training in (False, True))
-    return "\n\n".join(comparison(group, style) for group in groups if group)
+    return "\n\n".join(comparison(group, style, caption=caption) for group in groups if group)
 
 
 def precision(runner: Runner) -> list[str]:

@@ -7,17 +7,28 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-STYLES = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}
+STYLES = {"table": "simple", "markdown": "github"}
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]], style: str, words: int | None = None) -> str:
-    """A table in one of `STYLES`; its first `words` columns are aligned left (None: all), the others right.
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    style: str,
+    words: int | None = None,
+    caption: str = "",
+) -> str:
+    """A table in one of `STYLES`, or in LaTeX as floats that fit a page, under `caption`.
 
-    For a terminal the headings of the others are broken at their first space, since these columns are narrow.
+    Its first `words` columns are aligned left (None: all), the others right. For a terminal the headings of the others
+    are broken at their first space, since these columns are narrow.
     """
+    words = len(headings) if words is None else words
+    if style == "latex":
+        from bench import paper
+
+        return paper.of_figures(headings, [[str(cell) for cell in row] for row in rows], words, caption)
     from tabulate import tabulate
 
-    words = len(headings) if words is None else words
     align = ["left"] * words + ["right"] * (len(headings) - words)
     if style == "table":
         headings = [*headings[:words], *(heading.replace(" ", "\n", 1) for heading in headings[words:])]

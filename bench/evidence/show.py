@@ -1,4 +1,4 @@
-"""Findings as text: blocks for people, and tables in every format."""
+"""Findings as text: blocks for people, and tables."""
 
 from __future__ import annotations
 
@@ -197,12 +197,11 @@ def table(findings: Sequence[Finding], style: str) -> str:
 
 
 def text_of(findings: Sequence[Finding], style: str, everything: bool) -> str:
-    """Findings as table, markdown, latex, csv or json."""
+    """Findings as table, markdown, csv or json."""
     if style == "json":
         return "[\n" + ",\n".join("  " + json.dumps(row(f)) for f in findings) + "\n]"
     if style == "csv":
         return render.as_csv([row(f) for f in findings])
     if style == "table":
         return for_people(findings, everything)
-    shown = table(findings, style)
-    return f"{shown}\n\n{summary(findings)}" if style == "markdown" else shown
+    return f"{table(findings, style)}\n\n{summary(findings)}"

@@ -73,5 +73,6 @@ def render(records: Sequence[Record], style: str) -> str:
 
     parts = []
     for title, headings, rows in tables(records):
-        parts.append(f"{'% ' if style == 'latex' else ''}{title}\n\n{table(headings, rows, style, words=1)}")
+        text = table(headings, rows, style, words=1, caption=title)
+        parts.append(text if style == "latex" else f"{title}\n\n{text}")
     return "\n\n".join(parts)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from bench.evidence import show
 from bench.evidence.finding import Finding
 from bench.metrics import METRICS
+from bench.names import label
 from bench.reporting.data import Report
-from bench.reporting.names import label
 from bench.reporting.readme import headlines, weight
 from bench.reporting.rows import Row, main_rows
 from bench.reporting.tables import cell, common_base, shared

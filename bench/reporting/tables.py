@@ -30,6 +30,7 @@ DIRTY = "†"
 """Marks a figure of a tree with uncommitted changes, in reports."""
 
 PUBLISHED, TOP1_PUBLISHED = "published", "top-1 % (published)"
+PAPER_NOTE = "Figures headed published are others'; a ratio has the 95 % interval of paired rounds in brackets."
 
 
 def status(record: Record) -> str:
@@ -81,10 +82,16 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return [metric for metric in SHOWN if any(metric in row.cells for row in rows)]
 
 
-def comparison(rows: Sequence[Row], style: str = "markdown", mark: bool = False) -> str:
-    """Rows as a table, with published figures beside ours where there are any; `mark` those of a dirty tree."""
+def comparison(rows: Sequence[Row], style: str = "markdown", mark: bool = False, caption: str = "") -> str:
+    """Rows as a table, with published figures beside ours where there are any; `mark` those of a dirty tree.
+
+    In LaTeX it has a caption, and may be broken anywhere: a heading of published figures says what they are.
+    """
     headings, cells, words = grid(rows, mark)
-    return table(headings, cells, style, words)
+    if style == "latex":
+        headings = [f"{headings[i - 1]} {text}" if text == PUBLISHED else text for i, text in enumerate(headings)]
+        caption = f"{caption} {PAPER_NOTE}".strip()
+    return table(headings, cells, style, words, caption)
 
 
 def grid(rows: Sequence[Row], mark: bool = False) -> tuple[list[str], list[list[str]], int]:

@@ -173,10 +173,18 @@ def test_latex_tables_are_booktabs(gathered: Report, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (apt-get install texlive)")
 def test_latex_compiles_and_fits_the_page(tmp_path: Path) -> None:
-    """The tables of the committed records, with booktabs alone."""
+    """The tables of the committed records, and what commands print with `--format latex`, with booktabs alone."""
+    from bench import claims, compare
+    from bench.profile.breakdown import render
     from bench.records.store import results_folder
 
-    inputs = "\n".join(f"\\input{{{p.name}}}\n\\clearpage" for p in latex(gather(results_folder()), tmp_path))
+    claims.main(["--all", "--format", "latex", "--output", str(tmp_path / "all-claims.tex")])
+    mine = measured()
+    (tmp_path / "compared.tex").write_text(compare.tables(mine, "latex", "Measured on a machine."))
+    (tmp_path / "parts.tex").write_text(render(mine, "latex"))
+    written = [*latex(gather(results_folder()), tmp_path), *(tmp_path / f"{n}.tex" for n in ("compared", "parts"))]
+    written.append(tmp_path / "all-claims.tex")
+    inputs = "\n".join(f"\\input{{{p.name}}}\n\\clearpage" for p in written)
     preamble = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     (tmp_path / "all.tex").write_text(f"{preamble}{inputs}\n\\end{{document}}\n")
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]

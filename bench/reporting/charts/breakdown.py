@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench.names import label, sized
 from bench.reporting.breakdowns import QUANTITIES, Breakdown, breakdowns
 from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme
 from bench.reporting.data import Report
-from bench.reporting.names import label, sized
 
 SERIES = 8
 """Parts of one bar at most; the smallest of more are shown together."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from bench.metrics import METRICS
 from bench.models import family_of
+from bench.names import label, size, sized
 from bench.reporting.charts.axes import Axis
 from bench.reporting.charts.labels import labelled, layers
 from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, dashes, look, quantity
 from bench.reporting.data import Report, histories
-from bench.reporting.names import label, size, sized
 
 LINES = 8
 """Of one chart; more are told apart by their family, in a chart each."""

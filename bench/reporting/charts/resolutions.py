@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.metrics import METRICS
+from bench.names import sized
 from bench.reporting.charts.axes import Axis
 from bench.reporting.charts.labels import labelled, layers
 from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, dashes, described, look, quantity
 from bench.reporting.data import Report
-from bench.reporting.names import sized
 from bench.reporting.readme import elsewhere
 from bench.reporting.rows import main_rows
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.metrics import METRICS
+from bench.names import label, size
 from bench.plugins import FAMILIES
-from bench.reporting.names import label, size
 from bench.reporting.rows import Row
 
 Spec = dict[str, Any]

@@ -11,7 +11,7 @@ from bench.metrics import METRICS
 from bench.models import MODELS
 from bench.published import beside, shown
 from bench.records.record import Record
-from bench.render import below
+from bench.render import below, table
 from bench.reporting.footnotes import footnotes
 from bench.reporting.rows import as_measured
 from bench.reporting.tables import comparison, shared
@@ -70,8 +70,10 @@ def test_markdown() -> None:
 
 def test_latex_and_plain() -> None:
     rows = as_measured([r for r in RECORDS if r.metric == "params"])
-    assert "overlock\\_t &" in comparison(rows, "latex")
-    assert "\\toprule" in comparison(rows, "latex")
+    paper = comparison(rows, "latex", caption="Measured on machine_a.")
+    assert "OverLoCK-T & 33.47 & 33 &" in paper
+    assert "\\toprule" in paper
+    assert "\\caption{Measured on machine\\_a. Figures headed published" in paper
     assert comparison(rows, "table").splitlines()[3].split() == ["overlock_t", "33.47", "33", "84.2"]
 
 
@@ -152,3 +154,13 @@ def test_published_cells_are_those_of_the_one_reader_for_every_model_size_and_me
             assert text == shown(beside("top1", model, size)), (model, size)
             contradicting += "/" in text
     assert contradicting > 5
+
+
+def test_the_parts_of_a_wide_table_for_latex_tell_rows_apart() -> None:
+    headings = ["model", "size", *(f"a figure of number {i}" for i in range(6))]
+    sizes = [["overlock_t", size, *["1,234.5 [1,200.0, 1,300.0]"] * 6] for size in ("224", "384")]
+    parts = table(headings, sizes, "latex", words=2).split("\\begin{table}")[1:]
+    assert len(parts) > 1
+    assert all("OverLoCK-T & 224 &" in part and "OverLoCK-T & 384 &" in part for part in parts)
+    once = table(headings, sizes[:1], "latex", words=2).split("\\begin{table}")[1:]
+    assert sum("& 224 &" in part for part in once) == 1, "a name that says it all stands alone"

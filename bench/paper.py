@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from bench.models import MODELS
-from bench.reporting.names import label
+from bench.names import label
 
 LINE = 78  # characters of \footnotesize that a line of the article class holds
 BETWEEN = 2  # characters that the space between two columns takes
@@ -34,20 +34,23 @@ def named(text: str) -> str:
 
 
 def of_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int, caption: str) -> str:
-    """Figures as floats, side by side as many columns as fit; the first column stands in each of them."""
+    """Figures as floats, side by side as many columns as fit. The first column stands in each of them, and all of the
+    words where it does not tell the rows apart."""
     headings, rows = [named(text) for text in headings], [[named(text) for text in row] for row in rows]
     stacked = [_stacked(text, [row[i] for row in rows]) for i, text in enumerate(headings)]
     widths = [
         max([len(line) for line in lines] + [len(row[i]) for row in rows]) + BETWEEN for i, lines in enumerate(stacked)
     ]
+    told_apart = words == len(headings) or len({row[0] for row in rows}) == len(rows)
+    fixed = [*range(1 if told_apart else words)]
     blocks: list[list[int]] = [[]]
-    for i in range(1, len(headings)):
-        if blocks[-1] and widths[0] + sum(widths[k] for k in blocks[-1]) + widths[i] > LINE:
+    for i in range(len(fixed), len(headings)):
+        if blocks[-1] and sum(widths[k] for k in (*fixed, *blocks[-1], i)) > LINE:
             blocks.append([])
         blocks[-1].append(i)
     made: list[str] = []
     for block in blocks:
-        chosen = [0, *block]
+        chosen = [*fixed, *block]
         for part in range(0, max(len(rows), 1), LINES - 4):
             columns = "".join("l" if i < words else "r" for i in chosen)
             head = " & ".join(r"\shortstack{" + r" \\ ".join(map(escaped, stacked[i])) + "}" for i in chosen)
@@ -92,7 +95,7 @@ def _float(columns: str, head: str, rows: Sequence[str], caption: str, more: boo
         [
             r"\begin{table}[htbp]",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{told}}}",
+            *([rf"\caption{{{told}}}"] if caption else []),
             rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",
             head + r" \\",
