@@ -15,6 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _prepared = WeakTensorKeyDictionary()
 """Weight -> {what: (its state then, what was made of it)}, for as long as the weight lives."""
 
+_captured = WeakTensorKeyDictionary()
+"""Weight -> what CUDA graphs read of what was made of it, for as long as the weight lives."""
+
 
 @lru_cache(maxsize=1)
 def installed() -> bool:
@@ -37,18 +40,25 @@ def on(x: Tensor) -> Any:
 def prepared(weight: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """What `make` makes of a weight for the kernels, kept until the weight changes: a deployed model's is made once.
 
-    Made at every call of a weight that is trained, of one made in inference mode, which keeps no count of its changes,
-    and while a CUDA graph is captured: the graph must not read what may be freed. An edit through `.data` passes the
-    count by: call `torch.autograd.graph.increment_version` after one.
+    Made at every call of a weight that is trained, and of one made in inference mode, which keeps no count of its
+    changes. An edit through `.data` passes the count by: call `torch.autograd.graph.increment_version` after one.
+
+    A CUDA graph reads what was made before its capture, and that is kept for as long as the weight lives, since a
+    replay reads it again: after a change of the weight, capture another graph. What is first made during a capture
+    belongs to the graph, and is made again at each replay.
     """
-    capturing = weight.is_cuda and torch.cuda.is_current_stream_capturing()
-    if weight.requires_grad or weight.is_inference() or capturing:
+    if weight.requires_grad or weight.is_inference():
         return make()
+    capturing = weight.is_cuda and torch.cuda.is_current_stream_capturing()
     state = weight.data_ptr(), weight._version, weight.dtype
     own = _prepared.setdefault(weight, {})
     if what not in own or own[what][0] != state:
+        if capturing:
+            return make()
         own[what] = state, make()
     made: Tensor = own[what][1]
+    if capturing:
+        _captured.setdefault(weight, []).append(made)
     return made
 
 

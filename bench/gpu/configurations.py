@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.engine.request import Request, Settings
 from bench.gpu import simulation
-from bench.gpu.parts import DEPTHWISE, MLP_VARIABLE, depthwise_variable
+from bench.gpu.parts import DEPTHWISE, FUSIONS_VARIABLE, depthwise_variable
 from bench.gpu.sink import Sink
 
 
@@ -21,9 +21,9 @@ class Configuration(NamedTuple):
     form: str
     backend: str  # ContMix's
     compile: str
-    depthwise: str = "torch"  # what runs large depthwise convolutions: torch, triton, or the measured winners
+    depthwise: str = "torch"  # what runs large depthwise convolutions: torch, triton, padded, or the measured winners
     layout: str = "channels_last"
-    mlp: str = "torch"  # what runs the MLPs of folded blocks: torch or triton
+    fusions: str = "none"  # of folded blocks, by Triton: none, all, or names of `overlock.inference.fusions`
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class Configuration(NamedTuple):
     @property
     def note(self) -> str:
         """What a record has no field for."""
-        return f"{DEPTHWISE} {self.depthwise}" + (f", MLPs: {self.mlp}" if self.mlp != "torch" else "")
+        return f"{DEPTHWISE} {self.depthwise}" + (f", fusions: {self.fusions}" if self.fusions != "none" else "")
 
     @property
     def compiled(self) -> bool:
@@ -46,9 +46,11 @@ CONVNEXT = Configuration("convnext_b", "deploy", "auto", "cudagraph")
 HEADLINE: tuple[Configuration, ...] = (
     OVERLOCK,
     CONVNEXT,
+    OVERLOCK._replace(depthwise="triton", fusions="all"),
+    OVERLOCK._replace(depthwise="winners", fusions="all"),
+    OVERLOCK._replace(depthwise="triton", fusions="mlp"),
+    OVERLOCK._replace(depthwise="padded"),
     OVERLOCK._replace(depthwise="triton"),
-    OVERLOCK._replace(depthwise="triton", mlp="triton"),
-    OVERLOCK._replace(depthwise="winners"),
     CONVNEXT._replace(layout="channels_first"),
     CONVNEXT._replace(compile="default"),
     OVERLOCK._replace(compile="default", depthwise="triton"),
@@ -110,7 +112,7 @@ def requests(configurations: Sequence[Configuration], part: Sink, kind: str) -> 
             ),
             label=c.name,
             python=python,
-            env={**depthwise_variable(part.folder, c.depthwise), MLP_VARIABLE: c.mlp},
+            env={**depthwise_variable(part.folder, c.depthwise), FUSIONS_VARIABLE: c.fusions},
         )
         for c in configurations
     ]  # fmt: skip

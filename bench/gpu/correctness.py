@@ -18,8 +18,10 @@ from bench.paths import REPOSITORY
 
 TESTS = (
     "tests/overlock/contmix/test_triton.py",
+    "tests/overlock/depthwise/test_last.py",
     "tests/overlock/depthwise/test_dispatch.py",
     "tests/overlock/inference/test_mlp_triton.py",
+    "tests/overlock/inference/test_block_triton.py",
 )
 
 SINGLE = ("1x1x3x3-k3", "1x1x4x4-k3", "8x8x14x14-k13", "8x12x7x7-k7", "4x16x12x12-k7")

@@ -19,7 +19,8 @@ from bench.render import table
 
 KINDS = {
     "ContMix": r"small_kernel|shared_kernel|sliding_kernel",
-    "large depthwise, Triton": r"^depthwise_kernel|place_kernel",
+    "large depthwise, Triton": r"^depthwise_(last_)?kernel|place_kernel",
+    "fusions, Triton": r"^(up|middle|down|norm|squeeze|gate)_kernel",
     "depthwise": r"depthwise|dgrouped|grouped|conv2d_c1_k1|dw",
     "GELU, SiLU": r"gelu|silu|sigmoid",
     "reductions": r"reduce|norm|softmax",

@@ -249,7 +249,17 @@ def by_cudnn(x: Tensor, weight: Tensor, grad: Tensor | None) -> Any:
 
 
 def by_triton(x: Tensor, weight: Tensor, grad: Tensor | None) -> Any:
-    """The kernels of `overlock.depthwise.triton`."""
+    """What `overlock.depthwise.dispatch` takes as `triton`: maps as they are, where that can be."""
+    from overlock.depthwise import last
+
+    if grad is None and last.why_not(x, weight) is None:
+        with torch.no_grad():
+            return last.depthwise_last(x, weight, None)
+    return by_padded(x, weight, grad)
+
+
+def by_padded(x: Tensor, weight: Tensor, grad: Tensor | None) -> Any:
+    """The kernels of `overlock.depthwise.triton`, which copy maps into padded rows."""
     from overlock.depthwise.triton import depthwise as convolve
 
     return _run(lambda: convolve(x, weight), x, weight, grad)
@@ -266,15 +276,19 @@ def _run(forward: Callable[[], Tensor], x: Tensor, weight: Tensor, grad: Tensor 
 PATHS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Any]] = {
     "torch": by_torch,
     "triton": by_triton,
+    "padded": by_padded,
     "cudnn": by_cudnn,
     "native": lambda x, weight, grad: by_torch(x, weight, grad, cudnn=False),
 }
 """Ways to run a large depthwise convolution."""
 
+WINNING = ("torch", "triton", "padded")
+"""Those that `overlock.depthwise.dispatch` can take."""
+
 
 def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
     """Time large depthwise convolutions by PyTorch's choice, by cuDNN (forward only), by PyTorch's own kernels and by
-    Triton. A file keeps the cases in which Triton beats PyTorch's choice."""
+    Triton's two. A file keeps which of PyTorch's choice and Triton's is the fastest."""
     from overlock.depthwise.dispatch import Case
 
     begun, winners = Cases(part), []
@@ -297,7 +311,9 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
             form = "forward" if wanted is None else "forward and backward"
             times: dict[str, float] = {}
             for path in paths:
-                if path == "cudnn" and wanted is not None:
+                if wanted is not None and path == "cudnn":
+                    continue
+                if path == "padded" and (wanted is not None or layout != "channels_last"):  # as `triton`
                     continue
                 what = f"depthwise {kernel}x{kernel} {stage}"
                 if not begun.begin(1.5, f"{what} {form} by {path}, {dtype} {layout}"):
@@ -309,11 +325,29 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
                 seconds = attempt(part, what, form, timer, call, work, rates, backend=path, **conditions)
                 if seconds is not None:
                     times[path] = seconds
+            if wanted is None and layout == "channels_last" and dtype == "bfloat16":
+                _other_last_launches(part, begun, timer, x, weight, work, rates, what, conditions)
             if dtype == "tf32" or "torch" not in times:  # a winner holds for float32 as it is, without TF32
                 continue
-            winner = "triton" if times.get("triton", math.inf) < times["torch"] else "torch"
+            winner = min(WINNING, key=lambda path: times.get(path, math.inf))
             winners.append({"case": Case.of(x, kernel, wanted is not None), "winner": winner, "seconds": times})
             part.tell(file=WINNERS, text=json.dumps(winners, indent=1))
+
+
+def _other_last_launches(
+    part: Sink, begun: Cases, timer: Timer, x: Tensor, weight: Tensor, work: Work, rates: Rates, what: str,
+    conditions: dict[str, Any],
+) -> None:  # fmt: skip
+    """Time the kernel that copies nothing in its other launches; they win nothing, a change of the default would."""
+    from overlock.depthwise import last
+
+    before = last.launch
+    for launch in last.LAUNCHES[1:]:
+        last.launch, named = launch, f"{what}, {launch}"
+        if begun.begin(1.5, f"{named} forward by triton, {conditions['dtype']} {conditions['layout']}"):
+            attempt(part, named, "forward", timer, lambda i: by_triton(x, weight, None), work, rates,
+                    backend="triton", **conditions)  # fmt: skip
+    last.launch = before
 
 
 def main(argv: Sequence[str] | None = None) -> int:

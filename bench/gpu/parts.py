@@ -34,8 +34,8 @@ WARMED = "warmed.json"
 DEPTHWISE = "large depthwise convolutions:"
 """The beginning of the note that names the implementation of a record's depthwise convolutions."""
 
-VARIABLE, MLP_VARIABLE = "OVERLOCK_DEPTHWISE", "OVERLOCK_MLP"
-"""Of `overlock.depthwise.dispatch` and `overlock.inference.mlp_triton`, which cannot be imported without torch."""
+VARIABLE, FUSIONS_VARIABLE = "OVERLOCK_DEPTHWISE", "OVERLOCK_FUSIONS"
+"""Of `overlock.depthwise.dispatch` and `overlock.inference.fusions`, which cannot be imported without torch."""
 
 TIME = 9.0 * 60
 """Seconds of a whole run: the machine stops a command after ten minutes."""
@@ -98,5 +98,6 @@ def arguments(prog: str) -> argparse.ArgumentParser:
 
 
 def depthwise_variable(folder: Path, what: str) -> dict[str, str]:
-    """The variable by which large depthwise convolutions run on `torch`, on `triton`, or on the `winners` of a run."""
+    """The variable by which large depthwise convolutions run on `torch`, on `triton`, on `padded`, or on the `winners`
+    of a run."""
     return {VARIABLE: str((folder / WINNERS).resolve()) if what == "winners" else what}

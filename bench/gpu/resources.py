@@ -11,7 +11,6 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from unittest import mock
 
 import torch
 
+from bench import cli
+from bench.cli import BadInput
 from bench.gpu.operators import contmix_stages
 from overlock.shapes import ContMixShape, DepthwiseShape, depthwise_shapes
 
@@ -32,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 STAGES = ("stage 3", "stage 4", "stage 3 at 288")
 """Of `bench.gpu.operators.contmix_stages`."""
 DEPTHWISE = ("stage 1", "stage 3", "stage 4")
-MLP = ("stage 1", "stage 3")
+FUSED = ("stage 1", "stage 3", "stage 4")
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,40 @@ def depthwise_launches(shape: DepthwiseShape, dtype: str, batch: int, backward: 
             depthwise_triton._convolve(tile.padded(x), tile, shape.width, weight, None, False, torch.channels_last)
 
 
+def last_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
+    """Launch a depthwise convolution that copies nothing on empty tensors; float32 is multiplied in TF32."""
+    from overlock.depthwise import last
+
+    x = torch.empty(batch, shape.channels, shape.height, shape.width, dtype=DTYPES[dtype])
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.empty(shape.channels, 1, shape.kernel, shape.kernel, dtype=DTYPES[dtype])
+    with mock.patch.object(last, "_precision", return_value="tf32"):
+        last.convolve(x, weight, weight[:, 0, 0, 0].contiguous(), None, x)
+
+
+def block_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
+    """Launch what stands between the convolutions of a block on empty tensors."""
+    from overlock.inference import block_triton, mlp_triton
+
+    def empty(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=DTYPES[dtype])
+
+    channels, inner = shape.channels, max(16, shape.channels // 8)
+    x = empty(batch, channels, shape.height, shape.width).contiguous(memory_format=torch.channels_last)
+    vector, taps, matrix = empty(channels), empty(channels, 1, 3, 3), empty(channels, channels, 1, 1)
+    with (
+        mock.patch.object(block_triton, "precision", return_value="ieee"),
+        mock.patch.object(mlp_triton, "precision", return_value="ieee"),
+    ):
+        block_triton.conv_norm(x, taps, vector, vector, vector, 1e-6)
+        mlp_triton.conv_gelu(x, taps, vector)
+        factor = block_triton.squeeze(
+            x, empty(inner, channels, 1, 1), empty(inner), empty(channels, inner, 1, 1), vector
+        )
+        block_triton.gate_(x, factor, x, matrix, vector)
+        mlp_triton.add_product_(x, x, matrix, vector, vector)
+
+
 def mlp_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
     """Launch the MLP of a stage on empty tensors."""
     from overlock.inference import mlp_triton
@@ -182,32 +217,46 @@ def mlp_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
         empty(channels, hidden, 1, 1), empty(channels),
     )  # fmt: skip
     with mock.patch.object(mlp_triton, "precision", return_value="ieee"):
-        mlp_triton.mlp_(x, x, weights, empty(channels))
+        mlp_triton.mlp_(x, x, weights, empty(channels), empty(batch, channels, 1, 1))
 
 
-def everything(dtypes: Sequence[str], stages: Sequence[str], batch: int, capability: int) -> Iterator[Resources]:
-    """The resources of all launches, forward and backward: ContMix in these stages, depthwise convolutions, MLPs."""
+def everything(stages: Sequence[str], batch: int) -> Iterator[tuple[str, Callable[[str], None]]]:
+    """All launches in a dtype, forward and backward: ContMix in these stages, depthwise convolutions, fusions."""
     contmix, depthwise = contmix_stages(), depthwise_shapes("overlock_t", 224, 224)
-    for dtype in dtypes:
-        for stage, backward in product(stages, (False, True)):
-            launch = partial(contmix_launches, replace(contmix[stage], batch=batch), dtype, backward)
-            yield from measure(f"contmix {stage}", dtype, launch, capability)
-        for stage, backward in product(DEPTHWISE, (False, True)):
-            launch = partial(depthwise_launches, depthwise[stage], dtype, batch, backward)
-            yield from measure(f"depthwise {stage}", dtype, launch, capability)
-        for stage in MLP:
-            yield from measure(f"mlp {stage}", dtype, partial(mlp_launches, depthwise[stage], dtype, batch), capability)
+    for stage, backward in product(stages, (False, True)):
+        yield f"contmix {stage}", partial(contmix_launches, replace(contmix[stage], batch=batch), backward=backward)
+    for stage in DEPTHWISE:
+        for backward in (False, True):
+            yield f"depthwise {stage}", partial(depthwise_launches, depthwise[stage], batch=batch, backward=backward)
+        yield f"depthwise {stage} as it is", partial(last_launches, depthwise[stage], batch=batch)
+    for stage, (kind, launches) in product(FUSED, {"mlp": mlp_launches, "block": block_launches}.items()):
+        yield f"{kind} {stage}", partial(launches, depthwise[stage], batch=batch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="bench.gpu.resources", description=__doc__.splitlines()[0] if __doc__ else "")
     p.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["bfloat16"])
     p.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    p.add_argument("--operators", nargs="+", help="their names or beginnings of these, such as contmix (default: all)")
     p.add_argument("--batch", type=int, default=256)
     p.add_argument("--capability", type=int, default=90, help="90 is Hopper (default)")
     p.add_argument("--format", choices=("markdown", "json"), default="markdown")
     args = p.parse_args(argv)
-    rows = [asdict(r) for r in dict.fromkeys(everything(args.dtypes, args.stages, args.batch, args.capability))]
+    launches = [
+        (name, launch)
+        for name, launch in everything(args.stages, args.batch)
+        if name.startswith(tuple(args.operators or ("",)))
+    ]
+    if not launches:
+        raise BadInput(f"--operators {' '.join(args.operators)}: there are contmix, depthwise, mlp and block, by stage")
+    rows = [
+        asdict(r)
+        for r in dict.fromkeys(
+            r
+            for dtype, (name, launch) in product(args.dtypes, launches)
+            for r in measure(name, dtype, partial(launch, dtype), args.capability)
+        )
+    ]
     if args.format == "json":
         print(json.dumps(rows))
         return 0
@@ -218,4 +267,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run("gpu.resources", main)

@@ -23,7 +23,7 @@ from bench.project import project
 
 LIBRARIES = ("torch", "timm", "numpy", "fvcore", "triton", "onnxruntime", "openvino")
 ENVIRONMENT_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
-                         "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE", "OVERLOCK_MLP", "OVERLOCK_ISA",
+                         "OVERLOCK_NATIVE", "OVERLOCK_DEPTHWISE", "OVERLOCK_FUSIONS", "OVERLOCK_ISA",
                          "ATEN_CPU_CAPABILITY")  # fmt: skip
 ACCELERATOR_VARIABLES = ("PYTORCH_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_")
 

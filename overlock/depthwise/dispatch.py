@@ -1,8 +1,12 @@
-"""Large depthwise convolutions on a GPU: PyTorch's, or those of `triton` where a measurement says that they win.
+"""Large depthwise convolutions on a GPU: PyTorch's, or Triton's where a measurement says that they win.
 
 The latter are experimental. `use` says where they run, and so does OVERLOCK_DEPTHWISE when this is imported: `torch`
-(nowhere), `triton` (wherever they can), or a file of measured winners, which `python -m bench.gpu_run` writes. None has
-been measured yet: without the variable PyTorch's convolution runs.
+(nowhere), `triton` (wherever they can), `padded` (likewise, the kernels of `triton` alone), or a file of measured
+winners, which `python -m bench.gpu_run` writes. None has been measured yet: without the variable PyTorch's convolution
+runs.
+
+Of Triton's two, `last` reads channels_last maps as they are and has no gradient; `triton` copies maps of any layout
+into padded rows. `triton` as a choice is `last` where that can run, and else the other.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from overlock.depthwise import last
 from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.triton import DTYPES, KERNEL_SIZES
 from overlock.tracing import is_exporting, under_autocast
@@ -25,7 +30,7 @@ from overlock.triton_tools import installed
 log = logging.getLogger(__name__)
 
 VARIABLE = "OVERLOCK_DEPTHWISE"
-TORCH, TRITON = "torch", "triton"
+TORCH, TRITON, PADDED = "torch", "triton", "padded"
 
 
 class Case(NamedTuple):
@@ -49,51 +54,63 @@ class Case(NamedTuple):
         )
 
 
-winners: set[Case] = set()
-"""Where `overlock::depthwise` beats PyTorch's convolution."""
+winners: dict[Case, str] = {}
+"""Where Triton beats PyTorch's convolution, and which of its two."""
 
-everywhere = False
-"""Whether it is taken in every case that it can run, measured or not."""
+everywhere = TORCH
+"""What is taken in every case that it can run, measured or not."""
 
 interpreting = False
-"""Whether it may be taken on a CPU, by Triton's interpreter. Noted by `use`: `wins` is traced by torch.compile."""
+"""Whether they may be taken on a CPU, by Triton's interpreter. Noted by `use`: `chosen` is traced by torch.compile."""
 
 
 def use(what: str) -> None:
-    """Have large depthwise convolutions run by PyTorch (`torch`), by these kernels wherever they can (`triton`), or by
-    these where a file of `bench.gpu_run` says that they win: a list of {"case": [...], "winner": "triton" or "torch"}.
+    """Have large depthwise convolutions run by PyTorch (`torch`), by Triton wherever it can (`triton`, `padded`), or by
+    what a file of `bench.gpu_run` says that wins: a list of {"case": [...], "winner": one of the three}.
 
     Raises:
         ValueError: if it is neither, the file cannot be read, or there is no Triton.
     """
     global everywhere, interpreting
-    chosen: set[Case] = set()
-    if what not in (TORCH, TRITON):
+    measured: dict[Case, str] = {}
+    if what not in (TORCH, TRITON, PADDED):
         try:
             rows: Iterable[dict[str, Any]] = json.loads(Path(what).read_text(encoding="utf-8"))
-            chosen = {Case(*row["case"]) for row in rows if row["winner"] == TRITON}
+            measured = {Case(*row["case"]): row["winner"] for row in rows if row["winner"] in (TRITON, PADDED)}
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
-                f"{what}: neither {TORCH}, {TRITON} nor a file of winners as bench.gpu_run writes it ({error})"
+                f"{what}: neither {TORCH}, {TRITON}, {PADDED} nor a file of winners of bench.gpu_run ({error})"
             ) from error
     if what != TORCH and not installed():
         raise ValueError(f"{what}: Triton is not installed")
     winners.clear()
-    winners.update(chosen)
-    everywhere = what == TRITON
+    winners.update(measured)
+    everywhere = what if what in (TRITON, PADDED) else TORCH
     interpreting = what != TORCH and depthwise_triton.interpreting()
-    if everywhere or winners:
-        log.info("large depthwise convolutions by Triton: %s", "all" if everywhere else f"{len(winners)} cases")
+    if everywhere != TORCH or winners:
+        log.info("large depthwise convolutions by Triton: %s", f"{len(winners)} cases" if winners else f"all, {what}")
 
 
-def wins(x: Tensor, weight: Tensor) -> bool:
-    """Whether x (B, C, H, W) is to be convolved with weight (C, 1, K, K) by `triton.depthwise`."""
-    if not (everywhere or winners) or is_exporting() or under_autocast(x.device.type):
-        return False
+def chosen(x: Tensor, weight: Tensor) -> str:
+    """What x (B, C, H, W) is to be convolved with weight (C, 1, K, K) by: `torch`; `triton`, which is `last.
+    depthwise_last`; or `padded`, which is `triton.depthwise`."""
+    if (everywhere == TORCH and not winners) or is_exporting() or under_autocast(x.device.type):
+        return TORCH
     if not (x.is_cuda or interpreting) or x.dtype not in DTYPES or weight.shape[-1] not in KERNEL_SIZES:
-        return False
+        return TORCH
     gradients = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return everywhere or Case.of(x, weight.shape[-1], gradients) in winners
+    what = winners.get(Case.of(x, weight.shape[-1], gradients), TORCH) if winners else everywhere
+    return PADDED if what == TRITON and (gradients or not last.suits(x, weight.shape[-1])) else what
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None
+) -> tuple[Tensor, str | None] | None:
+    """What is chosen, where that is Triton's: the convolution, and what is left to do of the activation."""
+    what = chosen(x, weight)
+    if what == TRITON:
+        return last.depthwise_last(x, weight, bias, activation), None
+    return None if what == TORCH else (depthwise_triton.depthwise(x, weight, bias), activation)
 
 
 use(os.environ.get(VARIABLE, TORCH))

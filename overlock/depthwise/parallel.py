@@ -23,7 +23,6 @@ from torch.nn.grad import conv2d_weight
 from overlock import native
 from overlock.depthwise import dispatch
 from overlock.depthwise import native as native_forward
-from overlock.depthwise import triton as depthwise_triton
 from overlock.tracing import eager_autograd, under_autocast, why_not_read
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
@@ -161,8 +160,9 @@ class _ParallelConvs(torch.autograd.Function):
 
 
 def _by_winner(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    if conv.dilation[0] == 1 and dispatch.wins(x, conv.weight):
-        return depthwise_triton.depthwise(x, conv.weight, conv.bias)
+    own = dispatch.convolve(x, conv.weight, conv.bias) if conv.dilation[0] == 1 else None
+    if own is not None:
+        return own[0]
     out: Tensor = conv(x)
     return out
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
 from overlock.contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
 from overlock.contmix import contmix as contmix_unmerged
+from overlock.inference import block_triton, fusions, mlp_triton
 from overlock.inference import grn as grn_kernel
-from overlock.inference import mlp_triton
 from overlock.inference.convolution import conv_of_vector
 from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv, channel_dot
@@ -54,6 +54,20 @@ def _factor(ls: LayerScale) -> Tensor:
     return ls.weight.view(1, -1, 1, 1)
 
 
+def _of(conv: FoldedConv) -> tuple[Tensor, Tensor]:
+    """Its weight and bias, which every folded convolution has."""
+    assert conv.bias is not None
+    return conv.weight, conv.bias
+
+
+def _conv_norm(conv: FoldedConv, norm: LayerNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A 3x3 convolution of x, and the norm of that."""
+    if fusions.why_not("norm", x) is None:
+        return block_triton.conv_norm(x, *_of(conv), norm.weight, norm.bias, norm.eps)
+    x = conv(x)
+    return x, norm(x)
+
+
 class FoldedSE(nn.Module):
     """The gate (B, C, 1, 1) of squeeze-and-excitation."""
 
@@ -63,6 +77,9 @@ class FoldedSE(nn.Module):
         self.down, self.up = Folding(down).done(), Folding(up).done()
 
     def forward(self, x: Tensor) -> Tensor:
+        if fusions.why_not("gate", x) is None:
+            down, up = _of(self.down), _of(self.up)
+            return block_triton.squeeze(x, *down, *up)
         hidden = F.gelu(conv_of_vector(x.mean((2, 3), keepdim=True), self.down.weight, self.down.bias))
         return conv_of_vector(hidden, self.up.weight, self.up.bias).sigmoid_()
 
@@ -111,9 +128,13 @@ class FoldedMLP(nn.Module):
         folding = Folding(down).after_shift(grn.beta)
         self.down = (folding if ls is None else folding.shifted(ls.bias)).done()
 
-    def forward(self, residual: Tensor, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        if mlp_triton.why_not(residual, x) is None:
-            return mlp_triton.mlp_(residual, x, self._weights(), scale)
+    def forward(self, residual: Tensor, x: Tensor, scale: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
+        """`factor` (B, C, 1, 1) multiplies x, which may be overwritten."""
+        if fusions.why_not("mlp", residual, x) is None:
+            weights = mlp_triton.Weights(*_of(self.up), *_of(self.dwconv), self.grn.gamma, *_of(self.down))
+            return mlp_triton.mlp_(residual, x, weights, scale, factor)
+        if factor is not None:
+            x = x.mul_(factor)
         if scale is not None:
             residual.mul_(scale)
         if is_exporting():  # a slice that is written becomes a scatter in a graph
@@ -121,15 +142,6 @@ class FoldedMLP(nn.Module):
         for images in _image_chunks(x, self.up.weight.shape[0], HIDDEN_BYTES):
             self.down.add_to_(residual[images], self.grn(self.up(x[images]), self.dwconv))
         return residual
-
-    def _weights(self) -> mlp_triton.Weights:
-        up, middle, down = self.up, self.dwconv, self.down
-        assert up.bias is not None
-        assert middle.bias is not None
-        assert down.bias is not None
-        return mlp_triton.Weights(
-            up.weight, up.bias, middle.weight, middle.bias, self.grn.gamma, down.weight, down.bias
-        )
 
 
 class FoldedRepConvBlock(Frozen):
@@ -153,10 +165,9 @@ class FoldedRepConvBlock(Frozen):
     def forward(self, x: Tensor) -> Tensor:
         if is_symbolic(x):
             return as_one_node(self, x)
-        x = self.dwconv(x)
-        y = self.large(self.norm(x))
-        y = y.mul_(self.se(y))
-        return self.mlp(x, y, self.residual_scale)
+        x, y = _conv_norm(self.dwconv, self.norm, x)
+        y = self.large(y)
+        return self.mlp(x, y, self.residual_scale, self.se(y))
 
 
 class FoldedContMix(Frozen):
@@ -271,13 +282,22 @@ class FoldedDynamicConvBlock(Frozen):
                 joint = torch.cat([joint[:, : self.dim], context * self.context_scale + mixed_in], dim=1)
             else:
                 context.mul_(self.context_scale).add_(mixed_in)
-        x = self.dwconv1(joint)
-        features = self.norm1(x)
-        value = self.fusion_grn(self.fusion_point(self.fusion_dw(features)))
+        x, features = _conv_norm(self.dwconv1, self.norm1, joint)
+        value = self.fusion_grn(self.fusion_point(self._fusion_dw(features)))
         y = self.lepe(value)
-        self.dyconv_proj.add_to_(y, self.contmix(features, value))
-        y = y.mul_(self.se(y)).mul_(self.gate(value))
-        x = self.proj.add_to_(x.mul_(self.residual_scale1), y)
-        x = self.dwconv2(x)
-        y = self.norm2(x)
+        mixed = self.contmix(features, value)
+        if fusions.why_not("gate", x, y, value, mixed) is None:
+            mlp_triton.add_product_(y, mixed, *_of(self.dyconv_proj))
+            y = block_triton.gate_(y, self.se(y), value, *_of(self.gate))
+            x = mlp_triton.add_product_(x, y, *_of(self.proj), self.residual_scale1)
+        else:
+            self.dyconv_proj.add_to_(y, mixed)
+            y = y.mul_(self.se(y)).mul_(self.gate(value))
+            x = self.proj.add_to_(x.mul_(self.residual_scale1), y)
+        x, y = _conv_norm(self.dwconv2, self.norm2, x)
         return self.mlp(x, y, self.residual_scale2)
+
+    def _fusion_dw(self, features: Tensor) -> Tensor:
+        if fusions.why_not("norm", features) is None:
+            return mlp_triton.conv_gelu(features, *_of(self.fusion_dw))
+        return self.fusion_dw(features)

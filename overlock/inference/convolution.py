@@ -15,7 +15,6 @@ from torch import Tensor
 
 from overlock.depthwise import dispatch
 from overlock.depthwise import native as depthwise_native
-from overlock.depthwise import triton as depthwise_triton
 from overlock.depthwise.parallel import fast_size
 from overlock.inference.prepacked import packed_taps, prepacked
 from overlock.tracing import is_exporting, is_watched
@@ -89,8 +88,9 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
             "none",
         )
         return out
-    if groups > 1 and stride == 1 and dispatch.wins(x, weight):
-        y = depthwise_triton.depthwise(x, weight, bias)
+    own = dispatch.convolve(x, weight, bias, activation) if groups > 1 and stride == 1 else None
+    if own is not None:
+        y, activation = own
     else:
         padding = [kernel_size // 2] * 2  # a lone one is a tensor to a tracer
         y = F.conv2d(x, weight, bias, stride, padding, 1, groups)

@@ -3,9 +3,11 @@
 The hidden map h, four times as wide as its input, is written and read twice, where operators one by one pass over it
 eleven times:
 
-    up_kernel      h = GELU(x up + bias)
+    up_kernel      h = GELU((x * factor) up + bias), factor being squeeze-and-excitation's, of an image and channel
     middle_kernel  g = h convolved 3x3, depthwise, and the sums of g^2 that GRN needs, a part for each block of rows
     down_kernel    out = residual * scale + (g * factor) down + bias, factor being GRN's, of an image and channel
+
+`block_triton` takes the last two elsewhere too: a 3x3 with a GELU, a product that is added in place.
 
 Maps are rows of tokens, channels together (channels_last). No kernel uses atomics: equal inputs give equal bits.
 Names: T tokens, C channels in and out, N hidden channels; MB tokens, NB columns and KB channels at a time.
@@ -22,10 +24,11 @@ from overlock.triton_product import product
 
 @triton.jit
 def up_kernel(
-    x_ptr, weight_ptr, bias_ptr, out_ptr, T, C, N,
-    MB: tl.constexpr, NB: tl.constexpr, KB: tl.constexpr, PRECISION: tl.constexpr,
+    x_ptr, factor_ptr, weight_ptr, bias_ptr, out_ptr, T, TOKENS, C, N,
+    FACTORED: tl.constexpr, MB: tl.constexpr, NB: tl.constexpr, KB: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """GELU(x (T, C) weight^T (C, N) + bias), exact; neighbouring programs share their tokens."""
+    """GELU((x (T, C) * factor (B, C)) weight^T (C, N) + bias), exact, T being B * TOKENS; neighbouring programs share
+    their tokens."""
     pid = tl.program_id(0)
     across = tl.cdiv(N, NB)
     n = (pid % across) * NB + tl.arange(0, NB)
@@ -34,7 +37,11 @@ def up_kernel(
     acc = tl.zeros([MB, NB], tl.float32)
     for first in range(0, C, KB):
         k = first + tl.arange(0, KB)
-        x = tl.load(x_ptr + t[:, None] * C + k[None, :], mask=tokens & (k < C)[None, :], other=0.0)
+        inside = tokens & (k < C)[None, :]
+        x = tl.load(x_ptr + t[:, None] * C + k[None, :], mask=inside, other=0.0)
+        if FACTORED:
+            factor = tl.load(factor_ptr + (t // TOKENS)[:, None] * C + k[None, :], mask=inside, other=0.0)
+            x = (x.to(tl.float32) * factor.to(tl.float32)).to(x.dtype)
         weight = tl.load(weight_ptr + n[None, :] * C + k[:, None], mask=columns & (k < C)[:, None], other=0.0)
         acc = product(x, weight, acc, PRECISION)
     acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
@@ -45,11 +52,12 @@ def up_kernel(
 @triton.jit
 def middle_kernel(
     h_ptr, weight_ptr, bias_ptr, out_ptr, part_ptr, H, W, N, BLOCKS,
-    MB: tl.constexpr, NB: tl.constexpr,
+    SQUARES: tl.constexpr, GELU: tl.constexpr, MB: tl.constexpr, NB: tl.constexpr,
 ):  # fmt: skip
     """3x3 depthwise convolution of h (B, H, W, N), weights (N, 9), of MB positions and NB channels of an image.
 
-    Sums of squares go to part (B, BLOCKS, N). The nine reads of a value come from the cache but for the first.
+    Sums of squares go to part (B, BLOCKS, N) where SQUARES asks for them. The nine reads of a value come from the cache
+    but for the first.
     """
     pid = tl.program_id(0)
     across = tl.cdiv(N, NB)
@@ -66,16 +74,20 @@ def middle_kernel(
         h = tl.load(h_ptr + (row * W + column)[:, None] * N + n[None, :], mask=real, other=0.0)
         acc += h.to(tl.float32) * tl.load(weight_ptr + n * 9 + tap, mask=n < N, other=0.0).to(tl.float32)[None, :]
     acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    if GELU:
+        acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
     out = acc.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + image * H * W * N + position[:, None] * N + n[None, :], out, mask=inside & columns)
-    squares = tl.where(inside, out.to(tl.float32) * out.to(tl.float32), 0.0)
-    tl.store(part_ptr + (image * BLOCKS + block) * N + n, tl.sum(squares, 0), mask=n < N)
+    if SQUARES:
+        squares = tl.where(inside, out.to(tl.float32) * out.to(tl.float32), 0.0)
+        tl.store(part_ptr + (image * BLOCKS + block) * N + n, tl.sum(squares, 0), mask=n < N)
 
 
 @triton.jit
 def down_kernel(
     g_ptr, factor_ptr, weight_ptr, bias_ptr, scale_ptr, out_ptr, TOKENS, N, C, BLOCKS,
-    SCALED: tl.constexpr, MB: tl.constexpr, NB: tl.constexpr, KB: tl.constexpr, PRECISION: tl.constexpr,
+    FACTORED: tl.constexpr, SCALED: tl.constexpr, MB: tl.constexpr, NB: tl.constexpr, KB: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out (B, TOKENS, C) = out * scale + (g * factor) weight^T + bias, in place, MB tokens of one image.
 
@@ -91,9 +103,11 @@ def down_kernel(
     for first in range(0, N, KB):
         k = first + tl.arange(0, KB)
         g = tl.load(g_ptr + t[:, None] * N + k[None, :], mask=tokens & (k < N)[None, :], other=0.0)
-        factor = tl.load(factor_ptr + image * N + k, mask=k < N, other=0.0)[None, :]
+        if FACTORED:
+            factor = tl.load(factor_ptr + image * N + k, mask=k < N, other=0.0)[None, :]
+            g = (g.to(tl.float32) * factor).to(g.dtype)
         weight = tl.load(weight_ptr + n[None, :] * N + k[:, None], mask=columns & (k < N)[:, None], other=0.0)
-        acc = product((g.to(tl.float32) * factor).to(g.dtype), weight, acc, PRECISION)
+        acc = product(g, weight, acc, PRECISION)
     acc += tl.load(bias_ptr + n, mask=n < C, other=0.0).to(tl.float32)[None, :]
     out_ptr += image * TOKENS * C + t[:, None] * C + n[None, :]
     residual = tl.load(out_ptr, mask=tokens & columns, other=0.0).to(tl.float32)

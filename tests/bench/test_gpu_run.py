@@ -163,35 +163,41 @@ def _resources(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_kernels_compile_for_hopper() -> None:
-    """In a process of its own, without the interpreter; no GPU is needed."""
+    """In a process of its own, without the interpreter; no GPU is needed. The others are slow."""
     pytest.importorskip("triton")
-    rows = _resources("--stages", "stage 3")
-    kernels = {(r["kernel"], r["branch"]) for r in rows}
-    names = ("query_kernel", "taps_kernel", "value_kernel")
-    gradients = {(name, branch) for name in names for branch in ("5x5", "KxK")}
-    depthwise = {("place_kernel", ""), ("depthwise_kernel", ""), ("depthwise_weight_kernel", "")}
-    mlp = {("up_kernel", ""), ("middle_kernel", ""), ("down_kernel", "")}
-    assert kernels == {("small_kernel", "5x5"), ("shared_kernel", "KxK"), *gradients, *depthwise, *mlp}
+    rows = _resources("--operators", "depthwise stage 4 as it is", "block stage 4")
+    assert {r["kernel"] for r in rows} == {"depthwise_last_kernel", *BLOCK}
     for r in rows:
-        multiplies = r["kernel"] not in ("place_kernel", "middle_kernel")
-        assert (r["matrix"] > 0) == multiplies, f"{r['kernel']}: matrix instructions"
-        assert r["spilled"] <= 128, f"{r['kernel']} spills {r['spilled']} bytes a thread"
-        assert r["shared"] <= 96 << 10, f"{r['kernel']} takes {r['shared']} bytes of shared memory"
+        assert (r["matrix"] > 0) == (r["kernel"] not in WITHOUT_PRODUCTS), f"{r['kernel']}: matrix instructions"
+        assert r["spilled"] == 0, f"{r['kernel']} spills {r['spilled']} bytes a thread"
+        assert r["shared"] <= 200 << 10, f"{r['kernel']} takes {r['shared']} bytes of shared memory"
+
+
+BLOCK = ("norm_kernel", "middle_kernel", "squeeze_kernel", "gate_kernel", "down_kernel")
+WITHOUT_PRODUCTS = ("place_kernel", "norm_kernel", "middle_kernel", "squeeze_kernel")
 
 
 @pytest.mark.slow
-def test_every_kernel_and_dtype_compiles_for_hopper() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_every_kernel_and_dtype_compiles_for_hopper(dtype: str) -> None:
     pytest.importorskip("triton")
-    for dtype in ("bfloat16", "float16", "float32"):
-        rows = _resources("--dtypes", dtype)
-        kernels: dict[str, set[str]] = {}
-        for r in rows:
-            kernels.setdefault(r["operator"], set()).add(r["kernel"])
-        gradients = {"query_kernel", "taps_kernel", "value_kernel"}
-        contmix = {"stage 3": "shared_kernel", "stage 4": "shared_kernel", "stage 3 at 288": "sliding_kernel"}
-        depthwise = {"place_kernel", "depthwise_kernel", "depthwise_weight_kernel"}
-        wanted = {f"contmix {stage}": {"small_kernel", name, *gradients} for stage, name in contmix.items()}
-        mlp = {f"mlp stage {i}": {"up_kernel", "middle_kernel", "down_kernel"} for i in (1, 3)}
-        assert kernels == wanted | {f"depthwise stage {i}": depthwise for i in (1, 3, 4)} | mlp
-        assert all(r["shared"] <= 200 << 10 for r in rows)
-        assert all(r["spilled"] <= 400 for r in rows), "as ContMix's backward in float32 did by thousands of bytes"
+    rows = _resources("--dtypes", dtype)
+    kernels: dict[str, set[str]] = {}
+    for r in rows:
+        kernels.setdefault(r["operator"], set()).add(r["kernel"])
+    gradients = {"query_kernel", "taps_kernel", "value_kernel"}
+    contmix = {"stage 3": "shared_kernel", "stage 4": "shared_kernel", "stage 3 at 288": "sliding_kernel"}
+    depthwise = {"place_kernel", "depthwise_kernel", "depthwise_weight_kernel"}
+    wanted = {f"contmix {stage}": {"small_kernel", name, *gradients} for stage, name in contmix.items()}
+    for i in (1, 3, 4):
+        wanted[f"depthwise stage {i}"] = depthwise
+        wanted[f"depthwise stage {i} as it is"] = {"depthwise_last_kernel"}
+        wanted[f"mlp stage {i}"], wanted[f"block stage {i}"] = {"up_kernel", "middle_kernel", "down_kernel"}, {*BLOCK}
+    assert kernels == wanted
+    for r in rows:
+        assert r["shared"] <= 200 << 10, f"{r['kernel']} takes {r['shared']} bytes of shared memory"
+        assert r["spilled"] <= (64 if dtype != "float32" else 400), (
+            f"{r['kernel']} spills {r['spilled']} bytes a thread"
+        )
+        if dtype != "float32":
+            assert (r["matrix"] > 0) == (r["kernel"] not in WITHOUT_PRODUCTS), f"{r['kernel']}: matrix instructions"

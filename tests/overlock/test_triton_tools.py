@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +46,34 @@ def test_what_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         make, made = counted(weight)
         assert prepared(weight, "a", make) is not prepared(weight, "a", make)
         assert len(made) == 2
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that says that it is on a CUDA device."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+def test_a_captured_graph_reads_what_was_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither made again at every replay nor freed while a replay may read it."""
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    weight = torch.ones(3).as_subclass(OnCuda)
+    make, made = counted(weight)
+    before = prepared(weight, "a", make)
+    capturing = True
+    assert prepared(weight, "a", make) is before
+    assert prepared(weight, "b", make) is not prepared(weight, "b", make), "the graph's own memory"
+    assert len(made) == 3
+    capturing = False
+    prepared(weight.mul_(2), "a", make)
+    alive = weakref.ref(before)
+    del before
+    gc.collect()
+    assert alive() is not None, "the graph may be replayed"
+    del weight, make
+    gc.collect()
+    assert alive() is None
 
 
 def test_what_was_prepared_goes_with_its_weight() -> None:

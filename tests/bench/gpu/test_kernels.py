@@ -12,7 +12,10 @@ from bench.gpu.kernels import kind_of, report
     [
         ("shared_kernel", "ContMix"),
         ("depthwise_kernel", "large depthwise, Triton"),
+        ("depthwise_last_kernel", "large depthwise, Triton"),
         ("place_kernel", "large depthwise, Triton"),
+        ("norm_kernel", "fusions, Triton"),
+        ("up_kernel", "fusions, Triton"),
         ("void conv_depthwise2d_forward_kernel_generic<c10::BFloat16, int>(...)", "depthwise"),
         ("void at::native::vectorized_elementwise_kernel<8, GeluCUDAKernelImpl...>", "GELU, SiLU"),
         ("void at::native::reduce_kernel<512, 1, ...MeanOps>", "reductions"),

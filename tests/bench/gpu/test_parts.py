@@ -7,7 +7,7 @@ import pytest
 from bench.gpu import parts
 from bench.gpu.parts import GRACE, PARTS, RESERVE, START, TIME, budgeted
 from overlock.depthwise import dispatch
-from overlock.inference import mlp_triton
+from overlock.inference import fusions
 
 
 def test_a_whole_run_ends_within_nine_minutes() -> None:
@@ -32,6 +32,6 @@ def test_the_parts_that_are_asked_for_share_the_time(names: list[str]) -> None:
         assert whole <= TIME + 1
 
 
-def test_the_variable_is_that_of_the_dispatch() -> None:
+def test_the_variables_are_those_of_the_package() -> None:
     assert parts.VARIABLE == dispatch.VARIABLE
-    assert parts.MLP_VARIABLE == mlp_triton.VARIABLE
+    assert parts.FUSIONS_VARIABLE == fusions.VARIABLE

@@ -33,7 +33,9 @@ def ended(*outcomes: str) -> list[dict[str, Any]]:
         (0, [], 1, "no test of correctness was found or begun"),
     ],
 )
-def test_only_ended_ended_make_exit_code_0(planned: int, outcomes: list[str], code: int, words: str) -> None:
+def test_exit_code_0_only_if_every_test_ended_and_none_failed(
+    planned: int, outcomes: list[str], code: int, words: str
+) -> None:
     said = verdict(
         ["correctness"], {"correctness": [str(i) for i in range(planned)]}, {"correctness": ended(*outcomes)}
     )

@@ -115,26 +115,30 @@ def test_what_is_used(using: Callable[[str], None], tmp_path: Path) -> None:
     case = Case(13, 8, 14, 14, "float32", "channels_first", gradients=False)
     assert Case.of(x, 13, False) == case
     assert Case.of(x.contiguous(memory_format=torch.channels_last), 13, True).layout == "channels_last"
-    assert not dispatch.wins(x, weight)
+    assert dispatch.chosen(x, weight) == "torch"
     using("triton")
-    assert dispatch.wins(x, weight)
-    assert not dispatch.wins(x.double(), weight.double())
-    assert not dispatch.wins(x, torch.zeros(8, 1, 3, 3))
+    assert dispatch.chosen(x, weight) == "padded"
+    assert dispatch.chosen(x.double(), weight.double()) == "torch"
+    assert dispatch.chosen(x, torch.zeros(8, 1, 3, 3)) == "torch"
     with torch.autocast("cpu"):
-        assert not dispatch.wins(x, weight)
+        assert dispatch.chosen(x, weight) == "torch"
     file = tmp_path / "winners.json"
-    file.write_text(
-        json.dumps([{"case": case, "winner": "triton"}, {"case": case._replace(height=7), "winner": "torch"}])
-    )
+    last_case = case._replace(layout="channels_last")
+    won = {case: "triton", case._replace(height=7): "torch", last_case: "triton", last_case._replace(width=7): "padded"}
+    file.write_text(json.dumps([{"case": c, "winner": winner} for c, winner in won.items()]))
     using(str(file))
-    assert dispatch.wins(x, weight)
-    assert not dispatch.wins(x[:, :, :7], weight)
-    assert not dispatch.wins(x[:, :4], weight[:4])
-    assert not dispatch.wins(x, weight.requires_grad_())
+    assert dispatch.chosen(x, weight) == "padded"
+    assert dispatch.chosen(x[:, :, :7], weight) == "torch"
+    assert dispatch.chosen(x[:, :4], weight[:4]) == "torch"
+    placed = x.contiguous(memory_format=torch.channels_last)
+    assert dispatch.chosen(placed, weight) == "triton"
+    narrow = x[..., :7].contiguous(memory_format=torch.channels_last)
+    assert dispatch.chosen(narrow, weight) == "padded", "as the measurement says"
+    assert dispatch.chosen(x, weight.requires_grad_()) == "torch"
     with torch.no_grad():
-        assert dispatch.wins(x, weight)
+        assert dispatch.chosen(x, weight) == "padded"
     using("torch")
-    assert not dispatch.wins(x, weight)
+    assert dispatch.chosen(x, weight) == "torch"
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '[{"winner": "triton"}]', '[{"case": [1], "winner": "triton"}]'])
@@ -142,7 +146,7 @@ def test_a_file_that_is_none_of_winners(using: Callable[[str], None], tmp_path: 
     file = tmp_path / "winners.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(ValueError, match=r"winners.json: neither torch, triton nor a file of winners"):
+    with pytest.raises(ValueError, match=r"winners.json: neither torch, triton, padded nor a file of winners"):
         using(str(file))
 
 
@@ -150,7 +154,7 @@ def test_the_variable_is_read() -> None:
     code = "from overlock.depthwise import dispatch; print(dispatch.everywhere)"
     env = {**os.environ, dispatch.VARIABLE: "triton"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout.strip() == "True"
+    assert done.stdout.strip() == "triton"
 
 
 class Both(nn.Module):

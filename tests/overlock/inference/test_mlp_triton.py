@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from overlock.inference import mlp_triton
+from overlock.inference import fusions, mlp_triton
 from overlock.inference.blocks import FoldedMLP
 from overlock.layers import GRN, LayerScale, ResDWConv
 from tests.golden_tools import fill
@@ -21,9 +21,9 @@ TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 
 @pytest.fixture
 def using() -> Iterator[None]:
-    mlp_triton.use("triton")
+    fusions.use("mlp")
     yield
-    mlp_triton.use("torch")
+    fusions.use("none")
 
 
 def folded(channels: int) -> FoldedMLP:
@@ -39,10 +39,12 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, scaled: bool, device: str 
     x, residual = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     scale = torch.linspace(0.5, 1.5, shape[1]).view(1, -1, 1, 1).to(dtype) if scaled else None
     wide = copy.deepcopy(mlp).double()
-    wanted = wide(residual.double(), x.double(), None if scale is None else scale.double())
+    factor = torch.linspace(0.1, 1, shape[0] * shape[1]).view(*shape[:2], 1, 1).to(dtype) if scaled else None
+    given = scale, factor
+    wanted = wide(residual.double(), x.double(), *(None if t is None else t.double() for t in given))
     maps = [t.to(device).contiguous(memory_format=torch.channels_last) for t in (residual, x)]
-    assert mlp_triton.why_not(*maps) is None
-    out = mlp.to(device)(*maps, None if scale is None else scale.to(device))
+    assert fusions.why_not("mlp", *maps) is None
+    out = mlp.to(device)(*maps, *(None if t is None else t.to(device) for t in given))
     assert out.data_ptr() == maps[0].data_ptr(), "in place"
     assert out.dtype == dtype
     assert relative_rms(out, wanted) < TOLERANCES[dtype]
@@ -64,19 +66,6 @@ def test_several_blocks_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOKENS", "COLUMNS", "DEPTH", "POSITIONS", "CHANNELS"):
         monkeypatch.setattr(mlp_triton, name, 16)
     check((2, 9, 5, 4), torch.float32, True)
-
-
-def test_it_is_taken_only_where_it_is_asked_for_and_can_run() -> None:
-    x = torch.zeros(1, 4, 3, 3)
-    assert mlp_triton.why_not(x, x) == "OVERLOCK_MLP is torch"
-    with pytest.raises(ValueError, match="OVERLOCK_MLP=cuda: give torch or triton"):
-        mlp_triton.use("cuda")
-    mlp_triton.use("triton")
-    try:
-        assert "not float64" in str(mlp_triton.why_not(x.double(), x.double()))
-        assert mlp_triton.why_not(x, torch.zeros(1, 4, 3, 3).transpose(2, 3)[:, ::2]) == "a map is not channels_last"
-    finally:
-        mlp_triton.use("torch")
 
 
 @pytest.mark.gpu
