@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from bench.evidence.statement import Premise, Statement
+from bench.evidence.statement import Premise, Statement, subjects
 from bench.evidence.statements import REPEATED, WEIGHTS_AND_IMAGENET
-from bench.models import family_of
+from bench.names import label
 from bench.published import Subject
 
 GROUP = "questions"
@@ -32,41 +32,32 @@ INTERVAL = "answered where the interval of the paired ratio is on one side of 1"
 
 def fewer_flops(first: str, second: str) -> Iterable[Statement]:
     """Whether a network with fewer multiply-adds than another is faster, and by as much as they are fewer."""
-    speeds, macs = _of("throughput", first, second), _of("macs", first, second)
-    a, b = _name(first), _name(second)
-    premise = Premise(text=f"{a} has fewer MACs than {b}", subjects=(macs[0], macs[1]), unit="G")
-    yield Statement(
-        id=f"faster-{first}-{second}",
-        text=f"{a} has fewer MACs than {b}: is it faster?",
-        group=GROUP,
-        question=True,
-        premises=(premise,),
-        subjects=speeds,
-        factors=(1, -1),
-        combine="product",
-        accepted=ABOVE_1,
-        tolerance=INTERVAL,
-        unit="x",
-    )
-    yield Statement(
-        id=f"proportional-{first}-{second}",
-        text=f"{a} has fewer MACs than {b}: does it do at least as many MACs a second?",
-        group=GROUP,
-        question=True,
-        premises=(premise,),
-        subjects=(*speeds, *macs),
-        factors=(1, -1, 1, -1),
-        combine="product",
-        accepted=ABOVE_1,
-        tolerance=f"throughput ratio times MAC ratio; {INTERVAL}",
-        unit="x",
-    )
+    speeds, macs = subjects("throughput", first, second), subjects("macs", first, second)
+    premise = Premise(text=f"{label(first)} has fewer MACs than {label(second)}", subjects=(macs[0], macs[1]), unit="G")
+    rate = "throughput ratio times MAC ratio; "
+    for kind, asked, figures, how in (
+        ("faster", "is it faster?", speeds, ""),
+        ("proportional", "does it do at least as many MACs a second?", (*speeds, *macs), rate),
+    ):
+        yield Statement(
+            id=f"{kind}-{first}-{second}",
+            text=f"{premise.text}: {asked}",
+            group=GROUP,
+            question=True,
+            premises=(premise,),
+            subjects=figures,
+            factors=(1, -1) * (len(figures) // 2),
+            combine="product",
+            accepted=ABOVE_1,
+            tolerance=f"{how}{INTERVAL}",
+            unit="x",
+        )
 
 
 def _higher_resolution(model: str, other: str) -> Statement:
     return Statement(
         id=f"long-range-{other}",
-        text=f"From 224 to 384 pixels with the same weights: does {_name(model)} lose less top-1 than {_name(other)}?",
+        text=f"From 224 to 384 pixels with the same weights: does {label(model)} lose less top-1 than {label(other)}?",
         group=GROUP,
         question=True,
         subjects=tuple(
@@ -90,7 +81,7 @@ def _training() -> Statement:
         text="Does OverLoCK-XT train at more than half of ConvNeXt-T's speed?",
         group=GROUP,
         question=True,
-        subjects=_of("training", "overlock_xt", "convnext_t", form="train", device="cuda"),
+        subjects=subjects("training", "overlock_xt", "convnext_t", form="train", device="cuda"),
         factors=(1, -1),
         combine="product",
         accepted=(0.5, math.inf),
@@ -99,14 +90,6 @@ def _training() -> Statement:
         unit="x",
         needs="a CUDA GPU",
     )
-
-
-def _of(metric: str, *models: str, **what: str) -> tuple[Subject, ...]:
-    return tuple(Subject(model=model, metric=metric, **what) for model in models)
-
-
-def _name(model: str) -> str:
-    return family_of(model).label(model)
 
 
 QUESTIONS: tuple[Statement, ...] = (

@@ -79,5 +79,10 @@ class Statement:
         return self.states or " / ".join(f"{figure.text}{_unit(figure.unit)}" for figure in distinct(self.printed))
 
 
+def subjects(metric: str, *models: str, **what: str) -> tuple[Subject, ...]:
+    """The same figure of several models, in their order."""
+    return tuple(Subject(model=model, metric=metric, **what) for model in models)
+
+
 def _unit(unit: str) -> str:
     return f" {unit}" if unit else ""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from bench.evidence.statement import Statement
-from bench.models import family_of
+from bench.evidence.statement import Statement, subjects
+from bench.names import label
 from bench.published import REPEATED_ACCURACY, Printed, Subject
 from bench.tasks import TESTED_AT
 
@@ -39,10 +39,6 @@ DIFFERENCE_WHY = (
 )
 
 
-def _of(metric: str, *models: str, **what: str) -> tuple[Subject, ...]:
-    return tuple(Subject(model=model, metric=metric, **what) for model in models)
-
-
 def _around(points: float) -> tuple[float, float]:
     """What a published difference of two rounded accuracies may be measured as."""
     return points - ROUNDED - REPEATED, points + ROUNDED + REPEATED
@@ -54,7 +50,7 @@ def _abstract() -> Iterable[Statement]:
             id=f"one-third-{metric}",
             text=f"OverLoCK-T uses around one third of ConvNeXt-B's {word}",
             group="OverLoCK",
-            subjects=_of(metric, "overlock_t", "convnext_b"),
+            subjects=subjects(metric, "overlock_t", "convnext_b"),
             factors=(1, -1),
             combine="product",
             printed=(Printed("0.3333", "x", OVERLOCK_ABSTRACT, f"one-third of the {word}, {unit}"),),
@@ -67,7 +63,7 @@ def _abstract() -> Iterable[Statement]:
         id="t-over-convnext-b",
         text="OverLoCK-T surpasses ConvNeXt-B in ImageNet-1K top-1",
         group="OverLoCK",
-        subjects=_of("top1", "overlock_t", "convnext_b", form=""),
+        subjects=subjects("top1", "overlock_t", "convnext_b", form=""),
         factors=(1, -1),
         printed=(Printed("0.4", "points", OVERLOCK_ABSTRACT, "84.2 against 83.8 of ConvNeXt's README"),),
         accepted=MORE,
@@ -82,7 +78,7 @@ def _abstract() -> Iterable[Statement]:
         id="t-miou-over-unireplknet-t",
         text="With UperNet on ADE20K OverLoCK-T improves on UniRepLKNet-T by 1.7 mIoU",
         group="OverLoCK",
-        subjects=_of("miou", "overlock_t", "unireplknet_t", form="", task="segmentation", head="upernet",
+        subjects=subjects("miou", "overlock_t", "unireplknet_t", form="", task="segmentation", head="upernet",
                      resolution=TESTED_AT["segmentation"]),
         factors=(1, -1),
         printed=(Printed("1.7", "points", OVERLOCK_ABSTRACT),),
@@ -96,7 +92,7 @@ def _abstract() -> Iterable[Statement]:
         id="s-ap-over-moganet-b",
         text="With Cascade Mask R-CNN on COCO OverLoCK-S surpasses MogaNet-B by 1.0 box AP",
         group="OverLoCK",
-        subjects=_of("box AP", "overlock_s", "moganet_b", form="", task="detection", head="cascade",
+        subjects=subjects("box AP", "overlock_s", "moganet_b", form="", task="detection", head="cascade",
                      resolution=TESTED_AT["detection"]),
         factors=(1, -1),
         printed=(Printed("1.0", "points", OVERLOCK_ABSTRACT),),
@@ -112,9 +108,9 @@ def _reparameterised() -> Iterable[Statement]:
         model = f"overlock_{size}"
         yield Statement(
             id=f"reparam-function-{size}",
-            text=f"Re-parameterised {_name(model)} computes what the training form computes",
+            text=f"Re-parameterised {label(model)} computes what the training form computes",
             group="OverLoCK",
-            subjects=_of("deploy_difference", model),
+            subjects=subjects("deploy_difference", model),
             printed=(Printed("0", "", OVERLOCK_README, "identical performance: the function's part of it"),),
             accepted=(0.0, IDENTICAL),
             states="identical",
@@ -123,7 +119,7 @@ def _reparameterised() -> Iterable[Statement]:
         )
         yield Statement(
             id=f"reparam-top1-{size}",
-            text=f"The released re-parameterised {_name(model)} file has the top-1 of the released training form",
+            text=f"The released re-parameterised {label(model)} file has the top-1 of the released training form",
             group="OverLoCK",
             subjects=(
                 Subject(model=model, metric="top1", form="", weights=f"{model}_in1k_224_reparam.pth"),
@@ -144,7 +140,7 @@ def _moganet() -> Iterable[Statement]:
         id="moganet-17m-fewer",
         text="MogaNet-XL saves 17 M parameters against ConvNeXt-L",
         group="MogaNet",
-        subjects=_of("params", "convnext_l", "moganet_xl"),
+        subjects=subjects("params", "convnext_l", "moganet_xl"),
         factors=(1, -1),
         printed=(Printed("17", "M", MOGANET_ABSTRACT),),
         unit="M",
@@ -153,14 +149,10 @@ def _moganet() -> Iterable[Statement]:
         id="moganet-181m",
         text="MogaNet's largest model has 181 M parameters",
         group="MogaNet",
-        subjects=_of("params", "moganet_xl"),
+        subjects=subjects("params", "moganet_xl"),
         printed=(Printed("181", "M", MOGANET_ABSTRACT),),
         unit="M",
     )
-
-
-def _name(model: str) -> str:
-    return family_of(model).label(model)
 
 
 STATEMENTS: tuple[Statement, ...] = (
