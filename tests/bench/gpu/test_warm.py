@@ -49,6 +49,8 @@ def test_a_side_is_warmed_up_in_its_own_environment(
 
 
 def test_every_side_that_is_timed_first_is_warmed_up() -> None:
-    """With the same backend, compiler, layout and convolutions; those that train come one at a time."""
-    assert {c.depthwise for c in HEADLINE} == {"torch", "triton", "winners"}
+    """With the same backend, compiler, layout, convolutions and fusions; those that train come one at a time."""
+    assert {c.depthwise for c in HEADLINE} == {"torch", "triton", "padded", "winners"}
+    assert {c.fusions for c in HEADLINE} == {"none", "mlp", "all"}
+    assert (HEADLINE[2].depthwise, HEADLINE[2].fusions) == ("triton", "all"), "the first after the pair"
     assert not any(c.compiled for c in TRAINING_SIDES)
