@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import cli
 from bench.cli import BadInput
+from bench.files import read_text
 
 API_VERSION = 1
 FILE = ".asv-machine.json"
@@ -22,14 +23,18 @@ FILE = ".asv-machine.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(prog="bench.asv_machine", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--file", type=Path, default=Path.home() / FILE, help=f"default: ~/{FILE}")
+    parser.add_argument("--file", type=Path, help=f"default: ~/{FILE}")
     args: argparse.Namespace = parser.parse_args(argv)
+    file = args.file or _usual()
+    known = read(file)
     from bench.machine.device import choose_device
     from bench.machine.environment import collect
 
     described = description(collect(choose_device("auto"), 1))
-    write(args.file, described)
-    print(f"{args.file}: {described['machine']}", file=sys.stderr)
+    cli.write_whole(
+        file, json.dumps(known | {described["machine"]: described, "version": API_VERSION}, indent=4) + "\n"
+    )
+    print(f"{file}: {described['machine']}", file=sys.stderr)
     return cli.OK
 
 
@@ -52,18 +57,30 @@ def description(environment: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def write(path: Path, described: dict[str, str]) -> None:
-    """Add the description to asv's file of machines.
+def _usual() -> Path:
+    try:
+        return Path.home() / FILE
+    except RuntimeError as error:
+        raise BadInput("--file: there is no home folder to have asv's file of machines in: name the file") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """asv's file of machines, nothing where there is none.
 
     Raises:
-        BadInput: if the file there is not asv's, or cannot be written.
+        BadInput: if the file there is another, or cannot be written.
     """
+    cli.check_writable(path)
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known |= {described["machine"]: described, "version": API_VERSION}
-        path.write_text(json.dumps(known, indent=4) + "\n", encoding="utf-8")
-    except (OSError, ValueError, TypeError) as error:
-        raise BadInput(f"{path} is not asv's file of machines, or cannot be written: {error}") from error
+        known: Any = json.loads(read_text(path, "give asv's file of machines")) if path.exists() else {}
+        if not all(isinstance(value, dict) or name == "version" for name, value in known.items()):
+            raise ValueError("a machine is no object")
+    except BadInput:
+        raise
+    except (AttributeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not asv's file of machines ({error}): give --file another") from error
+    machines: dict[str, Any] = known
+    return machines
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def project(start: Path | None = None) -> Project:
 def _table(path: Path) -> Mapping[str, Any] | None:
     """The table of a file; None where there is no file, or no table in it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):  # somebody else's, and no matter of ours
         return None
     if f"tool.{TABLE}" not in text:
@@ -78,12 +78,16 @@ def _table(path: Path) -> Mapping[str, Any] | None:
         import tomli as tomllib
     try:
         tool = tomllib.loads(text).get("tool", {})
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits
         raise BadInput(f"{path}: {error}") from error
     table = tool.get(TABLE) if isinstance(tool, dict) else None
     if table is not None and not isinstance(table, dict):
         raise BadInput(f"{path}: tool.{TABLE} is no table: {MEND}")
     return table
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
 
 
 def _of_table(root: Path, table: Mapping[str, Any]) -> Project:
@@ -92,7 +96,7 @@ def _of_table(root: Path, table: Mapping[str, Any]) -> Project:
         if name not in (*LISTS, *TEXTS):
             raise BadInput(f"{where} has {name!r}, and only {', '.join((*LISTS, *TEXTS))} are known: {MEND}")
         words = [value] if name in TEXTS else value
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words) or not words:
+        if not isinstance(words, list) or not words or not all(map(_is_word, words)):
             what = "text" if name in TEXTS else "a list of text"
             raise BadInput(f"{where}: {name} is {value!r}, and should be {what}: {MEND}")
     if not table.get("models"):

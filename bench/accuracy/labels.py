@@ -71,7 +71,7 @@ def class_index(classes: Collection[str], dataset: str) -> dict[str, int]:
         return _places(classes)
     allowed, table = subset(dataset), dict[str, int]()
     for name in sorted(classes):
-        number = int(name) if name.isdecimal() and dataset == "imagenet-v2" else -1
+        number = _number(name) if dataset == "imagenet-v2" else -1
         value = synsets.get(name, number)
         if not 0 <= value < 1000 or (allowed is not None and value not in allowed):
             mend = (
@@ -84,13 +84,18 @@ def class_index(classes: Collection[str], dataset: str) -> dict[str, int]:
     return table
 
 
+def _number(name: str) -> int:
+    """A name that is a number of at most nine digits, which all indices are; else -1."""
+    return int(name) if name.isdecimal() and len(name) < 10 else -1
+
+
 def _places(classes: Collection[str]) -> dict[str, int]:
     table = {name: i for i, name in enumerate(sorted(classes, key=natural_key))}
-    if all(name.isdecimal() for name in table) and any(int(name) != i for name, i in table.items()):
+    if all(name.isdecimal() for name in table) and any(_number(name) != i for name, i in table.items()):
         raise BadInput(
             f"--data: folders named by numbers ({', '.join(list(table)[:3])}, ...) may be indices or names: if indices,"
-            f" add the empty ones that are missing of 0 to {max(map(int, table))}; else put a letter before each, or "
-            "give --labels"
+            f" add the empty ones that are missing of 0 to {max(map(_number, table))}; else put a letter before each, "
+            "or give --labels"
         )
     return table
 
@@ -160,6 +165,9 @@ def _indices(labels: Sequence[str], path: Path, ordered: bool) -> list[int]:
         raise BadInput(f"--labels {path}: a label is no number from 0 to 999 ({error})") from error
     if not ordered and 0 not in numbers and (path.parent / "meta.mat").is_file():
         order = _kit_order(path.parent / "meta.mat")
+        strange = next((number for number in numbers if order.get(number) not in index), None)
+        if strange is not None:
+            raise BadInput(f"--labels {path}: {strange} is no number of a class in {path.parent / 'meta.mat'}")
         return [index[order[number]] for number in numbers]
     if max(numbers) > 999:
         raise BadInput(
@@ -175,7 +183,11 @@ def _kit_order(path: Path) -> dict[int, str]:
         from scipy.io import loadmat
     except ImportError as error:
         raise BadInput(f"reading {path} needs SciPy: pip install scipy") from error
-    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in loadmat(path, squeeze_me=True)["synsets"]}
+    try:
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in loadmat(path, squeeze_me=True)["synsets"]}
+    except Exception as error:  # SciPy raises many kinds
+        why = " ".join(str(error).split())
+        raise BadInput(f"{path} is not the development kit's, or damaged ({why}): put the kit's there") from error
 
 
 def real_labels(names: Sequence[str], path: Path | None = None) -> list[tuple[int, ...]]:

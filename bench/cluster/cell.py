@@ -5,6 +5,7 @@ cells/<name>/attempts.jsonl   a line for each attempt: host, job, time; written 
              log.txt          what the command said, of all attempts
              records/         as under results/: <machine>/records.csv and its environments
              records.json     the same of a command that keeps its records at the end
+             weights.pth      what a command trains
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 
 from bench.cli import BAD_INPUT, BadInput, write_whole
 
-ATTEMPTS, END, LOG, RECORDS, RECORDS_JSON, JOB = (
-    "attempts.jsonl", "end.json", "log.txt", "records", "records.json", "job.json",
+ATTEMPTS, END, LOG, RECORDS, RECORDS_JSON, JOB, WEIGHTS = (
+    "attempts.jsonl", "end.json", "log.txt", "records", "records.json", "job.json", "weights.pth",
 )  # fmt: skip
 DONE, FAILED, STOPPED, OPEN = "done", "failed", "stopped", "open"
 """Ended as it should; refused, which another attempt will not change; ended by a signal; not ended."""
@@ -35,14 +36,14 @@ class State:
     def word(self) -> str:
         if self.end is None:
             return OPEN
-        code = int(self.end.get("code", -1))
-        if code < 0 or code >= 128:
+        code = self.end.get("code", -1)
+        if not isinstance(code, int) or code < 0 or code >= 128:
             return STOPPED
         return FAILED if code == BAD_INPUT else DONE
 
 
 def state(folder: Path) -> State:
-    """What a cell's folder says; of a file that a full disk cut short, what it would say without it."""
+    """What a cell's folder says; a file that a full disk cut short, or another program's, says nothing."""
     return State(len(attempts(folder)), _object(folder / END))
 
 
@@ -110,5 +111,5 @@ def _object(path: Path) -> Mapping[str, Any] | None:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
+from bench.cluster.cell import RECORDS, RECORDS_JSON, WEIGHTS
 from bench.files import read_text
 from bench.models import find, is_pattern, matching
 
@@ -83,9 +84,11 @@ def read(path: Path) -> Grid:
     axes = {name: values if isinstance(values, list) else [values] for name, values in tables["grid"].items()}
     if not axes or not all(axes.values()):
         raise BadInput(f"{path}: [grid] has no values to go through: {MEND}")
-    for name in (*axes, *tables["options"]):
-        if name in OWN:
+    for name, value in (*axes.items(), *tables["options"].items()):
+        if name != "form" and any(owned.startswith(name) for owned in OWN):  # argparse takes beginnings of names
             raise BadInput(f"{path}: the sweep itself gives --{name}: leave it out")
+        if not all(map(_is_word, value if isinstance(value, list) else [value])):
+            raise BadInput(f"{path}: {name} = {value!r:.60}: give text, numbers, or lists of them")
     if "models" in axes:
         axes["models"] = [name for given in axes["models"] for name in _names(given)]
     if tables["torchrun"] and command not in SHARED:
@@ -106,7 +109,9 @@ def _toml(path: Path) -> dict[str, Any]:
         import tomli as tomllib
     try:
         return tomllib.loads(read_text(path, "give the sweep's TOML file"))
-    except tomllib.TOMLDecodeError as error:
+    except BadInput:
+        raise
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits
         raise BadInput(f"{path}: {error}: {MEND}") from error
 
 
@@ -135,6 +140,22 @@ def _cell(command: str, values: Mapping[str, Any], options: Mapping[str, Any]) -
     return Cell(f"{slug}-{digest}", tuple(words))
 
 
+def _is_word(value: Any) -> bool:
+    """Whether a value can be a word of a command, or several words."""
+    if isinstance(value, list):
+        return all(not isinstance(word, list) and _is_word(word) for word in value)
+    return not isinstance(value, dict) and "\0" not in str(value)
+
+
+def own(command: str, place: Path) -> list[str]:
+    """The options that the sweep itself gives: where a cell keeps its records, or the weights that it trains."""
+    if command == RESUMES:
+        return [f"--resume={place / RECORDS}"]
+    if command.startswith("train_"):
+        return [f"--output={place / WEIGHTS}"]
+    return ["--format=json", f"--output={place / RECORDS_JSON}"]
+
+
 def _words(value: Any) -> list[str]:
     return [str(word) for word in (value if isinstance(value, list) else [value])]
 
@@ -148,7 +169,8 @@ def check(command: str, arguments: Sequence[str], where: str) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            importlib.import_module(f"bench.{command}").parser().parse_args([*arguments])
-    except SystemExit:
-        words = said.getvalue().strip().splitlines() or ["it asks for help"]
+            parser = importlib.import_module(f"bench.{command}").parser()
+            parser.parse_args([*arguments, *own(command, Path("cell"))])
+    except SystemExit as ended:
+        words = said.getvalue().strip().splitlines() if ended.code else ["it asks for help or a list, and does nothing"]
         raise BadInput(f"{where}: {words[-1]}") from None

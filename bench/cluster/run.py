@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.cli import BadInput
 from bench.cluster import cell as cells
 from bench.cluster.executors import GONE, Executor
-from bench.cluster.grid import RESUMES, Cell, Grid
+from bench.cluster.grid import Cell, Grid, own
 from bench.cluster.job import Job
 
 CELLS = "cells"
@@ -98,12 +98,12 @@ class Sweep:
     def _job(self, cell: Cell) -> Job:
         """The work of a cell, with what keeps its records."""
         place = self.place(cell).resolve()
-        own = [f"--resume={place / cells.RECORDS}"] if self.grid.command == RESUMES else []
-        if self.grid.command in ("top1", "coco", "ade20k"):
-            own = ["--format=json", f"--output={place / cells.RECORDS_JSON}"]
         (place / cells.RECORDS).mkdir(parents=True, exist_ok=True)
         return Job(
-            str(place), f"{self.package}.{self.grid.command}", (*cell.arguments(place), *own), dict(self.grid.torchrun)
+            str(place),
+            f"{self.package}.{self.grid.command}",
+            (*cell.arguments(place), *own(self.grid.command, place)),
+            dict(self.grid.torchrun),
         )
 
     def _gone(self, waiting: dict[str, str]) -> Iterable[Cell]:

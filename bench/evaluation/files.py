@@ -32,9 +32,17 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """timm's sorting key, in which numbers within names count as numbers; then the name, lest `1` and `01` tie."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
+def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """timm's sorting key, in which numbers within names count as numbers; then the name, lest `1` and `01` tie.
+
+    A number counts by how many digits it has, and then by these: Python makes no numbers of thousands of them.
+    """
+    return [_of_number(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
+
+
+def _of_number(digits: str) -> tuple[int, str]:
+    plain = (digits if digits.isascii() else "".join(str(int(digit)) for digit in digits)).lstrip("0")
+    return len(plain), plain
 
 
 def some(names: Sequence[str]) -> str:

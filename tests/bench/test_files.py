@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -196,6 +197,17 @@ def test_a_file_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "replace", full)
     refused(lambda: cli.write_whole(path, "after"), "No space left")
     assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Each writes beside it under a name of its own: readers see the whole text of one of them."""
+    path, texts = tmp_path / "file", [letter * 100_000 for letter in "abcd"]
+    with ThreadPoolExecutor(4) as writers:
+        done = [writers.submit(lambda text=text: [cli.write_whole(path, text) for _ in range(20)]) for text in texts]
+        while not all(one.done() for one in done):
+            assert not path.exists() or path.read_text() in texts
+        assert [one.result() for one in done]
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -48,6 +48,9 @@ def test_the_nearest_table_counts(tmp_path: Path) -> None:
         ("models = [1]", "a list of text"),
         ('models = ["mine"]\nexpected = 3', "should be text"),
         ("models = [", "pyproject.toml"),
+        ("models = " + "[" * 100_000, "pyproject.toml"),
+        ("models = " + "9" * 5000, "pyproject.toml"),
+        ('models = ["mine"]\nexpected = "\\u0000"', "should be text"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(table: str, words: str, tmp_path: Path) -> None:

@@ -69,6 +69,17 @@ def test_the_machine_is_described_with_gpu_driver_and_torch(tmp_path: Path) -> N
     assert {"machine", "os", "arch", "cpu", "num_cpu", "ram", "gpu", "driver", "torch"} <= set(mine)
     assert mine["torch"]
     assert written["other"] == {"machine": "other"}
-    path.write_text("[]")
-    with pytest.raises(BadInput, match="not asv's file"):
-        asv_machine.main(["--file", str(path)])
+    for other in ("[]", '{"a": 1}', "[" * 100_000, "{"):
+        path.write_text(other)
+        with pytest.raises(BadInput, match="not asv's file"):
+            asv_machine.main(["--file", str(path)])
+        assert path.read_text() == other
+
+
+def test_no_home_for_the_file_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(BadInput, match="--file: there is no home"):
+        asv_machine.main([])

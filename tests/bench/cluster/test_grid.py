@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from bench.cli import BadInput
-from bench.cluster.grid import read
+from bench.cluster.grid import COMMANDS, own, read
 
 GRID = """
 [options]
@@ -59,6 +60,12 @@ def test_a_cell_keeps_its_name_when_the_grid_grows(tmp_path: Path) -> None:
         ('models = ["overlock_[xt]*", "convnext_t"]', 'models = ["resnet*"]', "no model of the suite matches"),
         ("quick = true", "save = true", "the sweep itself gives --save"),
         ("[executor]", "[torchrun]\nnproc-per-node = 2\n[executor]", "runs in one process"),
+        ("quick = true", "sav = true", "the sweep itself gives --sav"),
+        ("quick = true", "help = true", "it asks for help"),
+        ("quick = true", "quick = {a = 1}", "give text, numbers"),
+        ("quick = true", 'weights = "a=\\u0000"', "give text, numbers"),
+        ("quick = true", "rounds = " + "9" * 5000, "grid.toml"),
+        ("quick = true", "rounds = " + "[" * 100_000, "grid.toml"),
         ("[grid]", "[grid", "grid.toml"),
     ],
 )
@@ -67,6 +74,17 @@ def test_what_cannot_be_meant_is_refused(old: str, new: str, words: str, tmp_pat
     with pytest.raises(BadInput) as refused:
         read(written(tmp_path, GRID.replace(old, new)))
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_swept(command: str, tmp_path: Path) -> None:
+    models = "model" if command.startswith("train_") else "models"
+    weights = "" if command == "compare" else 'data = "/data"\nweights = "random"'
+    text = f'command = "{command}"\n[options]\n{weights}\n[grid]\n{models} = ["overlock_t"]\n'
+    (cell,) = read(written(tmp_path, text)).cells
+    parser = importlib.import_module(f"bench.{command}").parser()
+    given = parser.parse_args([*cell.arguments(Path("/x")), *own(command, Path("/x"))])
+    assert Path("/x") in (given.resume if command == "compare" else given.output).parents
 
 
 def test_the_folder_of_a_cell_has_a_place_in_its_options(tmp_path: Path) -> None:

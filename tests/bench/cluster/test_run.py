@@ -158,3 +158,22 @@ def test_records_that_cannot_be_merged_wait_in_their_cell(make: Make, monkeypatc
     assert not again.unmerged
     assert values(sweep.results) == [("a-1", 1.0), ("a-2", 2.0)]
     assert os.listdir(sweep.folder / "cells") == ["a"]
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", [cells.END, cells.ATTEMPTS, cells.JOB])
+@pytest.mark.parametrize(
+    "text", ['{"code": "x"}', '{"code": [], "id": []}', '{"code": 1e999}', '{"code": null}', DEEP, ""]
+)
+def test_files_of_a_cell_that_say_nothing(name: str, text: str, make: Make) -> None:
+    sweep = make(grid(a="fine"))
+    place = sweep.folder / "cells" / "a"
+    place.mkdir(parents=True)
+    (place / name).write_text(text + "\n")
+    assert cells.state(place).word in (cells.OPEN, cells.STOPPED)
+    assert set(sweep.adopted()) <= set()
+    (place / name).unlink()
+    (place / name).mkdir()
+    assert cells.state(place).word == cells.OPEN

@@ -145,10 +145,14 @@ def test_nothing_is_left_behind(number: signal.Signals) -> None:
 CHILD = "import subprocess, time\nsubprocess.Popen(['sleep', '60'])\n"
 
 
-@pytest.mark.parametrize(("way", "killed"), [(FORK, False), (FORK, True), (EXEC, False)])
-def test_what_a_worker_has_started_ends_with_it(way: str, killed: bool, tmp_path: Path) -> None:
-    """A compiler, say, which has the worker's connection open too: nobody waits for it."""
-    (tmp_path / "planted_child.py").write_text("import subprocess\nsubprocess.Popen(['sleep', '60'])\n")
+CHILDREN = [(FORK, False, False), (FORK, True, False), (EXEC, False, False), (FORK, False, True)]
+
+
+@pytest.mark.parametrize(("way", "killed", "daemon"), CHILDREN)
+def test_what_a_worker_has_started_ends_with_it(way: str, killed: bool, daemon: bool, tmp_path: Path) -> None:
+    """A compiler, say, which has the worker's connection open too. A daemon goes on, and nobody waits for it."""
+    child = f"import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session={daemon})\n"
+    (tmp_path / "planted_child.py").write_text(child)
     settings = replace(SETTINGS, process=way)
     asked = replace(request(PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}"), settings=settings)
     imports = asdict(replace(settings, imports=("planted_child",)))  # of the worker, and not of its server
@@ -162,6 +166,8 @@ def test_what_a_worker_has_started_ends_with_it(way: str, killed: bool, tmp_path
     begin = time.monotonic()
     worker.end()
     assert time.monotonic() - begin < process.ENDING_SECONDS
+    if daemon:
+        children[0].kill()
     assert all_end(children, 2)
 
 
