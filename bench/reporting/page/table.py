@@ -99,8 +99,11 @@ def _title(kind: tuple[str, bool], main: tuple[str, bool]) -> str:
 def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Table:
     """Rows as a table."""
     made = [_words("model", [row.model for row in rows])]
-    if len({row.machine for row in rows if row.measured}) > 1:
-        made.append(_words("machine", [row.machine if row.measured else "" for row in rows]))
+    machines = {row.machine: row.machine.rpartition("-")[0] for row in rows if row.measured}
+    if len(machines) > 1:  # by their names without the hash, where these tell them apart
+        short = machines if len(set(machines.values())) == len(machines) else {machine: machine for machine in machines}
+        places = [short[row.machine] if row.measured else "" for row in rows]
+        made.append(_column("machine", [Cell(place, place, "name") for place in places], number=False, first=UP))
     made.append(_column("size", [Cell(row.resolution, row.pixels, "number") for row in rows], number=True, first=UP))
     shown = columns(rows)
     first = [metric for metric in FIRST if metric in shown]

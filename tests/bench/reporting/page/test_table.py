@@ -86,4 +86,10 @@ def test_questions_are_not_counted_as_statements_of_others(tmp_path: Path) -> No
 def test_what_is_only_counted_comes_last(tmp_path: Path) -> None:
     made = [*cost(), *(timed("overlock_t", "throughput", 7.0, machine=machine) for machine in MACHINES)]
     main = tables(gather(kept(tmp_path / "results", made)).rows)[0]
-    assert [cell.text for cell in main.columns[1].cells] == [*MACHINES, "", ""]
+    assert [cell.text for cell in main.columns[1].cells] == [*MACHINES, "", ""], "machine-a and -b are no machine"
+
+
+def test_machines_go_by_short_names_where_these_tell_them_apart(tmp_path: Path) -> None:
+    made = [timed("overlock_t", "throughput", 7.0, machine=machine) for machine in ("cpu-2c-1f", "gpu-8c-2e")]
+    main = tables(gather(kept(tmp_path / "results", made)).rows)[0]
+    assert [cell.text for cell in main.columns[1].cells] == ["cpu-2c", "gpu-8c"]
