@@ -14,6 +14,7 @@ Shapes: B batch, G heads, c channels of a head, H W map, N = H*W, R regions, K k
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,9 +128,9 @@ def _keys(inputs: Inputs) -> Tensor:
 
 
 class _Branch:
-    """One of the two kernels with its tables, and the constants of its launches; `project` makes the projected keys."""
+    """One of the two kernels with its tables, and the constants of its launches."""
 
-    def __init__(self, index: int, inputs: Inputs, keys: Tensor) -> None:
+    def __init__(self, index: int, inputs: Inputs) -> None:
         key, value, rpb = inputs.key, inputs.value, inputs[5 + index]
         self.batch, channels, self.height, self.width = value.shape
         self.heads, self.k = rpb.shape[0], window_size(rpb)
@@ -137,7 +138,6 @@ class _Branch:
         self.rpb = rpb.contiguous()
         self.own = slice(self.taps) if index == 0 else slice(-self.taps, None)
         self.proj_weight, self.proj_bias = inputs.proj_weight, inputs.proj_bias[self.own].contiguous()
-        self.keys = keys
         cq, cv = key.shape[1] // self.heads, channels // 2 // self.heads
         self.constants: dict[str, Any] = {
             "BRANCH": index,
@@ -149,16 +149,21 @@ class _Branch:
             "PRECISION": _precision(value),
         }
 
-    def project(self, padded: bool) -> tuple[Tensor, dict[str, int]]:
-        """P k (B*G*c, pitch), taps in rows of K, or padded to a power of two; zeros in the padding."""
-        k, kp = self.k, next_power_of_2(self.k + 1) if padded else self.k
-        pitch = -(-k * kp // 8) * 8  # rows begin at multiples of 16 bytes
+    def padding(self, padded: bool) -> tuple[int, int]:
+        """Columns of a row of taps, and taps with the padding: K and K * K, or powers of two; whole 16 bytes."""
+        columns = next_power_of_2(self.k + 1) if padded else self.k
+        return columns, -(-self.k * columns // 8) * 8
 
-        def weight() -> Tensor:  # pitch, R padded
-            rows = _aligned(self.proj_weight[self.own]).unflatten(0, (k, k))
-            return F.pad(F.pad(rows, (0, 0, 0, kp - k)).flatten(0, 1), (0, 0, 0, pitch - k * kp))
+    def projection(self, padded: bool) -> Tensor:
+        """The rows of the projection that make this branch's taps: (taps with padding, R padded), zeros between."""
+        columns, pitch = self.padding(padded)
+        rows = _aligned(self.proj_weight[self.own]).unflatten(0, (self.k, self.k))
+        return F.pad(F.pad(rows, (0, 0, 0, columns - self.k)).flatten(0, 1), (0, 0, 0, pitch - self.k * columns))
 
-        return self.keys @ prepared(self.proj_weight, ("taps", self.own.start, kp), weight).t(), {"PITCH": pitch}
+    @property
+    def slides(self) -> bool:
+        """Whether the forward is the kernel of sliding windows, which takes padded rows of taps."""
+        return self.k > SMALL and not shared_windows(self.height, self.width, self.k)
 
     def sliding(self, launch: Launch) -> dict[str, int]:
         """How a sliding kernel cuts windows: padded rows of taps, dealt to the warps, and the columns they lie in."""
@@ -177,38 +182,51 @@ class _Branch:
         return -(-self.batch // parts)
 
 
+def _projected(
+    keys: Tensor, branches: Sequence[_Branch], padded: Sequence[bool]
+) -> list[tuple[Tensor, dict[str, int]]]:
+    """Projected keys of both branches (B*G*c, taps) by one product, and where a kernel finds them."""
+    pitches = [branch.padding(p)[1] for branch, p in zip(branches, padded, strict=True)]
+
+    def weight() -> Tensor:
+        return torch.cat([branch.projection(p) for branch, p in zip(branches, padded, strict=True)])
+
+    joint = keys @ prepared(branches[0].proj_weight, ("taps", *(b.k for b in branches), *padded), weight).t()
+    parts = zip(joint.split(pitches, 1), pitches, strict=True)
+    return [(pk, {"PITCH": pitch, "STRIDE": joint.shape[1]}) for pk, pitch in parts]
+
+
 def forward(inputs: Inputs, scale: float) -> Tensor:
     """ContMix: (B, C, H, W), channels_last."""
     out = torch.empty_like(inputs.value, memory_format=torch.channels_last)
     with on(inputs.value):
-        keys = _keys(inputs)
-        for branch in (_Branch(0, inputs, keys), _Branch(1, inputs, keys)):
-            _launch_forward(branch, inputs.query, inputs.value, out, scale)
+        branches = _Branch(0, inputs), _Branch(1, inputs)
+        projected = _projected(_keys(inputs), branches, [branch.slides for branch in branches])
+        for branch, (pk, options) in zip(branches, projected, strict=True):
+            _launch_forward(branch, pk, options, inputs.query, inputs.value, out, scale)
     return out
 
 
-def _launch_forward(branch: _Branch, query: Tensor, value: Tensor, out: Tensor, scale: float) -> None:
+def _launch_forward(
+    branch: _Branch, pk: Tensor, options: dict[str, int], query: Tensor, value: Tensor, out: Tensor, scale: float
+) -> None:
     k, height, width = branch.k, branch.height, branch.width
-    options: dict[str, Any]
     if shared_windows(height, width, k):
         launch = launches["shared"]
         block = [n if n == k else (k + 1) // 2 for n in (height, width)]
         queries = min(launch.queries, next_power_of_2(block[0] * block[1], MIN_DOT))
         tiles = height // block[0] * (width // block[1]) * -(-block[0] * block[1] // queries)
         taps, more = _split(branch.taps)
-        pk, options = branch.project(padded=False)
         options |= {"TAPS": taps, "MORE": more, "BH": block[0], "BW": block[1], "M": queries}
         kernel = _kernel("shared_kernel")
-    elif k <= SMALL:
+    elif not branch.slides:
         launch = launches["small"]
         tiles = -(-height // 4) * -(-width // 4)
-        pk, options = branch.project(padded=False)
         options |= {"TAPS": next_power_of_2(branch.taps + 1, MIN_DOT)}  # the last one is no tap
         kernel = _kernel("small_kernel")
     else:
         launch = launches["short" if k <= SHORT else "sliding"]
         tiles = height * -(-width // launch.queries)
-        pk, options = branch.project(padded=True)
         options |= branch.sliding(launch)
         kernel = _kernel("sliding_kernel")
     images = branch.images(branch.heads * tiles)
@@ -226,10 +244,10 @@ def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
     d_value = torch.empty_like(value, memory_format=torch.channels_last)
     d_key, d_weight, d_bias, d_rpb = torch.zeros_like(keys), [], [], []
     with on(value):
-        padded = _keys(inputs)
-        branches = _Branch(0, inputs, padded), _Branch(1, inputs, padded)
-        for branch, d_own_query in zip(branches, d_query, strict=True):
-            d_pk, d_taps, table = _launch_backward(branch, query, value, grad, scale, d_own_query, d_value)
+        branches = _Branch(0, inputs), _Branch(1, inputs)
+        projected = _projected(_keys(inputs), branches, (True, True))
+        for branch, (pk, pitch), d_own_query in zip(branches, projected, d_query, strict=True):
+            d_pk, d_taps, table = _launch_backward(branch, pk, pitch, query, value, grad, scale, d_own_query, d_value)
             d_key.addmm_(d_pk, proj_weight[branch.own].float())
             d_weight.append(d_pk.t() @ keys)
             d_bias.append(d_taps.sum(0))
@@ -245,14 +263,14 @@ def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
 
 
 def _launch_backward(
-    branch: _Branch, query: Tensor, value: Tensor, grad: Tensor, scale: float, d_query: Tensor, d_value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    branch: _Branch, pk: Tensor, pitch: dict[str, int], query: Tensor, value: Tensor, grad: Tensor, scale: float,
+    d_query: Tensor, d_value: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Fill `d_query` and this branch of `d_value`; returns d_pk (B*G*c, T), the sum of dS (B*G, T) and d_rpb."""
     k, heads, height = branch.k, branch.heads, branch.height
     large = "float32 backward" if value.dtype == torch.float32 else "backward"
     launch = launches["short backward" if k <= SHORT else large]
     queries = launch.queries
-    pk, pitch = branch.project(padded=True)
     constants = {**branch.constants, **pitch, **branch.sliding(launch)}
     across = -(-branch.width // queries)
     images = branch.images(heads * height * across)

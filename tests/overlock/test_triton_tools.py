@@ -93,12 +93,15 @@ def test_projected_keys_of_aligned_rows(kernel: int, padded: bool) -> None:
     inputs = Case(14, 14, kernel).inputs(torch.float32)
     keys = fused._keys(inputs)
     assert keys.shape[1] == 56
-    branches = [fused._Branch(i, inputs, keys) for i in (0, 1)]
-    for own, branch in zip((slice(25), slice(25, None)), branches, strict=True):
-        for again in (not padded, padded):
-            pk, _ = branch.project(again)
-        k, columns = branch.k, pk.shape[1] // branch.k if padded else branch.k
+    branches = [fused._Branch(i, inputs) for i in (0, 1)]
+    for again in (not padded, padded):
+        projected = fused._projected(keys, branches, (again, again))
+    assert projected[0][0]._base is projected[1][0]._base, "one product"
+    for own, branch, (pk, places) in zip((slice(25), slice(25, None)), branches, projected, strict=True):
+        k, columns = branch.k, branch.padding(padded)[0]
+        assert pk.shape[1] == places["PITCH"] >= k * columns
+        assert pk.stride(0) == places["STRIDE"]
         wanted = inputs.key.reshape(-1, 49) @ inputs.proj_weight[own].t()
         got = pk[:, : k * columns].unflatten(1, (k, columns))[:, :, :k].flatten(1)
         torch.testing.assert_close(got, wanted)
-        assert pk.stride(0) % 8 == 0
+        assert pk.stride(0) % 8 == pk.storage_offset() % 8 == 0

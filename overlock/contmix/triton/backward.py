@@ -50,7 +50,8 @@ def last_reader(row, size, K: tl.constexpr):
 def query_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, grad_ptr, gb, gc, gh, gw, bias_ptr, rpb_ptr,
     lse_ptr, delta_ptr, dq_ptr, db, dc, dh, dw, part_ptr, B, G, H, W, scale, IMAGES,
-    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
+    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr,
+    STRIDE: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
     CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PLACES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -71,7 +72,7 @@ def query_kernel(
         bg, head = b * G + g, (BRANCH * G + g) * CV
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
         grad = load_tokens(grad_ptr + b * gb + head * gc, i, j, gh, gw, gc, inside, CV, CVP)
-        pk = load_taps(pk_ptr + bg * CQ * PITCH, 0, PITCH, GROUPS, ROWS, KP, CQ, CQP)
+        pk = load_taps(pk_ptr + bg * CQ * STRIDE, 0, PITCH, STRIDE, GROUPS, ROWS, KP, CQ, CQP)
         logits = product(to_groups(q, GROUPS), pk, None, PRECISION) * (scale * LOG2E) + bias
         top = tl.max(tl.max(logits, 2), 0)
         weights = tl.exp2(logits - top[None, :, None])
@@ -101,7 +102,8 @@ def query_kernel(
 def taps_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, grad_ptr, gb, gc, gh, gw, bias_ptr, rpb_ptr,
     lse_ptr, delta_ptr, d_pk_ptr, d_tap_ptr, B, G, H, W, scale,
-    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
+    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr,
+    STRIDE: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
     CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -109,7 +111,7 @@ def taps_kernel(
     bg = tl.program_id(0).to(tl.int64)
     b, g = bg // G, bg % G
     head = (BRANCH * G + g) * CV
-    pk = load_taps(pk_ptr + bg * CQ * PITCH, 0, PITCH, GROUPS, ROWS, KP, CQ, CQP)
+    pk = load_taps(pk_ptr + bg * CQ * STRIDE, 0, PITCH, STRIDE, GROUPS, ROWS, KP, CQ, CQP)
     u, v = group_taps(0, GROUPS, ROWS, KP)
     across = tl.cdiv(W, M)
     acc = tl.zeros([GROUPS, CQP, ROWS * KP], tl.float32)
@@ -146,7 +148,8 @@ def taps_kernel(
 def value_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, grad_ptr, gb, gc, gh, gw, bias_ptr, rpb_ptr, lse_ptr,
     dv_ptr, db, dc, dh, dw, B, G, H, W, scale,
-    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
+    BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr,
+    STRIDE: tl.constexpr, CQ: tl.constexpr, CQP: tl.constexpr,
     CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -166,7 +169,7 @@ def value_kernel(
         i, inside = i0 + j * 0, j < W
         si, sj = window_start(i0, H, K), window_start(j, W, K)
         u, v = group_taps(top - si, GROUPS, ROWS, KP)  # the taps of these windows that fall on the block's rows
-        pk = load_taps(pk_ptr + bg * CQ * PITCH, top - si, PITCH, GROUPS, ROWS, KP, CQ, CQP)
+        pk = load_taps(pk_ptr + bg * CQ * STRIDE, top - si, PITCH, STRIDE, GROUPS, ROWS, KP, CQ, CQP)
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
         grad = load_tokens(grad_ptr + b * gb + head * gc, i, j, gh, gw, gc, inside, CV, CVP)
         place = first_place(i, si, j, sj, K)[None, :, None]

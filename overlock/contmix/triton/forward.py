@@ -12,9 +12,9 @@ product, (M, keys) x (keys, c). Nothing of size N x taps leaves the chip.
   gathers are its own, only sums and maxima cross.
 
 Names: G heads, M queries a program, K kernel size; a tap is row u and column v of a window, its place u * KP + v (KP
-is K for shared windows, else a power of two), PITCH from one channel of projected keys to the next; CQ and CV channels
-of a head, CQP and CVP padded. A group reads ROWS rows and KEYS columns of keys. A branch is one of the two kernels
-and the values it mixes: 0 the small one, 1 the large. Logits are in base 2: times log2(e).
+is K for shared windows, else a power of two), PITCH of them in a row of projected keys, STRIDE from one row to the
+next; CQ and CV channels of a head, CQP and CVP padded. A group reads ROWS rows and KEYS columns of keys. A branch is
+one of the two kernels and the values it mixes: 0 the small one, 1 the large. Logits are in base 2: times log2(e).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -72,6 +72,7 @@ def first_place(i, si, j, sj, K: tl.constexpr):
 def shared_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
     IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, MORE: tl.constexpr, PITCH: tl.constexpr,
+    STRIDE: tl.constexpr,
     CQ: tl.constexpr, CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr,
     BH: tl.constexpr, BW: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -92,14 +93,14 @@ def shared_kernel(
     table, place = rpb_ptr + g * (2 * K - 1) * (2 * K - 1), first_place(i, si, j, sj, K)[:, None]
     t, c = tl.arange(0, TAPS), tl.arange(0, CQP)
     bias = tap_bias(bias_ptr, table, place, (t // K)[None, :], (t % K)[None, :], inside[:, None], K)
-    taps, channels = c[:, None] * PITCH + t[None, :], (c < CQ)[:, None]
+    taps, channels = c[:, None] * STRIDE + t[None, :], (c < CQ)[:, None]
     if MORE > 0:
         n = TAPS + tl.arange(0, MORE)
         more_bias = tap_bias(bias_ptr, table, place, (n // K)[None, :], (n % K)[None, :], inside[:, None], K)
-        more_taps = c[:, None] * PITCH + n[None, :]
+        more_taps = c[:, None] * STRIDE + n[None, :]
     for b in range(part * IMAGES, tl.minimum((part + 1) * IMAGES, B)):
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
-        pk_head = pk_ptr + (b * G + g) * CQ * PITCH
+        pk_head = pk_ptr + (b * G + g) * CQ * STRIDE
         v_head = v_ptr + b * vb + (BRANCH * G + g) * CV * vc
         pk = tl.load(pk_head + taps, mask=channels & (t < PITCH)[None, :], other=0.0)
         logits = product(q, pk, None, PRECISION) * (scale * LOG2E) + bias
@@ -124,7 +125,8 @@ def shared_kernel(
 @triton.jit
 def small_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
-    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
+    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, PITCH: tl.constexpr,
+    STRIDE: tl.constexpr, CQ: tl.constexpr,
     CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One branch of the output of 4 x 4 neighbours, whose windows (K <= 5) lie in 8 x 8 keys, for IMAGES images.
@@ -149,9 +151,9 @@ def small_kernel(
     row, column = top + y // 8, left + y % 8
     for b in range(part * IMAGES, tl.minimum((part + 1) * IMAGES, B)):
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
-        pk_head = pk_ptr + (b * G + g) * CQ * PITCH
+        pk_head = pk_ptr + (b * G + g) * CQ * STRIDE
         pk = tl.load(
-            pk_head + c[:, None] * PITCH + t[None, :], mask=(c < CQ)[:, None] & (t < PITCH)[None, :], other=0.0
+            pk_head + c[:, None] * STRIDE + t[None, :], mask=(c < CQ)[:, None] & (t < PITCH)[None, :], other=0.0
         )
         logits = product(q, pk, None, PRECISION) * (scale * LOG2E) + bias
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
@@ -178,12 +180,13 @@ def group_taps(first, GROUPS: tl.constexpr, ROWS: tl.constexpr, KP: tl.constexpr
 
 
 @triton.jit
-def load_taps(pk_ptr, first, PITCH: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, KP: tl.constexpr,
+def load_taps(pk_ptr, first, PITCH: tl.constexpr,
+              STRIDE: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, KP: tl.constexpr,
               CQ: tl.constexpr, CQP: tl.constexpr):  # fmt: skip
     """(GROUPS, CQP, ROWS*KP) projected keys from window row `first` on; zeros outside the window."""
     t = tl.arange(0, GROUPS)[:, None, None] * (ROWS * KP) + tl.arange(0, ROWS * KP)[None, None, :] + first * KP
     c = tl.arange(0, CQP)[None, :, None]
-    return tl.load(pk_ptr + c * PITCH + t, mask=(c < CQ) & (t >= 0) & (t < PITCH), other=0.0)
+    return tl.load(pk_ptr + c * STRIDE + t, mask=(c < CQ) & (t >= 0) & (t < PITCH), other=0.0)
 
 
 @triton.jit
@@ -227,7 +230,8 @@ def to_taps(x, sj, left, K: tl.constexpr, KP: tl.constexpr, KEYS: tl.constexpr):
 @triton.jit
 def sliding_kernel(
     q_ptr, qb, qc, qh, qw, pk_ptr, v_ptr, vb, vc, vh, vw, bias_ptr, rpb_ptr, out_ptr, ob, oc, oh, ow, B, G, H, W, scale,
-    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr, CQ: tl.constexpr,
+    IMAGES, BRANCH: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PITCH: tl.constexpr,
+    STRIDE: tl.constexpr, CQ: tl.constexpr,
     CQP: tl.constexpr, CV: tl.constexpr, CVP: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -245,7 +249,7 @@ def sliding_kernel(
     bias = tap_bias(bias_ptr, rpb_ptr + g * (2 * K - 1) * (2 * K - 1), place, u, v, inside[None, :, None], K)
     for b in range(part * IMAGES, tl.minimum((part + 1) * IMAGES, B)):
         q = load_tokens(q_ptr + b * qb + g * CQ * qc, i, j, qh, qw, qc, inside, CQ, CQP)
-        pk = load_taps(pk_ptr + (b * G + g) * CQ * PITCH, 0, PITCH, GROUPS, ROWS, KP, CQ, CQP)
+        pk = load_taps(pk_ptr + (b * G + g) * CQ * STRIDE, 0, PITCH, STRIDE, GROUPS, ROWS, KP, CQ, CQP)
         logits = product(to_groups(q, GROUPS), pk, None, PRECISION) * (scale * LOG2E) + bias
         top = tl.max(tl.max(logits, 2), 0)
         weights = tl.exp2(logits - top[None, :, None])
