@@ -11,7 +11,8 @@ from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    p = command.parser("ade20k", "Mean IoU of UperNet models on the ADE20K validation set.", HEADS["segmentation"])
+    about = "Mean IoU of UperNet models on ADE20K's validation set, or on a set of its form."
+    p = command.parser("ade20k", about, HEADS["segmentation"], "validation")
     add_list(p)
     p.add_argument("--multi-scale", action="store_true", help="six scales, each mirrored too; probabilities averaged")
     return p

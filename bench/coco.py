@@ -11,8 +11,8 @@ from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    about = "Box and mask AP on COCO 2017 val. 'cascade' is the 4conv1fc one, of most published figures."
-    p = command.parser("coco", about, HEADS["detection"])
+    about = "Box and mask AP on COCO 2017 val, or on a set of its format. 'cascade' is the published 4conv1fc one."
+    p = command.parser("coco", about, HEADS["detection"], "val2017")
     add_list(p)
     return p
 

@@ -13,7 +13,8 @@ from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    p = command.training_parser("train_ade20k", "Fine-tune UperNet on ADE20K's training set.", HEADS["segmentation"])
+    about = "Fine-tune UperNet on ADE20K's training set, or on a set of its form."
+    p = command.training_parser("train_ade20k", about, HEADS["segmentation"], "training")
     p.add_argument("--iterations", type=cli.positive, default=160_000)
     p.add_argument("--lr", type=cli.number, default=6e-5, help="for --batch-size 16 (default: 6e-5)")
     p.add_argument("--weight-decay", type=cli.number, default=0.01)

@@ -14,9 +14,8 @@ from bench.tasks import HEADS
 
 
 def parser() -> cli.Parser:
-    p = command.training_parser(
-        "train_coco", "Fine-tune Mask R-CNN or a cascade on COCO's train2017.", HEADS["detection"]
-    )
+    about = "Fine-tune Mask R-CNN or a cascade on COCO's train2017, or on a set of its format."
+    p = command.training_parser("train_coco", about, HEADS["detection"], "train2017")
     p.add_argument("--epochs", type=cli.positive, default=12, help="12 (1x, default) or 36 (3x)")
     p.add_argument("--lr", type=cli.number, default=2e-4, help="for --batch-size 16 (default: 2e-4)")
     p.add_argument("--weight-decay", type=cli.number, default=0.05)

@@ -18,8 +18,8 @@ from typing import Any
 
 from bench.cli import BAD_INPUT, BadInput, write_whole
 
-ATTEMPTS, END, LOG, RECORDS, RECORDS_JSON, JOB, WEIGHTS = (
-    "attempts.jsonl", "end.json", "log.txt", "records", "records.json", "job.json", "weights.pth",
+ATTEMPTS, END, LOG, RECORDS, RECORDS_JSON, JOB, WEIGHTS, RUN = (
+    "attempts.jsonl", "end.json", "log.txt", "records", "records.json", "job.json", "weights.pth", "run",
 )  # fmt: skip
 DONE, FAILED, STOPPED, OPEN = "done", "failed", "stopped", "open"
 """Ended as it should; refused, which another attempt will not change; ended by a signal; not ended."""

@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
-from bench.cluster.cell import RECORDS, RECORDS_JSON, WEIGHTS
+from bench.cluster.cell import RECORDS, RECORDS_JSON, RUN, WEIGHTS
 from bench.files import read_text
 from bench.models import find, is_pattern, matching
 
-COMMANDS = ("compare", "top1", "coco", "ade20k", "train_coco", "train_ade20k")
+COMMANDS = ("compare", "top1", "coco", "ade20k", "train_imagenet", "train_coco", "train_ade20k")
 """What a cell may run."""
 RESUMES = "compare"
 """The command that keeps every figure as it is known, in a folder of records; others go on by files of their own."""
-SHARED = ("top1", "coco", "ade20k", "train_coco", "train_ade20k")
+SHARED = tuple(command for command in COMMANDS if command != RESUMES)
 """What may run in several processes, by torchrun."""
 TABLES = ("options", "grid", "executor", "torchrun")
 OWN = ("resume", "save", "output", "format")
@@ -89,8 +89,9 @@ def read(path: Path) -> Grid:
             raise BadInput(f"{path}: the sweep itself gives --{name}: leave it out")
         if not all(map(_is_word, value if isinstance(value, list) else [value])):
             raise BadInput(f"{path}: {name} = {value!r:.60}: give text, numbers, or lists of them")
-    if "models" in axes:
-        axes["models"] = [name for given in axes["models"] for name in _names(given)]
+    for axis in ("models", "model"):
+        if axis in axes:
+            axes[axis] = [name for given in axes[axis] for name in _names(given)]
     if tables["torchrun"] and command not in SHARED:
         raise BadInput(f"{path}: bench.{command} runs in one process: leave [torchrun] out")
     cells: dict[tuple[str, ...], Cell] = {}
@@ -152,7 +153,7 @@ def own(command: str, place: Path) -> list[str]:
     if command == RESUMES:
         return [f"--resume={place / RECORDS}"]
     if command.startswith("train_"):
-        return [f"--output={place / WEIGHTS}"]
+        return [f"--output={place / (RUN if command == 'train_imagenet' else WEIGHTS)}"]
     return ["--format=json", f"--output={place / RECORDS_JSON}"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from bench.dense.data import ADE20K
-from bench.dense.evaluate_command import evaluate
+from bench.dense.evaluate_command import evaluate, header
 from bench.dense.evaluation import Pass, Place, Run, evaluate_ade20k
 from bench.dense.miou import Counts, from_row, paired_difference, score
 from bench.dense.transforms import MULTI_SCALES, SegmentationTest
@@ -29,7 +29,7 @@ class ADE20KEvaluation:
         self._counts: dict[str, dict[str, Counts]] = {}
 
     def header(self, entry: Entry) -> dict[str, Any]:
-        return {"test": asdict(self._test(entry))}
+        return {"test": asdict(self._test(entry)), **header(self.data.classes)}
 
     def _test(self, entry: Entry) -> SegmentationTest:
         scales = MULTI_SCALES if self.multi_scale else (1.0,)
@@ -39,7 +39,8 @@ class ADE20KEvaluation:
         return evaluate_ade20k(model, self.data, self._test(entry), place, how)
 
     def figures(self, name: str, run: Run) -> dict[str, float]:
-        self._counts[name] = {image: from_row(row["counts"]) for image, row in run.rows.items()}
+        classes = len(self.data.classes)
+        self._counts[name] = {image: from_row(row["counts"], classes) for image, row in run.rows.items()}
         return asdict(score(np.sum(list(self._counts[name].values()), axis=0)))
 
     def differences(self, resamples: int) -> list[str]:
@@ -56,4 +57,4 @@ class ADE20KEvaluation:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate each model, print the table, return the exit code."""
-    return evaluate(args, ADE20KEvaluation(ADE20K.open(args.data), args.multi_scale))
+    return evaluate(args, ADE20KEvaluation(ADE20K.open(args.data, args.split, args.categories), args.multi_scale))

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import BadInput
+from bench.dense.categories import MEND, STANDARD
 from bench.evaluation.files import refuse_repeated
 
-CATEGORIES = 80
 LARGEST = 1e9  # of a coordinate; not a number and infinity are not within it either
 
 
-def check(path: Path, dataset: Any) -> None:
+def check(path: Path, dataset: Any, custom: bool = False) -> None:
     """Make sure that pycocotools and training can use everything in `dataset`, the content of `path`.
+
+    `custom`: whether it may have any categories; its annotations get new ids then, so that theirs may be 0.
 
     Raises:
         BadInput: naming the first image, category or annotation that they would fail on, ignore or take for another.
@@ -22,11 +24,13 @@ def check(path: Path, dataset: Any) -> None:
     lists = ("images", "annotations", "categories")
     if not isinstance(dataset, dict) or not all(_objects(dataset.get(name)) for name in lists):
         raise BadInput(f"{path} has no images, annotations and categories")
-    if len(dataset["categories"]) != CATEGORIES:
-        raise BadInput(f"{path} has {len(dataset['categories'])} categories: the heads are for COCO's {CATEGORIES}")
+    if not custom and len(dataset["categories"]) != STANDARD["coco"]:
+        number = len(dataset["categories"])
+        raise BadInput(f"{path} has {number} categories: the heads are for COCO's {STANDARD['coco']}: {MEND}")
     if not dataset["images"]:
         raise BadInput(f"{path} names no images")
-    for kind, why in (("images", _image), ("categories", _identified), ("annotations", _identified)):
+    of_annotations = _numbered if custom else _identified
+    for kind, why in (("images", _image), ("categories", _numbered), ("annotations", of_annotations)):
         for i, entry in enumerate(dataset[kind]):
             if reason := why(entry):
                 raise BadInput(f"{path}: {kind}[{i}] {reason}: mend it")
@@ -46,6 +50,10 @@ def _objects(value: object) -> bool:
 def _identified(entry: Mapping[str, Any]) -> str:
     # pycocotools takes an object of id 0 for one that nothing matched
     return "" if _whole(entry.get("id")) and entry["id"] > 0 else "has no id above 0"
+
+
+def _numbered(entry: Mapping[str, Any]) -> str:
+    return "" if _whole(entry.get("id")) and entry["id"] >= 0 else "has no id of 0 or more"
 
 
 def _image(entry: Mapping[str, Any]) -> str:

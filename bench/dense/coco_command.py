@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.dense.average_precision import KINDS, average_precision, evaluated, paired_difference
 from bench.dense.data import COCO
-from bench.dense.evaluate_command import evaluate
+from bench.dense.evaluate_command import evaluate, header
 from bench.dense.evaluation import Pass, Place, Row, Run, evaluate_coco
 from bench.models import Entry
 
@@ -27,7 +27,7 @@ class COCOEvaluation:
         self._detections: dict[str, dict[str, list[Row]]] = {}
 
     def header(self, entry: Entry) -> dict[str, Any]:
-        return {}
+        return header(self.data.classes)
 
     def run(self, entry: Entry, model: nn.Module, place: Place, how: Pass) -> Run:
         return evaluate_coco(model, self.data, place, how)
@@ -59,4 +59,4 @@ class COCOEvaluation:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate each model, print the table, return the exit code."""
-    return evaluate(args, COCOEvaluation(COCO.open(args.data)))
+    return evaluate(args, COCOEvaluation(COCO.open(args.data, args.split, args.categories)))

@@ -15,23 +15,27 @@ from bench.models import is_pattern, matching
 if TYPE_CHECKING:
     from torch import nn
 
+    from bench.dense.categories import Classes
     from bench.records.record import Record
 
 RANDOM, RELEASED = "random", "released"
 
 
-def _parser(command: str, about: str, heads: Sequence[str], dtypes: Sequence[str]) -> Parser:
+def _parser(command: str, about: str, heads: Sequence[str], dtypes: Sequence[str], split: str) -> Parser:
     """The arguments that evaluation and training both take."""
     p = Parser(prog=f"bench.{command}", description=about)
     p.add_argument("--data", type=Path, required=True, metavar="PATH", help="the data set's folder")
+    p.add_argument("--split", default=split, metavar="NAME", help=f"the part of the set (default: {split})")
+    p.add_argument("--categories", metavar="N|FILE",
+                   help="of a set of your own: how many, or a file of them, `ID NAME` a line or JSON")  # fmt: skip
     p.add_argument("--head", choices=heads, default=heads[0])
     add_device(p, dtypes, "of autocast", workers=2)
     return p
 
 
-def parser(command: str, about: str, heads: Sequence[str]) -> Parser:
+def parser(command: str, about: str, heads: Sequence[str], split: str) -> Parser:
     """The arguments of evaluation."""
-    p = _parser(command, about, heads, ("float32", "bfloat16", "float16"))
+    p = _parser(command, about, heads, ("float32", "bfloat16", "float16"), split)
     p.add_argument("--models", nargs="+", required=True, metavar="NAME", help="short names, timm names or patterns")
     p.add_argument("--weights", nargs="+", required=True, metavar="PATH",
                    help=f"a released whole checkpoint for each model, in their order, or '{RANDOM}'")  # fmt: skip
@@ -43,12 +47,13 @@ def parser(command: str, about: str, heads: Sequence[str]) -> Parser:
     return p
 
 
-def training_parser(command: str, about: str, heads: Sequence[str]) -> Parser:
+def training_parser(command: str, about: str, heads: Sequence[str], split: str) -> Parser:
     """The arguments of training."""
-    p = _parser(command, about, heads, ("float32", "bfloat16"))
+    p = _parser(command, about, heads, ("float32", "bfloat16"), split)
     p.add_argument("--model", required=True, metavar="NAME", help="short name or timm name of the backbone")
     p.add_argument("--weights", default=RELEASED, metavar="PATH",
-                   help=f"the classifier's checkpoint to start from, '{RELEASED}' (default) or '{RANDOM}'")  # fmt: skip
+                   help="to start from: a classifier's checkpoint, or a whole one of this model and head; "
+                        f"'{RELEASED}' (the classifier's, default) or '{RANDOM}'")  # fmt: skip
     p.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images of all processes together")
     p.add_argument("--drop-path", type=share, metavar="RATE", help="of the backbone (default: the classifier's)")
     p.add_argument("--seed", type=natural, default=0)
@@ -98,19 +103,25 @@ def _check_packages(args: argparse.Namespace, packages: Iterable[str]) -> None:
         raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
 
 
-def load_model(name: str, head: str, weights: str, form: str, on: str) -> tuple[nn.Module, str]:
-    """A dense model, ready to run, and the label of its weights (their SHA-256, or `random:0`)."""
+def load_model(name: str, head: str, weights: str, form: str, on: str, classes: Classes) -> tuple[nn.Module, str]:
+    """A dense model, ready to run, and the label of its weights (their SHA-256, or `random:0`).
+
+    Raises:
+        BadInput: if a checkpoint is unreadable, another model's, or of other classes.
+    """
     import torch
 
     from bench.dense.build import build_dense
-    from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
+    from bench.dense.weights import check_classes, deploy_dense, load_dense, read_checkpoint
     from bench.loading import weights_label
 
     path = None if weights == RANDOM else Path(weights)
     torch.manual_seed(0)
-    model = build_dense(name, head, "train")
+    model = build_dense(name, head, "train", classes=len(classes))
     if path is not None:
-        load_dense(model, read_checkpoint(path), str(path))
+        state = read_checkpoint(path)
+        check_classes(model, state, path, classes)
+        load_dense(model, state, str(path))
     if form == "deploy":
         model = deploy_dense(model)
     return model.eval().to(on), weights_label(path, 0)

@@ -18,7 +18,9 @@ from PIL import ExifTags, ImageOps
 from PIL import Image as PIL
 
 from bench.cli import BadInput
+from bench.dense import categories
 from bench.dense.annotations import check
+from bench.dense.categories import Classes
 from bench.dense.transforms import Image
 from bench.evaluation.files import EXTENSIONS, LeftOut, Listing, described, listing, refuse_repeated
 
@@ -75,25 +77,37 @@ def files_hash(files: list[Path], *contents: bytes) -> str:
 
 @dataclass
 class ADE20K:
-    """Images of `images/<split>` with `annotations/<split>/*.png` of the same stems (scene parsing, 150 classes).
+    """Images of `images/<split>` with `annotations/<split>/*.png` of the same stems (scene parsing).
 
     Attributes:
         files: stem -> the image and its annotation.
+        hash: of what the set is, and of its classes where they are not ADE20K's.
+        classes: what labels of pixels stand for.
         notes: how classes are numbered, and which files are left out.
     """
 
     files: dict[str, tuple[Path, Path]]
     hash: str
+    classes: Classes
     notes: tuple[str, ...] = ()
-    expected = 2000  # of the validation set
+
+    @property
+    def expected(self) -> int:
+        """Images of the real validation set."""
+        return len(self.files) if self.classes.custom else 2000
 
     @property
     def names(self) -> list[str]:
         return list(self.files)
 
     @classmethod
-    def open(cls, root: Path, split: str = "validation") -> ADE20K:
-        """Raises BadInput where the folders, images or annotations are missing."""
+    def open(cls, root: Path, split: str = "validation", given: str | None = None) -> ADE20K:
+        """The set below `root`; `given` is `--categories`.
+
+        Raises:
+            BadInput: where the folders, images or annotations are missing, or the categories cannot be used.
+        """
+        classes = categories.of_pixels(given)
         images, labels = root / "images" / split, root / "annotations" / split
         for folder in (images, labels):
             if not folder.is_dir():
@@ -111,9 +125,9 @@ class ADE20K:
             raise BadInput(f"{len(missing)} images without annotation in {labels}, the first: {missing[0]}.png")
         left_out["an annotation without an image"] = sorted(set(masks) - set(found))
         files = {name: (found[name], masks[name]) for name in sorted(found)}
-        identity = files_hash([pair[i] for i in (0, 1) for pair in files.values()])
-        classes = "150 classes: class k is label k + 1 of the annotations, whose 0 is ignored"
-        return cls(files, identity, (classes, *described(left_out)))
+        identity = _identity(classes, [pair[i] for i in (0, 1) for pair in files.values()])
+        numbered = "150 classes: class k is label k + 1 of the annotations, whose 0 is ignored"
+        return cls(files, identity, classes, (classes.note() if classes.custom else numbered, *described(left_out)))
 
     def check_pairs(self) -> None:
         """Make sure of what the files' headers tell, before any is read whole: images and annotations of one size.
@@ -129,7 +143,7 @@ class ADE20K:
                 wrong.append(str(error))
                 continue
             if mode not in ("L", "P"):
-                wrong.append(f"{label.name} is {mode}, no annotation of 150 classes in 8 bits")
+                wrong.append(f"{label.name} is {mode}, no annotation of {len(self.classes)} classes in 8 bits")
             elif size != labelled:
                 wrong.append(f"{name}: image {size} and annotation {labelled} differ in size")
         if wrong:
@@ -140,19 +154,23 @@ class ADE20K:
         return read_image(self.files[name][0])
 
     def label(self, name: str) -> NDArray[np.uint8]:
-        """(H, W) as in the file: 0 is "other"."""
+        """(H, W) as in the file."""
         path = self.files[name][1]
         label = _read(path, np.array)
-        if label.ndim != 2 or label.dtype != np.uint8 or (label.size and label.max() > 150):
-            raise UnreadableImage(f"{path.name}: no annotation of 150 classes in 8 bits")
+        if label.ndim != 2 or label.dtype != np.uint8:
+            raise UnreadableImage(f"{path.name}: no annotation of {len(self.classes)} classes in 8 bits")
+        if unknown := self.classes.unknown(label):
+            why = f"label {unknown[0]}, which --categories does not name, not as {categories.LEFT_OUT} either"
+            why = why if self.classes.custom else f"label {unknown[0]}: no annotation of 150 classes in 8 bits"
+            raise UnreadableImage(f"{path.name}: {why}")
         return label
 
     def pair(self, name: str) -> tuple[Image, NDArray[np.uint8]]:
-        """An image and its annotation, of one size."""
+        """An image and the classes of its pixels (H, W), of one size."""
         image, label = self.image(name), self.label(name)
         if image.shape[:2] != label.shape:
             raise UnreadableImage(f"{name}: image {image.shape[:2]} and annotation {label.shape} differ in size")
-        return image, label
+        return image, self.classes.pixels(label)
 
 
 def _by_stem(folder: Path, below: Listing, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -167,23 +185,44 @@ def _by_stem(folder: Path, below: Listing, suffixes: Sequence[str]) -> dict[str,
     return {stem: folder / name for stem, name in zip(stems, names, strict=True)}
 
 
+def _identity(classes: Classes, files: list[Path], *contents: bytes) -> str:
+    """The hash of a set; of other classes than the standard ones it says so, as records of custom sets do."""
+    if not classes.custom:
+        return files_hash(files, *contents)
+    return f"custom:{files_hash(files, *contents, json.dumps(classes.mapping).encode())}"
+
+
 @dataclass
 class COCO:
-    """`annotations/instances_<split>.json` and `<split>/`. Classes are the category ids in ascending order."""
+    """`annotations/instances_<split>.json` and `<split>/`. Classes are the category ids in ascending order, unless
+    `--categories` says otherwise."""
 
     root: Path
     names: list[str]
     hash: str
-    index: Any  # pycocotools.coco.COCO
+    index: Any  # pycocotools.coco.COCO, of the annotations of these classes
     ids: dict[str, int]
-    categories: list[int]
+    classes: Classes
     split: str = "val2017"
     notes: tuple[str, ...] = ()
-    expected = 5000  # of val2017
+
+    @property
+    def expected(self) -> int:
+        """Images of the real validation set."""
+        return len(self.names) if self.classes.custom else 5000
+
+    @property
+    def categories(self) -> list[int]:
+        """The category id of each class; of one that the set does not have a number that no category has."""
+        return [ids[0] if ids else -1 - k for k, ids in enumerate(self.classes.ids)]
 
     @classmethod
-    def open(cls, root: Path, split: str = "val2017") -> COCO:
-        """Raises BadInput where the folder of images is missing, or an annotation cannot be used."""
+    def open(cls, root: Path, split: str = "val2017", given: str | None = None) -> COCO:
+        """The set below `root`; `given` is `--categories`.
+
+        Raises:
+            BadInput: where the folder of images is missing, or an annotation or the categories cannot be used.
+        """
         from pycocotools.coco import COCO as Index
 
         path = root / "annotations" / f"instances_{split}.json"
@@ -196,8 +235,11 @@ class COCO:
             raise BadInput(f"{path} is no JSON file: {error}") from error
         if not (root / split).is_dir():
             raise BadInput(f"no {root / split}: give --data the folder that has annotations and {split}")
-        check(path, dataset)
-        categories = sorted(dataset["categories"], key=lambda c: c["id"])
+        check(path, dataset, custom=given is not None)
+        classes = categories.of_objects(given, dataset["categories"], path)
+        others: list[str] = []
+        if classes.custom:
+            dataset, others = categories.narrowed(dataset, classes)
         index = Index()
         index.dataset = dataset
         with contextlib.redirect_stdout(io.StringIO()):
@@ -206,10 +248,11 @@ class COCO:
         files = [root / split / name for name in ids]
         below = listing(root / split)
         below.left_out["no image of the annotations"] = sorted(set(below.images()) - set(ids))
-        of = [f"{i} {categories[i].get('name')} (id {categories[i]['id']})" for i in (0, 1, len(categories) - 1)]
-        classes = f"{len(categories)} classes by category id: {of[0]}, {of[1]}, ..., {of[2]}"
-        notes = (classes, *described(below.left_out))
-        return cls(root, list(ids), files_hash(files, content), index, ids, [c["id"] for c in categories], split, notes)
+        last = len(classes) - 1
+        of = [f"{k} {classes.names[k]} (id {classes.ids[k][0]})" for k in (0, 1, last)] if not classes.custom else []
+        numbered = f"{len(classes)} classes by category id: {of[0]}, {of[1]}, ..., {of[2]}" if of else classes.note()
+        notes = (numbered, *others, *described(below.left_out))
+        return cls(root, list(ids), _identity(classes, files, content), index, ids, classes, split, notes)
 
     def image(self, name: str) -> Image:
         image = read_image(self.root / self.split / name)

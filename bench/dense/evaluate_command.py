@@ -12,6 +12,7 @@ from torch import nn
 
 from bench.cli import OK, BadInput, show
 from bench.dense import command
+from bench.dense.categories import Classes
 from bench.dense.evaluation import Pass, Place, Run
 from bench.loading import resolve
 from bench.machine.device import choose_device
@@ -30,7 +31,7 @@ class Evaluation(Protocol):
         task: as in records.
         variant: as in records.
         resolution: as in records: the limits (long x short) that images are scaled to fit.
-        data: the set, with `hash`, `expected` images, and `notes` on it.
+        data: the set, with `hash`, `classes`, `expected` images, and `notes` on it.
     """
 
     name: str
@@ -68,7 +69,7 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
         records: list[Record] = []
         run_id = new_run()
         for entry, weights in zip(entries, args.weights, strict=True):
-            model, label = command.load_model(entry.name, args.head, weights, args.form, place.device)
+            model, label = command.load_model(entry.name, args.head, weights, args.form, place.device, data.classes)
             header = {"task": evaluation.name, "model": entry.name, "head": args.head, "form": args.form,
                       "weights": label, "data": data.hash, "dtype": args.dtype, **evaluation.header(entry)}  # fmt: skip
             how = Pass(args.results / f"{entry.name}.{args.head}", header, workers, args.workers)
@@ -92,6 +93,11 @@ def evaluate(args: argparse.Namespace, evaluation: Evaluation) -> int:
             if args.save:
                 print(f"kept in {store.save(records, environment)}", file=sys.stderr)
     return OK
+
+
+def header(classes: Classes) -> dict[str, Any]:
+    """The part of a header that tells the classes, where they are not the standard ones."""
+    return {"classes": classes.mapping} if classes.custom else {}
 
 
 def first(run: Run) -> str:

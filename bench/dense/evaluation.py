@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from bench.dense.data import ADE20K, COCO, UnreadableImage
 from bench.dense.detection import Detections, ImageSize
 from bench.dense.layers import resize
-from bench.dense.miou import image_counts, shift_labels, to_row
+from bench.dense.miou import image_counts, to_row
 from bench.dense.transforms import DETECTION_LIMITS, Image, SegmentationTest, detection_input, segmentation_input
 from bench.evaluation import passes
 from bench.evaluation.passes import Missing, loaded
@@ -171,8 +171,8 @@ def evaluate_ade20k(model: nn.Module, data: ADE20K, test: SegmentationTest, plac
     """Each image's row: `counts` of classes, see `bench.dense.miou`."""
 
     def infer(sample: tuple[Image, NDArray[np.uint8]]) -> Row:
-        image, label = sample
-        return {"counts": to_row(image_counts(segment(model, image, test, place), shift_labels(label)))}
+        image, classes = sample
+        return {"counts": to_row(image_counts(segment(model, image, test, place), classes, len(data.classes)))}
 
     return over_images(data.names, data.pair, infer, how)
 

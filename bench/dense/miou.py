@@ -9,20 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED = 255
-CLASSES = 150
+from bench.dense.categories import IGNORED, STANDARD
+
+CLASSES = STANDARD["ade20k"]
 
 Counts = NDArray[np.int64]
 """(3, K): pixels of each class in the intersection, in the prediction, in the label; ignored pixels left out."""
 
 
-def shift_labels(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """ADE20K's file labels to classes: 0 ("other") becomes 255 and is ignored, the rest go down by one."""
-    return label - np.uint8(1)  # 0 wraps round to 255
-
-
 def image_counts(prediction: NDArray[np.integer[Any]], label: NDArray[np.uint8], classes: int = CLASSES) -> Counts:
-    """Counts (3, K) of one image from maps (H, W) of classes."""
+    """Counts (3, K) of one image from maps (H, W) of classes, `IGNORED` where the label is of none."""
     kept = label != IGNORED
     prediction, label = prediction[kept], label[kept]
     hit = prediction[prediction == label]

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import overlock
 from bench.cli import BadInput
+from bench.dense.categories import Classes
 from bench.dense.layers import ConvModule
 from overlock import OverLoCKPyramid
 from overlock.checkpoints import reading
@@ -61,6 +62,73 @@ def load_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     state = _own_names(model.backbone, state, "backbone.")
     check_names(state, model.state_dict(), source, "no checkpoint of this model and head")
     model.load_state_dict(state, strict=True)
+
+
+CLASS_LAYERS = (".conv_seg.", ".fc_cls.", ".fc_reg.", ".conv_logits.")
+"""What the heads have of each class."""
+
+
+def check_classes(model: nn.Module, state: Mapping[str, Tensor], path: Path, classes: Classes) -> None:
+    """Make sure that a checkpoint's classes are those of the set, as far as its shapes and its `meta` tell.
+
+    Raises:
+        BadInput: naming both.
+    """
+    if why := other_classes(model, state, path, classes):
+        raise BadInput(f"{path} {why}: give --categories a file of the checkpoint's classes, in its order")
+
+
+def other_classes(model: nn.Module, state: Mapping[str, Tensor], path: Path, classes: Classes) -> str:
+    """How a checkpoint's classes differ from those of the set, and so of `model`; empty if they do not."""
+    own = model.state_dict()
+    layer = next(name for name in own if name.endswith(("conv_seg.weight", "fc_cls.weight")))
+    if layer in state and len(state[layer]) != len(own[layer]):
+        number = len(state[layer]) - len(own[layer]) + len(classes)  # a detector has the background besides
+        return f"has {number} classes and the set {len(classes)}"
+    names = _named_classes(path, classes.custom)
+    if names in ((), classes.names):
+        return ""
+    first = next((pair for pair in zip(names, classes.names, strict=False) if pair[0] != pair[1]), ("", ""))
+    return f"has other classes than the set, {first[0]!r} where that has {first[1]!r}"
+
+
+def _named_classes(path: Path, of_others: bool) -> tuple[str, ...]:
+    """The names of classes in a checkpoint's `meta`, as `bench.train_coco` writes them, or also as others do."""
+    content = reading.read_content(path)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return ()
+    named: Any = [name for name, _ in meta.get("categories") or ()]
+    if not named and of_others:
+        of_set = meta.get("dataset_meta")
+        named = meta.get("CLASSES") or (of_set.get("classes") if isinstance(of_set, Mapping) else None)
+    return tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+
+
+def load_start(model: nn.Module, state: dict[str, Tensor], path: Path, classes: Classes) -> str:
+    """Load a whole checkpoint into a model that is to be fine-tuned, in place.
+
+    Where its classes are not those of the set, and these are `--categories`', the layers of classes stay as they are.
+
+    Returns:
+        What is to be said of that; empty if everything was loaded.
+
+    Raises:
+        BadInput: naming missing, unexpected or misshapen entries; the model is unchanged then.
+    """
+    why = other_classes(model, state, path, classes)
+    if not why or not classes.custom:
+        load_dense(model, state, str(path))
+        return ""
+    fresh = {name: value for name, value in model.state_dict().items() if _of_classes(name, value, classes)}
+    load_dense(model, {**state, **fresh}, str(path))
+    layers = ", ".join(layer.strip(".") for layer in CLASS_LAYERS if any(layer in name for name in fresh))
+    return f"{path.name} {why}: {layers} begin anew"
+
+
+def _of_classes(name: str, value: Tensor, classes: Classes) -> bool:
+    one_box = ".fc_reg." in name and len(value) == 4 and len(classes) > 1  # for all classes
+    return any(layer in name for layer in CLASS_LAYERS) and not one_box
 
 
 def _own_names(backbone: Any, state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

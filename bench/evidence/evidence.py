@@ -115,7 +115,9 @@ def _tells(record: Record, subject: Subject) -> bool:
         return False
     if subject.head and record.head != subject.head:
         return False
-    return not subject.accuracy or (record.variant == subject.variant and _right_weights(record, subject))
+    if not subject.accuracy:
+        return True
+    return not record.of_other_set and record.variant == subject.variant and _right_weights(record, subject)
 
 
 def main_counter(record: Record) -> bool:

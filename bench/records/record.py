@@ -114,6 +114,15 @@ class Record:
         """Whether it says something of the model: a value, or that memory did not suffice."""
         return self.value is not None or self.out_of_memory
 
+    @property
+    def of_other_set(self) -> bool:
+        """Whether an accuracy is of other images than published figures are: ImageNet-1K's, COCO's or ADE20K's.
+
+        The latter two are told by their hash alone, others by a name before it.
+        """
+        name, sign, _ = self.dataset.partition(":")
+        return bool(sign) and name != "imagenet"
+
     def failed(self, *reasons: str) -> Record:
         """This record without a value, for these reasons."""
         return replace(self, **NO_FIGURE, reasons=reasons)

@@ -110,7 +110,7 @@ def rows(placed: Iterable[Placed]) -> list[Row]:
     made = {conditions: _Rows(conditions) for conditions in sorted(set(map(conditions_of, SHOWN)), key=len)[::-1]}
     for item in sorted(placed, key=lambda f: f.record.time):
         metric = item.record.metric
-        if metric not in SHOWN:
+        if metric not in SHOWN or item.record.of_other_set:  # a table has one column for what is of the published set
             continue
         row = made[conditions_of(metric)].of(_row(item.record))
         if _stands(item.record, row.cells[metric].record if metric in row.cells else None):

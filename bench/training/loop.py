@@ -53,6 +53,7 @@ class Training:
     device: str
     step: int = 0  # how many are done
     best: float = -1.0
+    start: str = ""  # what is said of the first weights
     sums: dict[str, float] = field(default_factory=dict)  # of the epoch's losses so far
 
     @property
@@ -63,7 +64,7 @@ class Training:
         """What `bench.training.state` keeps, with every process's `sums`; readers of checkpoints find the averaged
         weights first."""
         averaged = {} if self.ema is None else {"state_dict_ema": self.ema.module.state_dict()}
-        meta = {"step": self.step, "best": self.best, "sums": sums, "about": about}
+        meta = {"step": self.step, "best": self.best, "sums": sums, "about": about, "start": self.start}
         return {
             **averaged,
             "state_dict": self.model.state_dict(),
@@ -81,6 +82,7 @@ class Training:
         self.step, self.best, self.sums = meta["step"], meta["best"], dict(meta["sums"][rank])
         if self.step not in range(self.total + 1):
             raise ValueError(f"step {self.step} of {self.total}")
+        self.start = meta.get("start", "")
 
 
 def train(

@@ -30,11 +30,13 @@ from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.models import Entry
 from bench.torchrun import Workers
-from bench.training import state
+from bench.training import state, weights
 from bench.training.loop import Training, train
 from bench.training.samples import Samples, Shares, collate, readable, seed_all
 from overlock.checkpoints.download import Unavailable
 from overlock.loss import AUX_WEIGHT, AuxiliaryLoss
+
+log = logging.getLogger("bench.train")
 
 ANY = ("device", "threads", "workers", "output", "every", "print_every", "weights")
 """Arguments that may be others when a stopped training goes on."""
@@ -54,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
         share = _share(args, len(training_set), workers)
         classes = _classes(args, training_set)
         seed_all(args.seed, 2)  # the first weights, the same in every process
-        model = _model(args, entry, classes).to(device)
+        model, said = _model(args, entry, classes)
+        model.to(device)
+        if said:
+            log.info("%s", said)
         steps = len(training_set) // args.batch_size
         optimiser = _optimiser(args, model)
         mixup = _mixup(args, classes)
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             autocast=torch.bfloat16 if args.dtype == "bfloat16" else None,
             device=device,
+            start=said,
         )
         about = {f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items() if k not in ANY}
         about |= {"--data": training_set.digest, "torchrun": f"{workers.size} processes"}
@@ -137,7 +143,8 @@ def _classes(args: argparse.Namespace, images: ImageSet) -> int:
     return args.num_classes or largest + 1
 
 
-def _model(args: argparse.Namespace, entry: Entry, classes: int) -> nn.Module:
+def _model(args: argparse.Namespace, entry: Entry, classes: int) -> tuple[nn.Module, str]:
+    """The network with its first weights, and what is to be said of them."""
     importlib.import_module(entry.family.network)
     keywords: dict[str, Any] = dict(entry.family.structure.get("train", {}))
     if args.aux_weight is not None and "aux_head" not in keywords:
@@ -146,8 +153,14 @@ def _model(args: argparse.Namespace, entry: Entry, classes: int) -> nn.Module:
         keywords["aux_head"] = False
     if args.drop_path is not None:
         keywords["drop_path_rate"] = args.drop_path
+    had = weights.classes_of(entry, args.weights, keywords)
+    if had not in (None, classes) and not args.num_classes:
+        raise BadInput(
+            f"--weights {args.weights}: it has {had} classes and --data {classes}: give --num-classes {classes} for "
+            "a new last layer"
+        )
     if args.weights not in ("random", "released"):
-        keywords["pretrained_cfg_overlay"] = {"file": args.weights}
+        keywords["pretrained_cfg_overlay"] = {"file": args.weights, "num_classes": had}
     try:
         model: Any = timm.create_model(
             entry.timm_name, args.weights != "random", num_classes=classes, drop_rate=args.drop, **keywords
@@ -156,8 +169,8 @@ def _model(args: argparse.Namespace, entry: Entry, classes: int) -> nn.Module:
         raise BadInput(f"--weights {args.weights}: {error}") from error
     if args.checkpointing:
         model.set_grad_checkpointing()
-    made: nn.Module = model
-    return made
+    told = f"{args.weights} has {had} classes: the last layer of {classes} begins anew"
+    return model, told if had not in (None, classes) else ""
 
 
 def _optimiser(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:

@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is a folder: give the file of a checkpoint")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    content, taken = _content(path), "the whole file"
+    content, taken = read_content(path), "the whole file"
     for container in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content, taken = content[container], container
@@ -83,8 +83,12 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return plain
 
 
-def _content(path: Path) -> Any:
-    """What a file holds, read as what it is, whatever its name says."""
+def read_content(path: Path) -> Any:
+    """What a file holds, read as what it is, whatever its name says.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
     with path.open("rb") as file:
         start = file.read(9)
     try:

@@ -3,7 +3,7 @@
 The same three steps as `tiled`, of whole tensors and without chunks: a runtime plans memory itself. Where the taps of a
 tile's queries stand at different places of its region, each weight is fetched by its place (`taps`); places that no tap
 reaches fetch one tap more, whose bias of minus infinity makes its weight 0. Tables of indices depend on the map's size
-alone; `tables` must have made them before a tracer runs, which would record how they are made.
+alone; `tables` makes them out of a tracer's sight, which would record how they are made, and cannot where one is read.
 
 Shapes: B batch, G heads, M tiles, b queries a tile (Q = M * b), r keys of its region, t taps, c channels of a head.
 """
@@ -17,6 +17,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from overlock.contmix.inputs import Inputs, window_size
 from overlock.contmix.tiled import TILE
@@ -38,10 +39,11 @@ class Tables:
 @lru_cache(maxsize=64)
 def tables(height: int, width: int, kernel_size: int, device: torch.device) -> Tables:
     """The tables for k x k windows of an H x W map, which tensors of a tracer must not become."""
-    p, taps = plan(height, width, kernel_size, TILE, device), None
-    if p.scatter is not None:
-        none = torch.full((p.queries.numel(), p.region_keys), kernel_size**2, device=device)
-        taps = none.scatter_(1, p.scatter, torch.arange(kernel_size**2, device=device).expand_as(p.scatter))
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        p, taps = plan(height, width, kernel_size, TILE, device), None
+        if p.scatter is not None:
+            none = torch.full((p.queries.numel(), p.region_keys), kernel_size**2, device=device)
+            taps = none.scatter_(1, p.scatter, torch.arange(kernel_size**2, device=device).expand_as(p.scatter))
     in_order = p.tiles == 1
     whole = in_order and p.region_keys == height * width
     return Tables(

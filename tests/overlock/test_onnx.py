@@ -14,6 +14,7 @@ from torch import nn
 import baselines  # noqa: F401 - registers UniRepLKNet
 import overlock
 from overlock import OverLoCKPyramid, deploy, export_onnx
+from overlock.contmix import exported
 from overlock.tracing import is_exporting
 from tests.golden_tools import fill, image, relative_error
 from tests.overlock.tools import SMALLEST, built, tiny
@@ -77,6 +78,24 @@ def test_pyramid(tmp_path: Path) -> None:
     model = fill(OverLoCKPyramid(tiny(), out_indices=(1, 3), form="detection")).eval()
     check(model, tmp_path / "model.onnx", (64, 96))
     assert [y.name for y in session(tmp_path / "model.onnx").get_outputs()] == ["feature1", "feature3"]
+
+
+def test_by_pytorchs_own_function(tmp_path: Path) -> None:
+    """As timm's onnx_export.py calls it, of a model that has not run yet: standard operators, any batch."""
+    for cached in (exported.tables, exported.plan):
+        cached.cache_clear()
+    model, path, size = form(tiny(), "deploy"), tmp_path / "model.onnx", (33, 47)
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        model, (torch.zeros(2, 3, *size),), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
+        optimize=False, input_names=["image"],
+    )  # fmt: skip
+    assert {node.domain for node in onnx.load(path).graph.node} <= {"", "pkg.onnxscript.torch_lib.common"}
+    x = image(0, (3, 3, *size), torch.float32)
+    with torch.inference_mode():
+        wanted = model(x)
+    (got,) = session(path).run(None, {"image": np.asarray(x)})
+    assert relative_error(torch.from_numpy(got), wanted) < 1e-5
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bench.dense.miou import IGNORED
+from bench.dense.categories import IGNORED
 from bench.dense.training.roi_loss import Objects
 from bench.dense.transforms import Image, fitted_size, multiple_size, normalise, resize_pixels
 

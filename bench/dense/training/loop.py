@@ -82,6 +82,7 @@ def train(
     every: int = 1000,
     report: Callable[[int, dict[str, float]], None] = lambda iteration, values: None,
     about: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Train `losses.model` in place; goes on from `state` where that exists, and writes it `every` iterations.
 
@@ -90,13 +91,15 @@ def train(
         batches: iteration to start from -> batches without end, on the CPU.
         report: is called with an iteration's number and its losses.
         about: what else the weights depend on; `state` keeps it, and is refused where it differs.
+        facts: what else `state` tells of the weights, from their first training on.
 
     Raises:
         BadInput: where `state` is of another run, or a loss is not finite.
     """
     model: Any = losses.to(place.device).train()
     optimiser = optimiser_for(model, schedule)
-    start = _resume(state, model, optimiser, schedule, place.device, about or {})
+    start, known = _resume(state, model, optimiser, schedule, place.device, about or {})
+    told = {"about": dict(about or {}), **(facts or {}), **known}
     if workers.size > 1:
         if place.device.startswith("cuda"):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -118,7 +121,7 @@ def train(
         optimiser.step()
         report(iteration, _values(values))
         if workers.rank == 0 and ((iteration + 1) % every == 0 or iteration + 1 == schedule.iterations):
-            _save(state, losses, optimiser, schedule, iteration + 1, about or {})
+            _save(state, losses, optimiser, schedule, iteration + 1, told)
 
 
 def _values(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -142,12 +145,12 @@ def _save(
     optimiser: torch.optim.Optimizer,
     schedule: Schedule,
     iteration: int,
-    about: Mapping[str, str],
+    told: Mapping[str, Any],
 ) -> None:
     """Replaced as a whole: a kill leaves the one before. `state_dict` has the released names. The caller alone writes
     there (`bench.files.alone`)."""
     content = {
-        "meta": {"iteration": iteration, "schedule": repr(schedule), "about": dict(about)},
+        "meta": {**told, "iteration": iteration, "schedule": repr(schedule)},
         "state_dict": losses.model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
@@ -162,9 +165,12 @@ def _save(
     log.info("wrote %s at iteration %d", path, iteration)
 
 
-def _resume(path: Path, losses: Any, optimiser: Any, schedule: Schedule, device: str, about: Mapping[str, str]) -> int:
+def _resume(
+    path: Path, losses: Any, optimiser: Any, schedule: Schedule, device: str, about: Mapping[str, str]
+) -> tuple[int, dict[str, Any]]:
+    """How many iterations are done, and what is told of how they began."""
     if not path.exists():
-        return 0
+        return 0, {}
     mend = "give --output another file"
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -184,4 +190,4 @@ def _resume(path: Path, losses: Any, optimiser: Any, schedule: Schedule, device:
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"--output {path} has a damaged state of the optimiser: {mend}") from error
     log.info("goes on from iteration %d of %s", iteration, path)
-    return iteration
+    return iteration, {"start": meta["start"]} if "start" in meta else {}

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.dense.cascade import CascadeHead
+from bench.dense.categories import IGNORED
 from bench.dense.detection import DetectionModel
-from bench.dense.miou import IGNORED
 from bench.dense.segmentation import SegmentationModel
 from bench.dense.training.roi_loss import NUMBER, Objects, roi_losses
 from bench.dense.training.rpn_loss import rpn_losses

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from bench.accuracy.networks import RANDOM, RELEASED, released_file
 from bench.cli import OK, BadInput
 from bench.dense.build import build_dense
+from bench.dense.categories import Classes
 from bench.dense.data import ADE20K, COCO, UnreadableImage
 from bench.dense.detection import DetectionModel
 from bench.dense.evaluation import Place
-from bench.dense.miou import shift_labels
 from bench.dense.segmentation import SegmentationModel
 from bench.dense.training.augment import (
     DetectionScale,
@@ -34,7 +34,7 @@ from bench.dense.training.augment import (
 from bench.dense.training.loop import Endless, Schedule, train
 from bench.dense.training.losses import DetectionLosses, SegmentationLosses
 from bench.dense.training.roi_loss import Objects
-from bench.dense.weights import load_backbone, read_checkpoint
+from bench.dense.weights import load_backbone, load_start, read_checkpoint
 from bench.evaluation.files import some
 from bench.files import alone
 from bench.loading import resolve
@@ -43,22 +43,21 @@ from bench.torchrun import Workers
 
 log = logging.getLogger("bench.train")
 
-ANY = ("weights", "device", "threads", "workers", "output", "every", "print_every")
-"""Arguments that may be others when a stopped training goes on."""
+ANY = ("weights", "device", "threads", "workers", "output", "every", "print_every", "split", "categories")
+"""Arguments that may be others when a stopped training goes on; the set and its classes are told by the set's hash."""
 
 
 def segmentation(args: argparse.Namespace) -> int:
     """Fine-tune UperNet on ADE20K's training set; returns the exit code."""
     if args.batch_size < 2:
         raise BadInput("--batch-size 1: the batch norm after UperNet's pooling to one pixel needs 2 images or more")
-    data = ADE20K.open(args.data, "training")
+    data = ADE20K.open(args.data, args.split, args.categories)
     data.check_pairs()
     scale = SegmentationScale((args.long, args.short), (args.factors[0], args.factors[1]), (args.crop, args.crop))
     schedule = Schedule(args.iterations, args.lr, args.weight_decay, args.warmup, 1e-6)
 
     def sample(name: str) -> Any:
-        image, label = data.pair(name)
-        return segmentation_sample(image, shift_labels(label), scale)
+        return segmentation_sample(*data.pair(name), scale)
 
     def losses(model: nn.Module) -> nn.Module:
         assert isinstance(model, SegmentationModel)
@@ -69,13 +68,13 @@ def segmentation(args: argparse.Namespace) -> int:
 
 def detection(args: argparse.Namespace) -> int:
     """Fine-tune Mask R-CNN or a cascade on COCO's training set; returns the exit code."""
-    data = COCO.open(args.data, "train2017")
+    data = COCO.open(args.data, args.split, args.categories)
     absent = [name for name in data.names if not (data.root / data.split / name).is_file()]
     if absent:
         raise BadInput(f"--data {args.data}: images of the annotations are not in {data.split}: {some(absent)}")
     names = [name for name in data.names if _annotations(data, name)]
     if not names:
-        raise BadInput(f"--data {args.data}: no image of train2017 has objects")
+        raise BadInput(f"--data {args.data}: no image of {args.split} has objects of the categories")
     scale = DetectionScale(args.long, tuple(args.shorts))
 
     def sample(name: str) -> Any:
@@ -103,7 +102,8 @@ def objects_of(data: COCO, name: str) -> Objects:
     annotations = _annotations(data, name)
     boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32)
     boxes[:, 2:] += boxes[:, :2]
-    labels = torch.tensor([data.categories.index(a["category_id"]) for a in annotations])
+    classes = data.classes.of_id
+    labels = torch.tensor([classes[a["category_id"]] for a in annotations])
     return Objects(boxes, labels, torch.from_numpy(np.stack([data.index.annToMask(a) for a in annotations])))
 
 
@@ -155,7 +155,11 @@ def _run(
         about["--data"] = data.hash
         schedule = schedule_of(-(-len(names) // args.batch_size))
         torch.manual_seed(args.seed)
-        model = _model(args, place)
+        model, said = _model(args, place, data.classes)
+        facts: dict[str, Any] = {"categories": data.classes.mapping} if data.classes.custom else {}
+        if said:
+            log.info("%s", said)
+            facts["start"] = said
         torch.manual_seed(args.seed + 1 + workers.rank)
 
         def batches(start: int) -> Iterator[Any]:
@@ -171,19 +175,24 @@ def _run(
                 listed = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
                 log.info("iteration %d of %d: %s", iteration, schedule.iterations, listed)
 
-        train(losses(model), batches, schedule, place, workers, args.output, args.every, report, about)
+        train(losses(model), batches, schedule, place, workers, args.output, args.every, report, about, facts)
     return OK
 
 
-def _model(args: argparse.Namespace, place: Place) -> nn.Module:
-    """The model in its training form, its backbone started from a classifier's weights."""
+def _model(args: argparse.Namespace, place: Place, classes: Classes) -> tuple[nn.Module, str]:
+    """The model in its training form, with the weights that it starts from, and what is to be said of these."""
     entry = resolve(args.model)
     if args.weights == RELEASED and entry.family.release(entry.name) is None:
         raise BadInput(f"--weights {RELEASED}: {entry.name} is none of the suite's models: give a file, or {RANDOM}")
     drop_path = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
-    model: Any = build_dense(entry.name, args.head, "train", **drop_path)
+    model: Any = build_dense(entry.name, args.head, "train", classes=len(classes), **drop_path)
+    said = ""
     if args.weights != RANDOM:
         path = released_file(entry) if args.weights == RELEASED else Path(args.weights)
-        load_backbone(model.backbone, read_checkpoint(path), str(path))
+        state = read_checkpoint(path)
+        if any(name.startswith("backbone.") for name in state):
+            said = load_start(model, state, path, classes)
+        else:
+            load_backbone(model.backbone, state, str(path))
     model.to(place.device)
-    return model
+    return model, said

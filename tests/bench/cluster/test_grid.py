@@ -87,6 +87,14 @@ def test_every_command_can_be_swept(command: str, tmp_path: Path) -> None:
     assert Path("/x") in (given.resume if command == "compare" else given.output).parents
 
 
+def test_patterns_are_models_of_trainings_too(tmp_path: Path) -> None:
+    text = 'command = "train_imagenet"\n[options]\ndata = "/d"\n[grid]\nmodel = ["overlock_[xt]*"]\nlr = [1e-3, 2e-3]\n'
+    grid = read(written(tmp_path, text + "[torchrun]\nnproc-per-node = 2\n"))
+    assert [cell.words[-3::2] for cell in grid.cells] == [
+        (model, lr) for model in ("overlock_xt", "overlock_t") for lr in ("0.001", "0.002")
+    ]
+
+
 def test_the_folder_of_a_cell_has_a_place_in_its_options(tmp_path: Path) -> None:
     text = 'command = "top1"\n[options]\ndata = "/data"\nresults = "{cell}/kept"\n[grid]\nmodels = ["overlock_t"]\n'
     (cell,) = read(written(tmp_path, text)).cells

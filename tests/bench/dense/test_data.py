@@ -120,7 +120,7 @@ def test_what_a_training_state_depends_on(tmp_path: Path, monkeypatch: pytest.Mo
     """All arguments but those of where and how often, and the set's hash: another of them would make it of two runs."""
     root = as_training(write_ade20k(tmp_path / "data", {n: LABEL for n in "ab"}))
     kept: list[dict[str, str]] = []
-    monkeypatch.setattr("bench.dense.training.run.train", lambda *args: kept.append(args[-1]))
+    monkeypatch.setattr("bench.dense.training.run.train", lambda *args: kept.append(args[-2]))
     args = train_arguments(root, tmp_path / "t.pth")
     with pytest.raises(BadInput, match="2 images or more"):
         train_ade20k(args)

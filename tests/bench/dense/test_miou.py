@@ -11,16 +11,17 @@ import torch
 pytest.importorskip("torchvision")
 
 from bench.cli import BadInput
+from bench.dense.categories import of_pixels
 from bench.dense.data import ADE20K, UnreadableImage
 from bench.dense.evaluation import Pass, Place, evaluate_ade20k, segment
-from bench.dense.miou import from_row, image_counts, paired_difference, score, shift_labels, to_row
+from bench.dense.miou import from_row, image_counts, paired_difference, score, to_row
 from bench.dense.transforms import MULTI_SCALES, SegmentationTest
 from bench.torchrun import Workers
 from tests.bench.dense.trees import ReadsLabels, write_ade20k
 
 
 def test_counts_and_scores_by_hand() -> None:
-    label = shift_labels(np.array([[1, 1, 2, 2], [0, 0, 3, 3]], dtype=np.uint8))
+    label = of_pixels(None).pixels(np.array([[1, 1, 2, 2], [0, 0, 3, 3]], dtype=np.uint8))
     assert label.tolist() == [[0, 0, 1, 1], [255, 255, 2, 2]]
     prediction = np.array([[0, 1, 1, 1], [7, 0, 2, 3]])  # the two pixels of label "other" don't count
     counts = image_counts(prediction, label)

@@ -18,7 +18,7 @@ from bench.dense import command
 from bench.dense.average_precision import average_precision, evaluated, to_rows
 from bench.dense.data import ADE20K, COCO
 from bench.dense.evaluation import Place, detect, segment
-from bench.dense.miou import image_counts, score, shift_labels
+from bench.dense.miou import image_counts, score
 from bench.dense.transforms import SegmentationTest
 
 COLOURS = {1: (40, 60, 40), 2: (220, 40, 40), 3: (40, 90, 230), 4: (240, 220, 60)}
@@ -49,12 +49,10 @@ def test_segmentation_learns_drawn_shapes(tmp_path: Path) -> None:
             "--long", 256, "--short", 64, "--factors", 1, 1, "--crop", 64, "--threads", 1,
             "--print-every", 10]  # fmt: skip
     assert train_ade20k.main([str(arg) for arg in args]) == 0
-    model, _ = command.load_model("overlock_xt", "upernet", str(tmp_path / "m.pth"), "deploy", "cpu")
     data, test = ADE20K.open(tmp_path / "data", "training"), SegmentationTest("bicubic", scales=(0.125,))
-    counts = sum(
-        image_counts(segment(model, data.image(name), test, Place()), shift_labels(data.label(name)))
-        for name in data.names
-    )
+    model, _ = command.load_model("overlock_xt", "upernet", str(tmp_path / "m.pth"), "deploy", "cpu", data.classes)
+    pairs = [data.pair(name) for name in data.names]
+    counts = sum(image_counts(segment(model, image, test, Place()), classes) for image, classes in pairs)
     assert score(counts).miou > 80, score(counts)
 
 
@@ -71,8 +69,8 @@ def test_detection_learns_drawn_shapes(head: str, tmp_path: Path) -> None:
             "--workers", 0, "--drop-path", 0, "--long", 128, "--shorts", 128, "--roi-samples", 32, "--clip", 5,
             "--threads", 1, "--print-every", 10]  # fmt: skip
     assert train_coco.main([str(arg) for arg in args]) == 0
-    model, _ = command.load_model("moganet_xt", head, str(tmp_path / "m.pth"), "deploy", "cpu")
     data = COCO.open(tmp_path / "data", "train2017")
+    model, _ = command.load_model("moganet_xt", head, str(tmp_path / "m.pth"), "deploy", "cpu", data.classes)
     rows = []
     for name in data.names:
         found = detect(model, data.image(name), Place(), (128, 128))

@@ -227,7 +227,9 @@ class Line(nn.Module):
         return {"square": (self.model(x) - 3 * x).square().mean()}
 
 
-def run(folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4, seed: str = "0") -> nn.Module:
+def run(
+    folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4, seed: str = "0", **facts: object
+) -> nn.Module:
     torch.manual_seed(0)
     losses = Line()
 
@@ -238,7 +240,7 @@ def run(folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4, see
         if iteration == stop:
             raise KeyboardInterrupt
 
-    train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", every, report, {"--seed": seed})
+    train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", every, report, {"--seed": seed}, facts)
     return losses.model
 
 
@@ -247,11 +249,12 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     whole = run(tmp_path / "a", schedule)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "b", schedule, stop=10)
+        run(tmp_path / "b", schedule, stop=10, start="of a file", categories=[["cat", [1]]])
     kept = torch.load(tmp_path / "b" / "m.pth", weights_only=True)
     assert kept["meta"]["iteration"] == 8
-    resumed = run(tmp_path / "b", schedule)
+    resumed = run(tmp_path / "b", schedule, start="another file's")
     assert torch.equal(whole.weight, resumed.weight)
+    assert torch.load(tmp_path / "b" / "m.pth", weights_only=True)["meta"]["start"] == "of a file"
     assert not list((tmp_path / "b").glob("*.part"))
     with pytest.raises(BadInput, match="another schedule"):
         run(tmp_path / "b", Schedule(30, 0.05, 0.0, 3, 1e-3))

@@ -95,6 +95,9 @@ def test_accuracy_needs_trained_weights_of_the_statement() -> None:
     assert verdict(statement, replace(good, value=84.14)).verdict == Verdict.WITHIN_TOLERANCE
     assert verdict(statement, replace(good, value=84.05)).verdict == Verdict.NOT_REPRODUCED
     assert verdict(statement, replace(good, weights="random:0")).verdict == Verdict.NOT_MEASURED
+    assert verdict(statement, replace(good, dataset="imagenet:00")).verdict == Verdict.REPRODUCED
+    for other in ("imagenet-a:00", "custom:00"):
+        assert verdict(statement, replace(good, dataset=other)).verdict == Verdict.NOT_MEASURED
     special = next(s for s in figure_statements() if s.subjects[0].weights.startswith("unireplknet_s_in22k"))
     assert verdict(special, timed("unireplknet_s", "top1", 86.44, weights="ab" * 32, resolution="384")).missing
 

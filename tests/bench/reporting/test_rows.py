@@ -44,6 +44,12 @@ def test_an_accuracy_joins_the_rows_of_its_device_and_dtype() -> None:
     assert [(row.batch, row.dtype) for row in found if row.value("top1")] == [(1, "float32"), (4, "float32")]
 
 
+def test_an_accuracy_of_another_set_is_not_shown_as_that_of_imagenet() -> None:
+    made = [timed(T, "top1", 84.2, dataset="imagenet:00"), timed(T, "top1", 12.0, dataset="imagenet-a:00", **LATER)]
+    assert [row.value("top1") for row in rows_of(*made)] == [84.2]
+    assert rows_of(timed(T, "miou", 12.0, dataset="custom:00", task="segmentation", head="upernet")) == []
+
+
 def test_threads_and_backends_are_rows_of_their_own() -> None:
     """A slower backend that was asked for later does not stand for the model."""
     made = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from filelock import FileLock
 from PIL import Image
@@ -219,3 +220,35 @@ def test_both_heads_are_trained(digits: Path, tmp_path: Path) -> None:
     assert float(row["loss"]) == pytest.approx(float(row["main"]) + 0.4 * float(row["aux"]), rel=1e-5)
     state = read_checkpoint(tmp_path / "run" / "best.pth")
     assert any(name.startswith("aux_head.") for name in state)
+
+
+@pytest.mark.parametrize("model", [MODEL, "overlock_xt"])
+def test_fine_tunes_a_checkpoint_of_other_classes_when_asked(
+    model: str, digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything but the last layer comes from the file; it is asked for by --num-classes, said, and recorded."""
+    caplog.set_level("INFO")
+    network = timm.create_model(model, num_classes=7, **({"aux_head": True} if model != MODEL else {}))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "seven.pth")
+    still = ["--model", model, "--epochs", "1", "--cooldown", "0", "--batch-size", "60", "--lr", "0", "--min-lr", "0"]
+    given = [*still, "--warmup", "0", "--weights", str(tmp_path / "seven.pth")]
+    with pytest.raises(BadInput, match=r"seven.pth: it has 7 classes and --data 4: give --num-classes 4"):
+        train_imagenet.main(argv(digits, tmp_path / "run", *given))
+    assert train_imagenet.main(argv(digits, tmp_path / "run", *given, "--num-classes", "4")) == 0
+    said = f"{tmp_path / 'seven.pth'} has 7 classes: the last layer of 4 begins anew"
+    assert said in caplog.text
+    kept = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert kept["meta"]["start"] == said
+    before = network.state_dict()
+    changed = {
+        name.rpartition(".")[0]
+        for name, value in kept["state_dict"].items()
+        if "running" not in name and "num_batches" not in name and not torch.equal(value, before[name])
+    }
+    assert changed == ({"fc"} if model == MODEL else {"head.4", "aux_head.2"})
+
+
+def test_weights_of_another_model_are_refused(digits: Path, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(BadInput, match=r"--weights .*vit.pth: .* does not fit"):
+        train_imagenet.main(argv(digits, tmp_path / "run", "--weights", str(tmp_path / "vit.pth")))
