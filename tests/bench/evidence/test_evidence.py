@@ -10,6 +10,8 @@ import pytest
 
 from bench.evidence.questions import PAIRS
 from bench.paths import REPOSITORY
+from bench.records.record import Record
+from bench.records.store import machines, read
 
 
 def measured_anew() -> list[tuple[str, list[str]]]:
@@ -38,3 +40,13 @@ def test_each_pair_of_the_questions_is_measured_in_one_run(first: str, second: s
     runs = [parser().parse_args(options) for name, options in measured_anew() if name == "bench.compare"]
     timed = [run for run in runs if "throughput" in run.metrics and not (run.breakdown or run.resolutions)]
     assert any(first in run.models and run.models[-1] == second for run in timed), "ratios are to the last model"
+
+
+def test_no_figure_of_a_dirty_tree_is_committed_beside_a_clean_one() -> None:
+    def figure(r: Record) -> tuple[object, ...]:
+        return r.task, r.head, r.model, r.form, r.metric, r.resolution
+
+    committed = [record for folder in machines(REPOSITORY / "results") for record in read(folder)]
+    clean = {figure(record) for record in committed if not record.dirty}
+    assert clean
+    assert [figure(record) for record in committed if record.dirty and figure(record) in clean] == []
