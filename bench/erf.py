@@ -90,10 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(headings, rows, "table", words=2))
     what = f"{len(files)} images" if files else "noise"
     trained = {name: "trained weights" if name in weights else "random weights" for name, _ in fields}
-    inputs_told = f"{min(args.count, len(files) or args.count)} inputs of {what}"
+    number = min(args.count, len(files) or args.count)
+    inputs_told = f"{number} input{'' if number == 1 else 's'} of {what}"
     print("\nSide of the square in the middle that holds a share of the gradient, in pixels (its share of the area).")
     print(f"{inputs_told}; {', '.join(sorted(set(trained.values())))}.")
     draw(fields, trained, args.output)
+    print(f"Brightness is the logarithm of a pixel's share, over {DECADES} powers of ten below the largest one.")
     print(f"wrote {args.output}", file=sys.stderr)
     return cli.OK
 
@@ -166,6 +168,7 @@ def sides(field: np.ndarray[Any, Any], shares: Sequence[float] = SHARES) -> list
 
 def draw(fields: dict[tuple[str, Resolution], np.ndarray[Any, Any]], trained: dict[str, str], path: Path) -> None:
     """A picture of each field: a row for each resolution, brightness by the logarithm of the share."""
+    from bench.names import label, sized
     from bench.reporting.charts.draw import save
 
     names, sizes = (list(dict.fromkeys(keys)) for keys in zip(*fields, strict=True))
@@ -176,7 +179,7 @@ def draw(fields: dict[tuple[str, Resolution], np.ndarray[Any, Any]], trained: di
         for name in names:
             panels.append(
                 {
-                    "title": [f"{name}, {cli.resolution_name(size)}", trained[name]],
+                    "title": [f"{label(name)} at {sized(cli.resolution_name(size))}", trained[name]],
                     "width": SIDE,
                     "height": height,
                     "data": {"values": [{"url": _picture(fields[name, size])}]},
