@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import math
 import os
 import re
@@ -56,9 +57,14 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
     """
     command = f"bench.{command}".rstrip(".")
     stopped = stop_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where it takes ASCII alone, say
     try:
+        _check_place()
         code = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
     except BadInput as error:
         print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
@@ -74,6 +80,17 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more as it exits
         code = BAD_INPUT
     sys.exit(128 + stopped[0] if stopped and code == INTERRUPTED else code)
+
+
+GONE = "the working directory is not there any more: change into another"
+
+
+def _check_place() -> None:
+    """Raises BadInput where the working directory is gone: every relative path would fail without a name."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise BadInput(GONE) from error
 
 
 def stop_on_signals() -> list[int]:

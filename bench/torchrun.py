@@ -9,6 +9,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from bench.cli import BadInput
+
+MEND = "start it by torchrun, or unset what torchrun sets (RANK, WORLD_SIZE)"
+
 
 class Workers:
     """This process among those that torchrun started; alone without torchrun.
@@ -19,11 +23,17 @@ class Workers:
 
     def __init__(self, backend: str = "gloo") -> None:
         self.backend = backend
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        given = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        if not all(number.isdecimal() for number in given) or int(given[0]) >= int(given[1]):
+            raise BadInput(f"RANK={given[0]} WORLD_SIZE={given[1]}: {MEND}")
+        self.rank, self.size = map(int, given)
 
     def __enter__(self) -> Workers:
         if self.size > 1:
-            dist.init_process_group(self.backend, timeout=timedelta(days=2))
+            try:
+                dist.init_process_group(self.backend, timeout=timedelta(days=2))
+            except ValueError as error:  # a variable of torchrun's is missing
+                raise BadInput(f"WORLD_SIZE={self.size}: {error}: {MEND}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -62,7 +62,9 @@ def counting(
         try:
             answer = running[0].process.answer()
         except Failed as error:
-            raise BadInput(f"cannot start measuring: {error.reason}") from error
+            named = " ".join(settings.imports)
+            whose = f"; does importing {named} end it (--import)?" if named and error.ended else ""
+            raise BadInput(f"cannot start measuring: {error.reason}{whose}") from error
         yield answer, _counted(running)
     finally:
         for share in running:

@@ -179,3 +179,20 @@ def test_a_path_that_no_system_has_is_refused(text: str, capsys: pytest.CaptureF
         (line,) = capsys.readouterr().err.splitlines()
         assert "empty path" in line or "File name too long" in line
         assert len(line) < 200
+
+
+ODD_PLACES = {
+    "ASCII": ("PYTHONIOENCODING=ascii exec {run}", 0, "\\xa7\n", ""),
+    "no stdout": ("exec {run} >&-", 0, "", ""),
+    "no folder": ("mkdir gone; cd gone; rmdir ../gone; exec {run}", 2, "", f"bench.x: error: {cli.GONE}\n"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_PLACES)
+def test_odd_places_to_run_in(case: str, tmp_path: Path) -> None:
+    script, code, out, err = ODD_PLACES[case]
+    program = "from bench import cli; cli.run('x', lambda: print('\\xa7') or 0)"
+    command = script.format(run=f'{sys.executable} -c "{program}"')
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)

@@ -126,7 +126,10 @@ def test_a_damaged_state_is_one_line(damage: str, digits: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     "content", [b"my,notes\n1,2\n", b"\xff\xfe\x00", b"epoch,lr,loss,main,aux,top1,top1_ema\nx,,,,,,\n"]
 )
-def test_files_of_others_are_not_written_over(name: str, content: bytes, digits: Path, tmp_path: Path) -> None:
+def test_files_of_others_are_not_written_over(
+    name: str, content: bytes, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_step", lambda *args: pytest.fail("it trained before it looked"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(BadInput, match=name):
