@@ -93,3 +93,12 @@ def test_machines_go_by_short_names_where_these_tell_them_apart(tmp_path: Path) 
     made = [timed("overlock_t", "throughput", 7.0, machine=machine) for machine in ("cpu-2c-1f", "gpu-8c-2e")]
     main = tables(gather(kept(tmp_path / "results", made)).rows)[0]
     assert [cell.text for cell in main.columns[1].cells] == ["cpu-2c", "gpu-8c"]
+
+
+def test_each_verdict_has_its_colour() -> None:
+    from bench.evidence.finding import Verdict
+    from bench.reporting.page import html
+
+    style = (html.HERE / "page.css").read_text(encoding="utf-8")
+    for verdict in Verdict:
+        assert f".{verdict.value.lower().replace(' ', '-')}" in style, verdict
