@@ -50,7 +50,7 @@ def parser() -> Parser:
     p = Parser(prog="bench.gpu_run", description=DESCRIPTION, epilog=EPILOG)
     add = p.add_argument
     add("--out", type=Path, metavar="DIR", help="folder for the archive and the summary")
-    add("--minutes", type=float, default=TIME / 60, help="time for everything (default %(default)g)")
+    add("--minutes", type=cli.number, default=TIME / 60, help="time for everything (default %(default)g)")
     add("--parts", nargs="+", choices=[part.name for part in PARTS], metavar="PART",
         help=f"only these, which share the time, of {', '.join(part.name for part in PARTS)}")  # fmt: skip
     add("--winners", type=Path, metavar="FILE", help=f"{WINNERS} or the archive of an earlier run: a side uses them")
@@ -60,7 +60,7 @@ def parser() -> Parser:
     add("--simulate", action="store_true",
         help="no device, planted failures: one table of them all, or with --plant one run")  # fmt: skip
     add("--plant", action="append", metavar="FAILURE@PART:N", help="what fails in a part's Nth operation, simulated")
-    add("--speed", type=float, default=20.0, help="simulated seconds a second (default %(default)g)")
+    add("--speed", type=cli.number, default=20.0, help="simulated seconds a second (default %(default)g)")
     add("--summarise", type=Path, metavar="FILE", help="print the summary of an archive, and do nothing else")
     return p
 

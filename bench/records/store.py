@@ -151,8 +151,11 @@ def check(results: Path | None = None) -> None:
         raise BadInput(f"{here} is no folder: no records can be kept in {results}; give another one, or move the file")
     check_writable(here / RECORDS)
     for file in sorted(results.glob(f"*/{ENVIRONMENTS}")):
+        if not file.is_file():
+            raise BadInput(f"{file} is no file that lines can be added to: give another folder, or move it away")
         environments(file.parent)
         check_writable(file)
+        _check_lock(file)
     for file in sorted(results.glob(f"*/{RECORDS}")):
         check_appendable(file)
 
@@ -164,11 +167,19 @@ def check_appendable(path: Path) -> None:
         BadInput: if it cannot, or the file is not one of records.
     """
     check_writable(path)
+    _check_lock(path)
     if path.exists():
         if not path.is_file():
             raise BadInput(f"{path} is no file that lines can be added to: give a CSV file, or a name that is free")
         if _columns(path):
             _parse(read_text(path, MEND), path)
+
+
+def _check_lock(path: Path) -> None:
+    """Raises BadInput where the file of the lock is another user's alone, or a folder."""
+    lock = Path(f"{path}.lock")
+    if lock.exists():
+        check_writable(lock)
 
 
 def machines(results: Path | None = None) -> list[Path]:

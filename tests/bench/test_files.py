@@ -142,6 +142,19 @@ def test_save_looks_at_the_folder_before_anything_is_measured(tmp_path: Path, mo
     refused(lambda: compare.main(["--models", "overlock_xt", "--metrics", "params", "--save"]), store.ENVIRONMENTS)
 
 
+@pytest.mark.parametrize("name", ["records.csv.lock", "environments.jsonl.lock", "environments.jsonl"])
+def test_what_would_stop_the_keeping_is_found_before_measuring(name: str, tmp_path: Path) -> None:
+    store.save([RECORD], ENVIRONMENT, tmp_path)
+    store.check(tmp_path)
+    path = tmp_path / "here" / name
+    for make in (os.mkdir, os.mkfifo) if name == "environments.jsonl" else (os.mkdir,):
+        path.unlink(missing_ok=True)
+        make(path)
+        refused(lambda: store.check(tmp_path), name)
+        if make is os.mkdir:
+            path.rmdir()
+
+
 def test_a_report_names_an_environment_that_describes_no_machine(tmp_path: Path) -> None:
     store.save([RECORD], ENVIRONMENT, tmp_path)
     refused(lambda: report.main(["--results", str(tmp_path), "--check"]), store.ENVIRONMENTS)
