@@ -31,6 +31,7 @@ MIN_CAPABILITY = (8, 0)  # bfloat16 matrix instructions, asynchronous copies
 MIN_DOT = 16  # smallest side of a matrix product in Triton
 SMALL = 5  # the largest K of `small_kernel`: its windows lie in 8 x 8 keys, its taps are one for each lane of a warp
 SHORT = 8  # the largest K of windows that few warps take
+FLOAT32_COLUMNS = 16  # of a map, for the backward of larger windows in float32
 PROGRAMS = 2048  # at least so many programs, if the batch has them, before one goes through several images
 
 FASTER_FROM: int | None = None
@@ -92,6 +93,22 @@ def why_not(value: Tensor) -> str | None:
     if value.device.type == "cpu" and interpreted():
         return None
     return f"it needs a CUDA device, and these inputs are on {value.device.type}"
+
+
+def why_no_gradient(value: Tensor, kernel_size: int) -> str | None:
+    """The reason why the backward does not run on values like these, or None where it does.
+
+    Without TF32 float32 products are sums of single multiply-adds, whose operands lie in registers: on maps wider than
+    `FLOAT32_COLUMNS`, `query_kernel` spills 312 bytes a thread with eight warps, 384 with sixteen, 2,504 with four.
+    """
+    if not value.is_cuda or value.dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32:
+        return None
+    if kernel_size <= SHORT or value.shape[-1] <= FLOAT32_COLUMNS:
+        return None
+    return (
+        f"its backward in float32 takes maps of at most {FLOAT32_COLUMNS} columns at K = {kernel_size}, not "
+        f"{value.shape[-1]}: train in bfloat16, allow TF32, or take 'tiled'"
+    )
 
 
 def preferred(value: Tensor) -> bool:
@@ -237,8 +254,15 @@ def _launch_forward(
 
 
 def backward(grad: Tensor, inputs: Inputs, scale: float) -> Inputs:
-    """The gradients of the seven tensors."""
-    query, key, value, proj_weight, proj_bias, rpb1, _ = inputs
+    """The gradients of the seven tensors.
+
+    Raises:
+        ValueError: where they are left out, with the reason.
+    """
+    query, key, value, proj_weight, proj_bias, rpb1, rpb2 = inputs
+    reason = why_no_gradient(value, window_size(rpb2))
+    if reason is not None:
+        raise ValueError(f"no gradient of ContMix: {reason}")
     keys = key.reshape(-1, proj_weight.shape[1]).float()
     d_query = query.new_empty(2, query.shape[0], *query.shape[2:], query.shape[1]).permute(0, 1, 4, 2, 3)
     d_value = torch.empty_like(value, memory_format=torch.channels_last)

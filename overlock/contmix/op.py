@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from overlock.contmix import fused, native, reference, tiled
 from overlock.contmix.cost import contmix_macs
-from overlock.contmix.inputs import Backend, Inputs
+from overlock.contmix.inputs import Backend, Inputs, window_size
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,10 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.scale, ctx.backend = inputs
+    given = Inputs(*tensors)
+    reason = fused.why_no_gradient(given.value, window_size(given.rpb2)) if ctx.backend == "fused" else None
+    if reason is not None:
+        raise ValueError(f"ContMix backend 'fused' has no gradient here: {reason}")
     ctx.save_for_backward(*tensors)
 
 

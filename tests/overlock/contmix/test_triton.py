@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -244,6 +245,29 @@ def test_reasons_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
         contmix(*case.inputs(torch.float32), SCALE, "fused")
 
 
+def test_the_backward_in_float32_is_left_out_where_it_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA: here the map only says that it is there."""
+
+    def why(width: int, kernel: int, dtype: torch.dtype = torch.float32) -> str | None:
+        value = mock.Mock(is_cuda=True, dtype=dtype, shape=(1, 8, 24, width))
+        return fused.why_no_gradient(value, kernel)
+
+    assert "at most 16 columns at K = 13, not 24" in str(why(24, 13))
+    assert why(16, 13) is why(24, 7) is why(24, 13, torch.bfloat16) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+        assert why(24, 13) is None
+    case = Case(3, 3, 3, small=1, regions=2, query_channels=2, value_channels=2, **ONE)
+    monkeypatch.setattr(fused, "why_not", lambda value: None)
+    monkeypatch.setattr(fused, "forward", lambda inputs, scale: inputs.value)
+    monkeypatch.setattr(fused, "why_no_gradient", lambda value, kernel_size: f"as K is {kernel_size}")
+    inputs = case.inputs(torch.float32, requires_grad=True)
+    with pytest.raises(ValueError, match="'fused' has no gradient here: as K is 3"):
+        contmix(*inputs, SCALE, "fused")
+    with torch.no_grad():
+        contmix(*inputs, SCALE, "fused")
+
+
 @pytest.mark.usefixtures("interpreter")
 def test_auto_leaves_the_interpreter_alone() -> None:
     assert choose_backend("auto", Case(7, 7, 7).inputs(torch.float32).value) != "fused"
@@ -268,6 +292,10 @@ def test_in_the_network() -> None:
 @every_dtype
 @pytest.mark.parametrize("case", [*SMALL, *LARGE, *DEVICE_ONLY], ids=str)
 def test_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
+    if fused.why_no_gradient(case.inputs(dtype).value.cuda(), case.kernel) is not None:
+        out = contmix(*(x.cuda() for x in case.inputs(dtype)), SCALE, "fused")
+        assert relative_rms(out, truth(case, dtype)["output"]) < TOLERANCES[dtype][0]
+        return
     check(case, dtype, "cuda")
     if case in DEVICE_ONLY and dtype == torch.bfloat16:
         check(case, dtype, "cuda", contiguous)
