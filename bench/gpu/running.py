@@ -123,7 +123,11 @@ class Run:
             running.end = min(
                 time.time() + simulation.real(running.part.seconds + GRACE), self.end + simulation.real(GRACE)
             )
-        self.kept.take(running.part.name, message)
+        try:
+            self.kept.take(running.part.name, message)
+        except ValueError as error:  # a record that is refused is kept as it came, and those after it are heard
+            self.kept.log(running.part.name, line)
+            self.kept.take(running.part.name, {"dropped": f"a message, which stands in the log: {error}"})
 
     def _finished(self, running: Running, why: str = "") -> bool:
         """Wait for a part, or stop it and what it started when its time is over, or now for `why`; whether it crashed

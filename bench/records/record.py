@@ -209,7 +209,7 @@ _LEAST: Mapping[str, int] = {"n": 0, "batch": 1, "threads": 1, "version": 1, "no
 
 _PATTERNS = {
     "model": r"(?s:.+)",
-    "form": r"(train|deploy)?",
+    "form": r"(train|deploy|copy|matrix product|forward|backward|forward and backward)?",  # of a model, or an operator
     "metric": r"(?!breakdown/)(?s:.+)|breakdown(/[^/]+){2}/(?s:.+)",
     "resolution": r"(\d{1,6}(x\d{1,6})?|none)?",
     "machine": r"([\w+-][\w.+-]{0,199})?",

@@ -13,6 +13,7 @@ from bench.gpu import operators, timer
 from bench.gpu.floors import Rates, Work
 from bench.gpu.operators import PATHS, Cases, attempt
 from bench.gpu.timer import Timed, Timer
+from bench.records.record import from_dict
 from tests.bench.gpu.tools import Heard
 
 RATES = Rates(1e12, {"float32": 1e12})
@@ -114,3 +115,4 @@ def test_the_winners_are_handed_over_after_every_case(tmp_path: Path) -> None:
     texts = part.told("text")
     assert len(texts) == 4, "two layouts, with and without gradients"
     assert len(texts[-1]) > len(texts[0])
+    assert len([from_dict(row) for rows in part.told("records") for row in rows]) >= 20, "the run reads every record"

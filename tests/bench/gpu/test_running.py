@@ -37,6 +37,13 @@ part.keep([Record(model="m", form="deploy", metric="throughput", value=2.0, unit
 assert part.room(1.0, "the first row")
 assert not part.room(1e6, "the long row")
 """
+REFUSED = """
+from bench.gpu.parts import arguments
+from bench.gpu.sink import sink
+part = sink(arguments("refused").parse_args())
+part.tell(records=[{"model": "m", "form": "of a later version", "metric": "throughput", "value": 2.5}])
+part.tell(block={"after": 1})
+"""
 GOES_ON = """
 import os
 from bench.gpu.parts import arguments
@@ -73,7 +80,8 @@ Run(kept, Path(sys.argv[1]), time.time() + 600, "cpu").parts([Part("hangs", "par
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, code in (("last", LAST), ("crashes", CRASHES), ("hangs", HANGS), ("keeps", KEEPS), ("goes_on", GOES_ON)):
+    for name, code in (("last", LAST), ("crashes", CRASHES), ("hangs", HANGS), ("keeps", KEEPS), ("goes_on", GOES_ON),
+                       ("refused", REFUSED)):  # fmt: skip
         (tmp_path / f"part_{name}.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
     monkeypatch.setattr(running, "GRACE", 0.2)
@@ -112,6 +120,14 @@ def test_a_part_that_crashes_or_hangs_loses_itself_alone(modules: Path) -> None:
     assert kept.dropped == {"keeps": ["the long row (no time)"]}
     assert b"what a library prints" in kept.logs["keeps"]
     assert ended(kept.blocks[0]["child"])
+
+
+def test_a_record_that_is_refused_is_in_the_log_and_what_follows_is_heard(modules: Path) -> None:
+    kept = run_of(modules, Part("refused", "part_refused", 20.0, ""))
+    assert b"of a later version" in kept.logs["refused"]
+    (dropped,) = kept.dropped["refused"]
+    assert dropped.startswith("a message, which stands in the log: not a record")
+    assert [block["after"] for block in kept.blocks] == [1]
 
 
 def test_a_part_goes_on_behind_the_case_that_it_crashed_in(modules: Path) -> None:

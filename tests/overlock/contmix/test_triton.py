@@ -254,9 +254,12 @@ def test_the_backward_in_float32_is_left_out_where_it_spills(monkeypatch: pytest
 
     assert "at most 16 columns at K = 13, not 24" in str(why(24, 13))
     assert why(16, 13) is why(24, 7) is why(24, 13, torch.bfloat16) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True
         assert why(24, 13) is None
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
     case = Case(3, 3, 3, small=1, regions=2, query_channels=2, value_channels=2, **ONE)
     monkeypatch.setattr(fused, "why_not", lambda value: None)
     monkeypatch.setattr(fused, "forward", lambda inputs, scale: inputs.value)
