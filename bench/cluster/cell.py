@@ -23,6 +23,8 @@ ATTEMPTS, END, LOG, RECORDS, RECORDS_JSON, JOB, WEIGHTS, RUN = (
 )  # fmt: skip
 DONE, FAILED, STOPPED, OPEN = "done", "failed", "stopped", "open"
 """Ended as it should; refused, which another attempt will not change; ended by a signal; not ended."""
+CRASHED = 1
+"""The exit code of Python's tracebacks, and of torchrun whatever its processes' was; no command of a cell means it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class State:
         code = self.end.get("code", -1)
         if not isinstance(code, int) or code < 0 or code >= 128:
             return STOPPED
-        return FAILED if code == BAD_INPUT else DONE
+        return FAILED if code in (CRASHED, BAD_INPUT) else DONE
 
 
 def state(folder: Path) -> State:

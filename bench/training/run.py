@@ -6,9 +6,10 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import timm
@@ -194,11 +195,25 @@ def _loss(args: argparse.Namespace, mixup: Mixup | None) -> AuxiliaryLoss:
 
 def _augmentation(args: argparse.Namespace, recipe: Recipe) -> Any:
     try:
-        return _transform(args, recipe)
+        transform = _transform(args, recipe)
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise BadInput(
             f"--augment {args.augment}: timm has none of that name ({error}); give none for flips and crops"
         ) from error
+    return _one_bit(transform)
+
+
+def _one_bit(transform: Any) -> Any:
+    """timm's posterizing keeps 0 bits at the strongest draws, which Pillow refuses: at least one here."""
+    for part in transform.transforms:
+        for op in getattr(part, "ops", ()):
+            if op.name.startswith("Posterize"):
+                op.level_fn = partial(_at_least_one, op.level_fn)
+    return transform
+
+
+def _at_least_one(level: Callable[..., tuple[int]], *given: Any) -> tuple[int]:
+    return (max(1, *level(*given)),)
 
 
 def _transform(args: argparse.Namespace, recipe: Recipe) -> Any:

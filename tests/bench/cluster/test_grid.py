@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import BadInput
+from bench.cluster import cell
 from bench.cluster.grid import COMMANDS, own, read
 
 GRID = """
@@ -99,3 +100,10 @@ def test_the_folder_of_a_cell_has_a_place_in_its_options(tmp_path: Path) -> None
     text = 'command = "top1"\n[options]\ndata = "/data"\nresults = "{cell}/kept"\n[grid]\nmodels = ["overlock_t"]\n'
     (cell,) = read(written(tmp_path, text)).cells
     assert "/x/kept" in cell.arguments(Path("/x"))
+
+
+@pytest.mark.parametrize(("code", "word"), [(0, "done"), (1, "failed"), (2, "failed"), (3, "done"), (143, "stopped")])
+def test_a_cell_stands_by_its_exit_code(code: int, word: str, tmp_path: Path) -> None:
+    """A traceback ends with 1, as torchrun does when one of its processes fails: nothing is done then."""
+    cell.end(tmp_path, {"code": code})
+    assert cell.state(tmp_path).word == word

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench import train_imagenet
+from bench.accuracy.recipes import recipe_for
 from bench.cli import BadInput
 from bench.training import loop
 from overlock.checkpoints.reading import read_checkpoint
@@ -255,3 +256,19 @@ def test_weights_of_another_model_are_refused(digits: Path, tmp_path: Path) -> N
     torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), tmp_path / "vit.pth")
     with pytest.raises(BadInput, match=r"--weights .*vit.pth: .* does not fit"):
         train_imagenet.main(argv(digits, tmp_path / "run", "--weights", str(tmp_path / "vit.pth")))
+
+
+def test_the_strongest_draws_of_the_recipe_give_images(tmp_path: Path) -> None:
+    """Every operation of the recipe's augmentation at its strongest; a newer Pillow refuses timm's 0 bits."""
+    from bench.models import find
+    from bench.training.run import _augmentation
+
+    entry = find("overlock_xt")
+    assert entry is not None
+    args = train_imagenet.parser().parse_args(["--model", "overlock_xt", "--data", ".", "--output", "run"])
+    made = _augmentation(args, recipe_for(entry, (32, 32)))
+    (drawn,) = (part for part in made.transforms if hasattr(part, "ops"))
+    image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
+    for op in drawn.ops:
+        op.prob, op.magnitude, op.magnitude_std = 1.0, 10, 0
+        assert op(image).size == (32, 32), op.name
