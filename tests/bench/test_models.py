@@ -126,3 +126,8 @@ def test_names_figures_and_arguments_need_no_torch() -> None:
     code += "c.parser(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_empty_baseline_is_none_of_the_models() -> None:
+    with pytest.raises(BadInput, match="--baseline '': not among"):
+        baseline_of("", ["overlock_t"], ["overlock_t"])

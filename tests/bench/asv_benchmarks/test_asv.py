@@ -32,6 +32,11 @@ def test_dependencies_stand_in_the_wheel_alone_and_a_commit_replaces_its_own_ver
     assert "--no-deps --force-reinstall" in second
 
 
+def test_asv_works_on_whatever_is_checked_out() -> None:
+    """A checkout of a tag, or a shallow one, has no branch `main`."""
+    assert configuration()["branches"] == ["HEAD"]
+
+
 def test_benchmarks_import_without_torch() -> None:
     """asv starts a process for each benchmark and parameter."""
     names = ", ".join(f"bench.asv_benchmarks.{name}" for name in MODULES)
