@@ -22,7 +22,7 @@ from bench.engine.request import Request
 from bench.engine.sweep import CHECK, PASS_SECONDS, Point, Row, Sweep
 from bench.machine import calibration
 from bench.machine.environment import physical_cores, state
-from bench.metrics import COST, LATENCY, THROUGHPUT, of_kind
+from bench.metrics import COST, LATENCY, MEMORY, THROUGHPUT, of_kind
 from bench.records.comparability import covers
 from bench.records.record import Record, new_run, stamped
 
@@ -98,8 +98,9 @@ class Runner:
                 for group in self.sweep.groups():
                     self._time(kind, group, point)
             for kind in self.sweep.passes(point):
-                for i in range(0, len(rows), beside):
-                    self._pass(kind, rows[i : i + beside], point)
+                together = beside if kind == MEMORY else 1  # others are timed, or take all memory that is free
+                for i in range(0, len(rows), together):
+                    self._pass(kind, rows[i : i + together], point)
         self._count()
 
     def _count(self) -> None:
