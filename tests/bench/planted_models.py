@@ -50,13 +50,13 @@ class KilledOnce(Tiny):
 
 
 class Uneven(Tiny):
-    """Each call takes longer than the one before: no two blocks agree."""
+    """A block of it (one call, after one that does not count) takes three times as long as the next one."""
 
     calls = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
-        time.sleep(0.003 * self.calls)
+        time.sleep(0.03 * (3 if self.calls // 2 % 2 else 1))
         return super().forward(images)
 
 

@@ -57,6 +57,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def heed_signals() -> None:
+    """nohup may be above us, or a shell's `&`: what they ignore is inherited."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def killed_by(number: int, repository: Path) -> int:
     """The exit code of a command that gets a signal while it has a worktree."""
     process = subprocess.Popen(
@@ -64,7 +70,7 @@ def killed_by(number: int, repository: Path) -> int:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup may be above us
+        preexec_fn=heed_signals,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "made\n"
