@@ -14,6 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from overlock.inference.mlp_kernels import convolved
 from overlock.triton_product import product
 
 
@@ -29,16 +30,9 @@ def norm_kernel(
     pid = tl.program_id(0)
     block, image = pid % BLOCKS, (pid // BLOCKS).to(tl.int64)
     position, c = block * MB + tl.arange(0, MB), tl.arange(0, CP)
-    i, j = position // W, position % W
     inside, channels = (position < H * W)[:, None], (c < C)[None, :]
     h_ptr += image * H * W * C
-    acc = tl.zeros([MB, CP], tl.float32)
-    for tap in tl.static_range(9):
-        row, column = i + (tap // 3 - 1), j + (tap % 3 - 1)
-        real = ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None] & inside & channels
-        h = tl.load(h_ptr + (row * W + column)[:, None] * C + c[None, :], mask=real, other=0.0)
-        acc += h.to(tl.float32) * tl.load(weight_ptr + c * 9 + tap, mask=c < C, other=0.0).to(tl.float32)[None, :]
-    acc += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
+    acc = convolved(h_ptr, weight_ptr, bias_ptr, position, c, H, W, C, MB, CP)
     out = acc.to(out_ptr.dtype.element_ty)
     places = image * H * W * C + position[:, None] * C + c[None, :]
     tl.store(out_ptr + places, out, mask=inside & channels)

@@ -50,6 +50,20 @@ def up_kernel(
 
 
 @triton.jit
+def convolved(h_ptr, weight_ptr, bias_ptr, position, n, H, W, N, MB: tl.constexpr, NB: tl.constexpr):
+    """3x3 depthwise convolution with bias, float32 (MB, NB), of channels n at positions of an image h (H, W, N)."""
+    i, j = position // W, position % W
+    inside, columns = (position < H * W)[:, None], (n < N)[None, :]
+    acc = tl.zeros([MB, NB], tl.float32)
+    for tap in tl.static_range(9):
+        row, column = i + (tap // 3 - 1), j + (tap % 3 - 1)
+        real = ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None] & inside & columns
+        h = tl.load(h_ptr + (row * W + column)[:, None] * N + n[None, :], mask=real, other=0.0)
+        acc += h.to(tl.float32) * tl.load(weight_ptr + n * 9 + tap, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    return acc + tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
 def middle_kernel(
     h_ptr, weight_ptr, bias_ptr, out_ptr, part_ptr, H, W, N, BLOCKS,
     SQUARES: tl.constexpr, GELU: tl.constexpr, MB: tl.constexpr, NB: tl.constexpr,
@@ -64,16 +78,9 @@ def middle_kernel(
     n, rest = (pid % across) * NB + tl.arange(0, NB), pid // across
     block, image = rest % BLOCKS, (rest // BLOCKS).to(tl.int64)
     position = block * MB + tl.arange(0, MB)
-    i, j = position // W, position % W
     inside, columns = (position < H * W)[:, None], (n < N)[None, :]
     h_ptr += image * H * W * N
-    acc = tl.zeros([MB, NB], tl.float32)
-    for tap in tl.static_range(9):
-        row, column = i + (tap // 3 - 1), j + (tap % 3 - 1)
-        real = ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None] & inside & columns
-        h = tl.load(h_ptr + (row * W + column)[:, None] * N + n[None, :], mask=real, other=0.0)
-        acc += h.to(tl.float32) * tl.load(weight_ptr + n * 9 + tap, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    acc = convolved(h_ptr, weight_ptr, bias_ptr, position, n, H, W, N, MB, NB)
     if GELU:
         acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
     out = acc.to(out_ptr.dtype.element_ty)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
+from bench.engine import runner as runner_module
 from bench.engine.runner import Runner
-from bench.engine.sweep import Point
+from bench.engine.sweep import Point, Row
+from bench.profile.breakdown import BYTES
 from bench.records.record import Record
 from tests.bench.engine.test_sweep import sweep
 
@@ -41,3 +46,18 @@ def test_a_pass_runs_in_the_layout_that_was_timed() -> None:
     assert runner._laid_out(request).settings.layout == "channels_last"
     asked = replace(request, settings=replace(request.settings, layout="channels_first"))
     assert runner._laid_out(asked) == asked
+
+
+def test_only_memory_is_measured_of_several_models_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breakdowns are times, and a search for the largest batch takes all memory that is free."""
+    passes: list[tuple[str, int]] = []
+
+    def take(self: Runner, kind: str, rows: Sequence[Row], point: Point) -> None:
+        passes.append((kind, len(rows)))
+
+    monkeypatch.setattr(runner_module, "physical_cores", lambda: 2)
+    monkeypatch.setattr(Runner, "_pass", take)
+    asked = sweep("overlock_t", "convnext_b", baseline="convnext_b")
+    for metric in ("memory", "largest_batch", BYTES):
+        Runner(replace(asked, metrics=[metric]))._measure()
+    assert passes == [("memory", 2), *[("largest_batch", 1)] * 2, *[("breakdown", 1)] * 2]
