@@ -65,6 +65,9 @@ def counting(
             named = " ".join(settings.imports)
             whose = f"; does importing {named} end it (--import)?" if named and error.ended else ""
             raise BadInput(f"cannot start measuring: {error.reason}{whose}") from error
+        for share in running:
+            if not share.left:  # nothing is to be counted: no process waits beside what is timed
+                share.process.end()
         yield answer, _counted(running)
     finally:
         for share in running:

@@ -52,6 +52,13 @@ def test_a_fresh_process_takes_the_counts_of_a_killed_one() -> None:
     assert not failed.valid
 
 
+def test_a_process_that_counts_nothing_ends_with_its_check() -> None:
+    with counting([[]], Settings(), ASKED) as (checked, counted):
+        assert checked["environment"]
+        assert not workers_of()
+        assert list(counted) == []
+
+
 def test_a_killed_pass_costs_its_own_figure_alone(tmp_path: Path) -> None:
     settings = Settings(device="cpu", batch=1, layout="channels_last", imports=("planted_models",))
     env = {"PYTHONPATH": str(HERE), "KILLED": str(tmp_path / "killed")}
