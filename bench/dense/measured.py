@@ -21,7 +21,7 @@ from bench.cost import modules
 from bench.cost.count import COUNTER
 from bench.dense.build import build_dense
 from bench.dense.cost import DenseCost, dense_cost
-from bench.dense.weights import deploy_dense, load_dense, read_checkpoint
+from bench.dense.weights import class_numbers, deploy_dense, fitted_dense, load_dense, read_checkpoint
 from bench.engine.request import Request
 from bench.engine.tasks import Counted, Task
 from bench.loading import randomise
@@ -97,4 +97,19 @@ def count(request: Request, metric: str) -> Iterator[Counted]:
     yield Counted("macs", cost.macs + cost.contmix_macs, COUNTER, METHOD)
 
 
-SEGMENTATION = DETECTION = Task(load, count)
+def check_weights(entry: Entry, head: str, path: Path) -> None:
+    """Raises BadInput for a file that is no whole checkpoint of this model and head, or one of other classes."""
+    with torch.device("meta"):
+        model = build_dense(entry.name, head, "train")
+    state = read_checkpoint(path)
+    asked = f"--weights {entry.name}={path}"
+    own, theirs = class_numbers(model, state)
+    if own != theirs:
+        raise BadInput(
+            f"{asked} has {theirs} classes, and heads are measured with the {own} that published figures are of: leave "
+            "--weights out, since random weights cost the same; bench.coco and bench.ade20k take it with --categories"
+        )
+    fitted_dense(model, state, asked)
+
+
+SEGMENTATION = DETECTION = Task(load, count, check_weights)

@@ -59,9 +59,18 @@ def load_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     Raises:
         BadInput: naming missing, unexpected or misshapen entries; the model is unchanged then.
     """
+    model.load_state_dict(fitted_dense(model, state, source), strict=True)
+
+
+def fitted_dense(model: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """A whole model's weights under its own names; the model may be on the meta device.
+
+    Raises:
+        BadInput: naming missing, unexpected or misshapen entries.
+    """
     state = _own_names(model.backbone, state, "backbone.")
     check_names(state, model.state_dict(), source, "no checkpoint of this model and head")
-    model.load_state_dict(state, strict=True)
+    return state
 
 
 CLASS_LAYERS = (".conv_seg.", ".fc_cls.", ".fc_reg.", ".conv_logits.")
@@ -80,16 +89,24 @@ def check_classes(model: nn.Module, state: Mapping[str, Tensor], path: Path, cla
 
 def other_classes(model: nn.Module, state: Mapping[str, Tensor], path: Path, classes: Classes) -> str:
     """How a checkpoint's classes differ from those of the set, and so of `model`; empty if they do not."""
-    own = model.state_dict()
-    layer = next(name for name in own if name.endswith(("conv_seg.weight", "fc_cls.weight")))
-    if layer in state and len(state[layer]) != len(own[layer]):
-        number = len(state[layer]) - len(own[layer]) + len(classes)  # a detector has the background besides
-        return f"has {number} classes and the set {len(classes)}"
+    own, theirs = class_numbers(model, state)
+    if own != theirs:
+        return f"has {theirs} classes and the set {own}"
     names = _named_classes(path, classes.custom)
     if names in ((), classes.names):
         return ""
     first = next((pair for pair in zip(names, classes.names, strict=False) if pair[0] != pair[1]), ("", ""))
     return f"has other classes than the set, {first[0]!r} where that has {first[1]!r}"
+
+
+def class_numbers(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """How many classes a model tells apart, and how many a checkpoint of it, which may be of another model."""
+    own = model.state_dict()
+    layer = next(name for name in own if name.endswith(("conv_seg.weight", "fc_cls.weight")))
+    background = layer.endswith("fc_cls.weight")
+    given = state.get(layer)
+    theirs = given if isinstance(given, Tensor) and given.dim() else own[layer]
+    return len(own[layer]) - background, len(theirs) - background
 
 
 def _named_classes(path: Path, of_others: bool) -> tuple[str, ...]:

@@ -9,13 +9,19 @@ from typing import Any
 
 from bench.cli import BadInput
 from bench.engine.request import Settings
-from bench.loading import read_weights, resolve
+from bench.engine.tasks import task_of
+from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.machine.environment import collect
+from bench.tasks import head_of
 
 
 def check(
-    models: Sequence[str], settings: Mapping[str, Any], dtypes: Sequence[str], task: str = "classification"
+    models: Sequence[str],
+    settings: Mapping[str, Any],
+    dtypes: Sequence[str],
+    task: str = "classification",
+    head: str = "",
 ) -> dict[str, Any]:
     """Check what is asked (`settings` as a dict); returns the `device` chosen and the `environment`.
 
@@ -29,8 +35,8 @@ def check(
         raise BadInput(f"--compile cudagraph needs a CUDA device, and this runs on {device}")
     entries = {name: resolve(name) for name in models}
     check_backend(asked.backend)
-    for name, path in asked.weights.items() if task == "classification" else ():  # other tasks check where they load
-        read_weights(entries[name], "deploy", Path(path))
+    for name, path in asked.weights.items():
+        task_of(task).check_weights(entries[name], head_of(task, head), Path(path))
     return {"device": device, "environment": collect(device, asked.threads)}
 
 

@@ -129,4 +129,5 @@ class Sweep:
         """The arguments of `bench.engine.check.check`."""
         models = [entry.name for entry in self.entries]
         settings = asdict(self.settings)
-        return {"models": models, "settings": settings, "dtypes": list(self.dtypes), "task": self.task}
+        what = {"task": self.task, "head": self.head}
+        return {"models": models, "settings": settings, "dtypes": list(self.dtypes), **what}

@@ -33,10 +33,12 @@ class Task:
     `load(entry, request)` gives the network that runs (CPU, float32, evaluation mode, weights drawn or loaded; its
     input is one tensor of images, B x 3 x H x W). `count(request, metric)` gives the figures of one cost metric, of the
     released structure; it raises `bench.cost.count.CostError` where it cannot count with confidence.
+    `check_weights(entry, head, path)` raises BadInput for a file that `load` would refuse, before anything is measured.
     """
 
     load: Callable[[Entry, Request], nn.Module]
     count: Callable[[Request, str], Iterator[Counted]]
+    check_weights: Callable[[Entry, str, Path], None]
     trains: bool = False  # whether a training step of it can be timed
 
 
@@ -94,4 +96,9 @@ def count(request: Request, metric: str) -> Iterator[Counted]:
         yield Counted("activations", activations, "fvcore", cost.ACTIVATIONS, on)
 
 
-CLASSIFICATION = Task(load, count, trains=True)
+def check_weights(entry: Entry, head: str, path: Path) -> None:
+    """Raises BadInput for a file that is no checkpoint of this classifier."""
+    loading.read_weights(entry, "deploy", path)
+
+
+CLASSIFICATION = Task(load, count, check_weights, trains=True)

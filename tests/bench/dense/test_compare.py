@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.cost import modules
 from bench.dense import measured
 from bench.dense.build import build_dense
 from bench.dense.cost import dense_cost
+from bench.engine.check import check
 from bench.engine.request import Request, Settings
 from bench.loading import resolve
 from bench.published import beside, shown
@@ -114,6 +116,26 @@ def test_weights_of_a_whole_checkpoint_are_used(tmp_path: Path) -> None:
         measured.load(
             resolve("moganet_t"), request("moganet_t", "segmentation", weights={"moganet_t": str(tmp_path / "w.pth")})
         )
+
+
+@pytest.mark.parametrize("head", ["maskrcnn", "cascade_2fc", "upernet"])
+def test_what_a_checkpoint_must_be_is_told_before_anything_is_counted(head: str, tmp_path: Path) -> None:
+    """Its classes are those of the heads that are measured; another model's file has no classes to speak of."""
+    path = tmp_path / "w.pth"
+    for classes, told in ((3, r"moganet_xt=\S*w.pth has 3 classes, and .* the (80|150) that .*: leave"), (None, "")):
+        torch.save(build_dense("moganet_xt", head, "train", classes=classes).state_dict(), path)
+        if told:
+            with pytest.raises(BadInput, match=told):
+                worker_checks("moganet_xt", head, path)
+        else:
+            worker_checks("moganet_xt", head, path)
+    with pytest.raises(BadInput, match="no checkpoint of this model and head"):
+        worker_checks("moganet_t", head, path)
+
+
+def worker_checks(model: str, head: str, path: Path) -> None:
+    settings = asdict(Settings(device="cpu", weights={model: str(path)}))
+    check([model], settings, ["float32"], task_of(head), "" if head == head_of(task_of(head)) else head)
 
 
 def test_names() -> None:
