@@ -282,7 +282,7 @@ int contmix_backward(const Contmix *m, const Gradients *to) {
                     long token = row * m->width + own.col;
                     weigh(&h, m, &own);
                     for (long j = 0; j < own.count; j++)
-                        read_row(d.out + j * h.cp, to->out,
+                        read_padded(d.out + j * h.cp, to->out,
                                  ((b * tokens + token + j) * 2 + i) * m->heads * m->c + g * m->c, m->c, m->bf16);
                     unweigh(&d, &h, m, &own);
                     spread(&d, &h, m, &own, q);

@@ -16,29 +16,29 @@
 INLINE void convolve_outputs(vec *out, const float *const *rows, long count, long col, const float *taps, long k,
                              vec bias, const int outputs) {
     vec sum[16];
-    for (int i = 0; i < outputs; i++)
+    UNROLL for (int i = 0; i < outputs; i++)
         sum[i] = bias;
     for (long row = 0; row < count; row++) {
         const float *from = rows[row] + col * LANES;
         long at = 0;
         for (; at + ROW_TAPS <= k; at += ROW_TAPS, taps += ROW_TAPS * LANES, from += ROW_TAPS * LANES) {
             vec tap[ROW_TAPS];
-            for (int j = 0; j < ROW_TAPS; j++)
+            UNROLL for (int j = 0; j < ROW_TAPS; j++)
                 tap[j] = load(taps + j * LANES);
-            for (int i = 0; i < outputs + ROW_TAPS - 1; i++) {
+            UNROLL for (int i = 0; i < outputs + ROW_TAPS - 1; i++) {
                 vec value = load(from + i * LANES);
-                for (int j = 0; j < ROW_TAPS; j++)
+                UNROLL for (int j = 0; j < ROW_TAPS; j++)
                     if (i - j >= 0 && i - j < outputs)
                         sum[i - j] += tap[j] * value;
             }
         }
         for (; at < k; at++, taps += LANES, from += LANES) {
             vec tap = load(taps);
-            for (int i = 0; i < outputs; i++)
+            UNROLL for (int i = 0; i < outputs; i++)
                 sum[i] += tap * load(from + i * LANES);
         }
     }
-    for (int i = 0; i < outputs; i++)
+    UNROLL for (int i = 0; i < outputs; i++)
         out[i] = sum[i];
 }
 
@@ -87,17 +87,7 @@ static inline void read_planes(float *to, long plane, const void *x, long at, lo
                                int bf16) {
     for (long col = 0; col < width; col++)
         for (int p = 0; p < PLANES; p++)
-            read_row(to + p * plane + (col + frame) * LANES, x, at + col * channels + p * LANES, LANES, bf16);
-}
-
-static inline void write_vector(void *to, long at, vec x, int bf16) {
-    if (!bf16) {
-        store((float *)to + at, x);
-        return;
-    }
-    float flat[LANES];
-    store(flat, x);
-    write_row(to, at, flat, LANES, bf16);
+            store(to + p * plane + (col + frame) * LANES, load_as(x, at + col * channels + p * LANES, bf16));
 }
 
 /* Taps (k*k, C) of a block of channels as (PLANES, k*k, LANES). */
@@ -139,9 +129,8 @@ static void convolve_band(const Convolution *m, long b, long first, long row0, l
                 vec out[16];
                 convolve_some(out, rows, count, col, own, k, bias, (int)outputs);
                 for (long i = 0; i < least(outputs, m->width - col); i++)
-                    write_vector(m->out,
-                                 ((b * m->height + row) * m->width + col + i) * m->channels + first + p * LANES, out[i],
-                                 m->bf16);
+                    store_as(m->out, ((b * m->height + row) * m->width + col + i) * m->channels + first + p * LANES,
+                             out[i], m->bf16);
             }
         }
     }

@@ -16,20 +16,20 @@ typedef struct {
 INLINE void some_taps(const Depthwise *m, const float *x, const float *grad, float *sums, long wide, long row0,
                       long col0, const int count, const int across) {
     vec sum[27]; /* a constant size, to become registers */
-    for (int i = 0; i < count; i++)
-        for (int j = 0; j < across; j++)
+    UNROLL for (int i = 0; i < count; i++)
+        UNROLL for (int j = 0; j < across; j++)
             sum[i * across + j] = load(sums + ((row0 + i) * m->k + col0 + j) * LANES);
     for (long row = 0; row < m->height; row++) {
         const float *from = x + ((row + row0 * m->dilation) * wide + col0 * m->dilation) * LANES;
         for (long col = 0; col < m->width; col++, from += LANES) {
             vec g = load(grad + (row * m->width + col) * LANES);
-            for (int i = 0; i < count; i++)
-                for (int j = 0; j < across; j++)
+            UNROLL for (int i = 0; i < count; i++)
+                UNROLL for (int j = 0; j < across; j++)
                     sum[i * across + j] += g * load(from + (i * wide + j) * m->dilation * LANES);
         }
     }
-    for (int i = 0; i < count; i++)
-        for (int j = 0; j < across; j++)
+    UNROLL for (int i = 0; i < count; i++)
+        UNROLL for (int j = 0; j < across; j++)
             store(sums + ((row0 + i) * m->k + col0 + j) * LANES, sum[i * across + j]);
 }
 
@@ -90,8 +90,8 @@ int depthwise_weight_gradient(const Depthwise *m) {
             for (long row = 0; row < m->height; row++)
                 for (long col = 0; col < m->width; col++) {
                     long at = ((b * m->height + row) * m->width + col) * m->channels + first;
-                    read_row(x + ((row + frame) * wide + col + frame) * LANES, m->x, at, LANES, m->bf16);
-                    read_row(grad + (row * m->width + col) * LANES, m->grad, at, LANES, m->bf16);
+                    store(x + ((row + frame) * wide + col + frame) * LANES, load_as(m->x, at, m->bf16));
+                    store(grad + (row * m->width + col) * LANES, load_as(m->grad, at, m->bf16));
                 }
             correlate(m, x, grad, sums, wide);
         }

@@ -33,8 +33,8 @@ static void convolve_image(const Grn *m, long b, long first, long n, float *memo
         if (y < m->height)
             for (long col = 0; col < m->width; col++)
                 for (long p = 0; p < n * PLANES; p++)
-                    read_row(values + p * plane + y % 3 * wide + (col + 1) * LANES, m->x,
-                             row + col * m->channels + p * LANES, LANES, m->bf16);
+                    store(values + p * plane + y % 3 * wide + (col + 1) * LANES,
+                          load_as(m->x, row + col * m->channels + p * LANES, m->bf16));
         if (y == 0)
             continue;
         long from = most(y - 2, 0), count = least(y + 1, m->height) - from;
@@ -49,7 +49,7 @@ static void convolve_image(const Grn *m, long b, long first, long n, float *memo
                 convolve_some(out, rows, count, col, own, 3, bias, (int)outputs);
                 for (long i = 0; i < least(outputs, m->width - col); i++) {
                     of_row += out[i] * out[i];
-                    write_vector(m->x, row + (col + i) * m->channels + p * LANES, out[i], m->bf16);
+                    store_as(m->x, row + (col + i) * m->channels + p * LANES, out[i], m->bf16);
                 }
             }
             store(squares + p * LANES, load(squares + p * LANES) + of_row);
@@ -63,10 +63,8 @@ static void square(const Grn *m, long b, long first, long n, float *squares) {
         for (long p = 0; p < n * PLANES; p++) {
             vec of_row = {0};
             for (long x = 0; x < m->width; x++) {
-                float flat[LANES];
-                read_row(flat, m->x, ((b * m->height + y) * m->width + x) * m->channels + first + p * LANES, LANES,
-                         m->bf16);
-                of_row += load(flat) * load(flat);
+                vec own = load_as(m->x, ((b * m->height + y) * m->width + x) * m->channels + first + p * LANES, m->bf16);
+                of_row += own * own;
             }
             store(squares + p * LANES, load(squares + p * LANES) + of_row);
         }
@@ -94,10 +92,8 @@ static void make_scale(const Grn *m, float *scale) {
 static void apply_scale(const Grn *m, const float *scale, long from, long to) {
     for (long at = from; at < to; at++)
         for (long c = 0; c < m->channels; c += LANES) {
-            float flat[LANES];
-            read_row(flat, m->x, at * m->channels + c, LANES, m->bf16);
-            vec y = load(flat) * load(scale + c);
-            write_vector(m->x, at * m->channels + c, m->beta ? y + load(m->beta + c) : y, m->bf16);
+            vec y = load_as(m->x, at * m->channels + c, m->bf16) * load(scale + c);
+            store_as(m->x, at * m->channels + c, m->beta ? y + load(m->beta + c) : y, m->bf16);
         }
 }
 

@@ -25,11 +25,13 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES))); /* bfloat16 */
 
 INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec x) { *(loose *)p = x; }
@@ -103,44 +105,53 @@ INLINE vec power_of_2(vec x) {
     return (vec)((ivec)p + ((ivec)shifted << 23)) - 0x1p-110f; /* the integer is added to the exponent */
 }
 
-static inline void copy(float *to, const float *from, long n) {
-    long i = 0;
-    for (; i + LANES <= n; i += LANES)
-        store(to + i, load(from + i));
-    for (; i < n; i++)
-        to[i] = from[i];
+/* The first n of LANES values from element `at` on, float32 or bfloat16; zeros after them. */
+INLINE vec load_some(const void *from, long at, long n, int bf16) {
+    if (!bf16) {
+        vec x = {0};
+        memcpy(&x, (const float *)from + at, n * sizeof(float));
+        return x;
+    }
+    halves x = {0};
+    memcpy(&x, (const uint16_t *)from + at, n * sizeof(uint16_t));
+    return (vec)(__builtin_convertvector(x, uvec) << 16);
 }
 
-static inline void read_row(float *to, const void *from, long at, long n, int bf16) {
+/* To nearest, ties to even; what is not a number stays so. */
+INLINE halves to_bf16(vec x) {
+    uvec bits = (uvec)x;
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return __builtin_convertvector((uvec)where(x != x, (vec)((uvec){0} + 0x7fc0), (vec)bits), halves);
+}
+
+INLINE void store_some(void *to, long at, vec x, long n, int bf16) {
     if (!bf16) {
-        copy(to, (const float *)from + at, n);
+        memcpy((float *)to + at, &x, n * sizeof(float));
         return;
     }
-    const uint16_t *row = (const uint16_t *)from + at;
-    for (long i = 0; i < n; i++) {
-        uint32_t bits = (uint32_t)row[i] << 16;
-        memcpy(to + i, &bits, 4);
-    }
+    halves rounded = to_bf16(x);
+    memcpy((uint16_t *)to + at, &rounded, n * sizeof(uint16_t));
 }
+
+INLINE vec load_as(const void *from, long at, int bf16) { return load_some(from, at, LANES, bf16); }
+INLINE void store_as(void *to, long at, vec x, int bf16) { store_some(to, at, x, LANES, bf16); }
 
 /* Zeros up to whole vectors. */
 static inline void read_padded(float *to, const void *from, long at, long n, int bf16) {
-    for (long i = n; i < padded(n); i++)
-        to[i] = 0;
-    read_row(to, from, at, n, bf16);
+    long i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store(to + i, load_as(from, at + i, bf16));
+    if (i < n)
+        store(to + i, load_some(from, at + i, n - i, bf16));
 }
 
+/* From whole vectors. */
 static inline void write_row(void *to, long at, const float *from, long n, int bf16) {
-    if (!bf16) {
-        copy((float *)to + at, from, n);
-        return;
-    }
-    uint16_t *row = (uint16_t *)to + at;
-    for (long i = 0; i < n; i++) { /* to nearest, ties to even; NaN stays one */
-        uint32_t bits;
-        memcpy(&bits, from + i, 4);
-        row[i] = from[i] != from[i] ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-    }
+    long i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store_as(to, at + i, load(from + i), bf16);
+    if (i < n)
+        store_some(to, at + i, load(from + i), n - i, bf16);
 }
 
 /* Memory that a thread keeps between calls: fresh memory would fault in page by page. */
