@@ -106,6 +106,10 @@ class Printed:
         """In whole units: parameters, MACs, %."""
         return float(self.text) * SCALE[self.unit]
 
+    def __str__(self) -> str:
+        """`5.5 G`; one read from a plot with how far off it may be, `281 ±1 G`."""
+        return f"{self.text}{f' ±{self.slack:g}' if self.slack else ''} {self.unit}".rstrip()
+
     @property
     def step(self) -> float:
         """One unit of the last printed digit, in whole units."""

@@ -72,7 +72,7 @@ def _contradicted(finding: Finding, contradicted: str, placed: Sequence[Placed],
     for figure in distinct(finding.statement.printed):
         agrees = agreement(figure, subject, placed, evidence)
         words = f" ({agrees.words})" if agrees.words else ""
-        which.append(f"{figure.text} {figure.unit}: {agrees.verdict.value.lower()}{words}")
+        which.append(f"{figure}: {agrees.verdict.value.lower()}{words}")
     return replace(finding, verdict=Verdict.CONTRADICTORY, detail=join(contradicted, *which))
 
 
@@ -92,7 +92,7 @@ def contradictions(statement: Statement) -> str:
     figures = distinct(statement.printed)
     if len(figures) < 2:
         return ""
-    return "; ".join(f"{f.text} {f.unit} by {f.source} ({f.protocol})" for f in figures)
+    return "; ".join(f"{f} by {f.source} ({f.protocol})" for f in figures)
 
 
 def join(*parts: str) -> str:

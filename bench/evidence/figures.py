@@ -39,7 +39,7 @@ def _statement(subject: Subject, figures: tuple[Printed, ...]) -> Statement:
     at = "" if subject.metric == "params" else f" at {subject.resolution.replace('x', ' x ')}"
     how = f", {subject.variant}" if subject.variant else ""
     trained = f", {subject.weights}" if subject.head and subject.weights else ""
-    number = " or ".join(f"{figure.text} {figure.unit}" for figure in distinct(figures))
+    number = " or ".join(map(str, distinct(figures)))
     key = (subject.model, subject.head, subject.metric, subject.variant, subject.resolution, subject.weights)
     return Statement(
         id=re.sub(r"[^a-z0-9.]+", "-", " ".join(filter(None, ("figure", *key))).lower()).strip("-"),

@@ -1,6 +1,7 @@
 """The one rule by which a measured value is held against a printed figure, whatever the metric.
 
-1. It prints as the figure does, counted as the suite counts: REPRODUCED.
+1. It prints as the figure does, counted as the suite counts: REPRODUCED. (A figure that was read from a plot, shown
+   with its ±: as exactly as it could be read.)
 2. Or it does by another recorded convention, which is named, and which gives more than half of the figures that the
    source prints of the family in that table: REPRODUCED. (Of many conventions and few digits some agree by chance.)
 3. Or it is within the tolerance of a value that prints so: WITHIN TOLERANCE, and the difference is told.
@@ -21,9 +22,9 @@ from bench.models import family_of
 from bench.published import COUNTING, REPEATED_ACCURACY, SCALE, Printed, Subject, distinct, most, published
 
 RULE = (
-    "prints as published, by our convention of counting or by a named one that gives more than half of the source's "
-    f"table; else the tolerance is {COUNTING:.0%} for multiply-adds, {REPEATED_ACCURACY} points for accuracies and "
-    "nothing for parameters"
+    "prints as published (a figure read from a plot: within its ±), by our convention of counting or by a named one "
+    f"that gives more than half of the source's table; else the tolerance is {COUNTING:.0%} for multiply-adds, "
+    f"{REPEATED_ACCURACY} points for accuracies and nothing for parameters"
 )
 """The rule in words, for people."""
 
@@ -45,8 +46,7 @@ def agreement(figure: Printed, subject: Subject, placed: Sequence[Placed], evide
     """By the rule. `placed` are the records of the subject, the suite's own convention and the newest first."""
     ours = placed[0]
     if figure.prints(ours.value):
-        read = f"read from a plot, to {figure.slack:g} {figure.unit}" if figure.slack else ""
-        return Agreement(Verdict.REPRODUCED, (ours,), read)
+        return Agreement(Verdict.REPRODUCED, (ours,))
     seen = {ours.record.counter}
     chance = ""
     for other in placed[1:]:
@@ -75,7 +75,7 @@ def size(figure: Printed, value: float) -> str:
     off = (value - figure.value) / SCALE[figure.unit]
     far = f"{off:+.2f} points" if shares else f"{value / figure.value - 1:+.2%}".replace("%", " %")
     ours = f"{value / SCALE[figure.unit]:.{decimals}f} {'measured' if shares else 'counted'}"
-    return f"{figure.text} printed, {ours} ({far})"
+    return f"{figure.text} {'read from a plot' if figure.slack else 'printed'}, {ours} ({far})"
 
 
 def support(figure: Printed, subject: Subject, counter: str, evidence: Evidence) -> tuple[int, int]:

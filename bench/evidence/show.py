@@ -90,22 +90,51 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def would_change(finding: Finding) -> str:
-    """What measurement would give another verdict, in words; empty where the sources contradict each other anyway."""
-    s, like = finding.statement, finding.statement.like
+    """What measurement would give another verdict, in words: of what is not measured, one that contradicts it; empty
+    where the sources contradict each other anyway."""
+    s, like, verdict = finding.statement, finding.statement.like, finding.verdict
     if s.not_measurable:
         return "a release of the weights that it speaks of"
-    if finding.verdict == Verdict.CONTRADICTORY:
+    if verdict == Verdict.CONTRADICTORY:
         return ""
-    low, high = s.accepted or (like.value - like.half, like.value + like.half)
-    at_least, at_most = (number(end, like) if math.isfinite(end) else "" for end in (low, high))
-    if s.unit == "" and low == 0:
-        at_least = ""  # what cannot be below 0
+    if verdict == Verdict.NOT_JUDGED:
+        return f"counts by which {' and '.join(premise.text for premise in s.premises)}"
+    prints = like.value - like.half, like.value + like.half
+    near = prints[0] - like.tolerance, prints[1] + like.tolerance
     beyond = f" by more than {s.noise:g} {s.unit}" if s.noise else ""
-    if finding.verdict in (Verdict.REFUTED, Verdict.NO, Verdict.NOT_REPRODUCED):
-        inside = " and ".join(filter(None, (at_least and f"above {at_least}", at_most and f"below {at_most}")))
-        return f"a value {inside}{beyond}"
-    outside = " or ".join(filter(None, (at_least and f"below {at_least}", at_most and f"above {at_most}")))
-    return f"a value {outside}{beyond}"
+    if s.accepted is None and verdict == Verdict.WITHIN_TOLERANCE:
+        return f"a value {_inside(prints, finding)}, or one {_outside(near, finding)}"
+    if verdict == Verdict.UNDECIDED:
+        return f"an interval on one side of {_outside(s.accepted or prints, finding, '', ' and ', '')}"
+    if verdict in (Verdict.REFUTED, Verdict.NO, Verdict.NOT_REPRODUCED):
+        return f"a value {_inside(s.accepted or near, finding)}{beyond}"
+    return f"a value {_outside(s.accepted or (prints if verdict == Verdict.REPRODUCED else near), finding)}{beyond}"
+
+
+def _ends(interval: tuple[float, float], finding: Finding) -> tuple[str, str]:
+    """Both ends in words; empty where there is none, and for a share that cannot be below 0."""
+    s = finding.statement
+    low, high = (number(end, s.like) if math.isfinite(end) else "" for end in interval)
+    return "" if s.unit == "" and interval[0] == 0 else low, high
+
+
+def _inside(interval: tuple[float, float], finding: Finding) -> str:
+    low, high = _ends(interval, finding)
+    return " and ".join(filter(None, (low and f"above {low}", high and f"below {high}")))
+
+
+def _outside(
+    interval: tuple[float, float], finding: Finding, below: str = "below ", between: str = " or ", above: str = "above "
+) -> str:
+    low, high = _ends(interval, finding)
+    return between.join(filter(None, (low and f"{below}{low}", high and f"{above}{high}")))
+
+
+def _what_would(finding: Finding) -> str:
+    """What `would_change` says, as the beginning of a line."""
+    if finding.statement.question:
+        return "what would answer no" if finding.verdict == Verdict.NOT_MEASURED else "what would change the answer"
+    return "what would refute it" if finding.verdict == Verdict.NOT_MEASURED else "what would change the verdict"
 
 
 def lines(finding: Finding) -> list[str]:
@@ -120,7 +149,7 @@ def lines(finding: Finding) -> list[str]:
         made.append(". ".join(filter(None, (figures, sources and f"Source: {sources}"))))
     made += [under(finding)] if under(finding) else []
     made += [f"rests on {placed}" for placed in finding.evidence]
-    made += [f"what would change the verdict: {would_change(finding)}"] if would_change(finding) else []
+    made += [f"{_what_would(finding)}: {would_change(finding)}"] if would_change(finding) else []
     made += [f"measure it: {command(s)}"] if command(s) else []
     return made
 

@@ -76,13 +76,9 @@ class Statement:
 
     def published(self) -> str:
         """What is stated: the printed figures, contradicting ones side by side, or words; nothing by a question."""
-        return self.states or " / ".join(f"{figure.text}{_unit(figure.unit)}" for figure in distinct(self.printed))
+        return self.states or " / ".join(map(str, distinct(self.printed)))
 
 
 def subjects(metric: str, *models: str, **what: str) -> tuple[Subject, ...]:
     """The same figure of several models, in their order."""
     return tuple(Subject(model=model, metric=metric, **what) for model in models)
-
-
-def _unit(unit: str) -> str:
-    return f" {unit}" if unit else ""
