@@ -20,12 +20,13 @@ _SPECIAL = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "±": r"$\pm$", "×": r"$\times$", "†": r"\dag{}", "≤": r"$\leq$", "≥": r"$\geq$", "−": r"$-$", "…": r"\dots{}",
 }  # fmt: skip
+_MINUS = re.compile(r"(?<![\w$-])-(?=[\d.])")
 _NAMES = re.compile(rf"\b(?:{'|'.join(sorted(MODELS, key=len, reverse=True))})\b")
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it; what its usual fonts lack is a question mark."""
-    return "".join(_SPECIAL.get(c, c if ord(c) < 0x180 else "?") for c in text)
+    """Text as LaTeX prints it, with a minus before numbers; what its usual fonts lack is a question mark."""
+    return "".join(_SPECIAL.get(c, c if ord(c) < 0x180 else "?") for c in _MINUS.sub("−", text))
 
 
 def named(text: str) -> str:

@@ -16,13 +16,14 @@ import pytest
 from bench import report as command
 from bench.cli import BadInput
 from bench.metrics import METRICS
+from bench.paper import escaped
 from bench.records.record import Record
 from bench.reporting.charts import charts
 from bench.reporting.charts.draw import FORMATS, figures
 from bench.reporting.data import Report, gather, histories
 from bench.reporting.page.html import page
 from bench.reporting.readme import FIGURE, TABLE, replaced
-from bench.reporting.results import latex, results_readme
+from bench.reporting.results import claims_latex, latex, results_readme
 from bench.reporting.rows import rows
 from bench.reporting.tables import comparison
 from tests.bench.reporting.made_records import MACHINES, cost, kept, record, timed
@@ -168,6 +169,25 @@ def test_latex_tables_are_booktabs(gathered: Report, tmp_path: Path) -> None:
         if "cpu-float32" in path.name:
             assert "OverLoCK-T" in text
             assert "CPU threads 2" in text, "conditions in the caption"
+
+
+def test_statements_and_questions_have_captions_of_their_own(gathered: Report) -> None:
+    text = claims_latex(gathered.findings)
+    floats = text.split("\\begin{table}")[1:]
+    asked = [part for part in floats if "?" in part.split("midrule")[1]]
+    assert asked
+    assert all("that no author stated" in part for part in asked)
+    assert not [part for part in floats if part not in asked and "that no author stated" in part]
+    assert "uncommitted changes" not in text
+    dirty = [replace(f, evidence=tuple(replace(p, record=replace(p.record, dirty=True)) for p in f.evidence))
+             for f in gathered.findings]  # fmt: skip
+    assert "uncommitted changes" in claims_latex(dirty)
+
+
+def test_a_minus_is_no_hyphen() -> None:
+    assert escaped("-0.41 M (-0.47%), 2.5e-06, OverLoCK-T, 3-5 of [-0.1, 1]") == (
+        "$-$0.41 M ($-$0.47\\%), 2.5e-06, OverLoCK-T, 3-5 of [$-$0.1, 1]"
+    )
 
 
 @pytest.mark.slow
