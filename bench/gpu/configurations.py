@@ -56,6 +56,8 @@ HEADLINE: tuple[Configuration, ...] = (
     OVERLOCK._replace(compile="default", depthwise="triton"),
 )
 """The first two are compared before anything else is tried; then the others, the most promising first."""
+FUSED = 2
+"""Of `HEADLINE`: the side with most kernels of Triton's; all but the padded convolutions are among them."""
 
 COMPILED: tuple[Configuration, ...] = (
     OVERLOCK._replace(compile="default", depthwise="triton"),

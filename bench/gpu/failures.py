@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,7 @@ SCENARIOS = (
     Scenario("the device disappears", ("gone@headline:14",)),
     Scenario("a compile hangs: a side's, and one that is only warmed up", ("hang@headline:4", "hang@compile:2"),
              parts=("compile", "headline")),
+    Scenario("compiling is 12 times as slow: nothing is warmed up", ("slow@compile:1",), parts=("compile", "headline")),
     Scenario("an operator hangs", ("hang@depthwise:12",), parts=("depthwise", "contmix")),
     Scenario("a wrong kernel: a test fails, and a side's outputs are not finite",
              ("wrong@correctness:5", "wrong@headline:3"), code=1,
@@ -84,6 +86,8 @@ def begin(plants: Sequence[str] | None, speed: float, folder: Path) -> None:
     """
     if not 1 <= speed <= 1000:
         raise BadInput(f"--speed {speed:g}: give 1 to 1000 simulated seconds a second")
+    if any(str(plant).startswith("interrupt@") for plant in plants or ()):  # which a shell's `&` has children ignore
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(simulation.VARIABLE, str(folder))
     plan = {"speed": speed, "run": os.getpid(), "failures": [_planted(p) for p in plants or () if p != "nothing"]}
     (simulation.folder() / "plan.json").write_text(json.dumps(plan), encoding="utf-8")

@@ -106,6 +106,7 @@ class Comparison:
         return Plan(
             rounds=rounds,
             turns=2,
+            most_turns=4,  # a pair that does not settle: 6 s more, which a part has
             block=simulation.real(0.1 if tiny else 1.5),
             warmup=simulation.real(0.3 if tiny else 3.0),
             canary_limit=GPU_CANARY,

@@ -1,6 +1,7 @@
 """A part of the GPU run: every model of the headline compiled and called once, so that its code is in the caches.
 
-Each side is called by a process of its own, in the environment in which it is timed; those that train come last and one
+Triton's kernels come first, shared out among processes: one after another they would take longer than this part. Then
+each side is called by a process of its own, in the environment in which it is timed; those that train come last and one
 at a time, since two of them may not fit in the device's memory. Experimental: it has not run on a GPU.
 """
 
@@ -12,16 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.engine.request import Request
 from bench.gpu import simulation
-from bench.gpu.configurations import HEADLINE, TRAINING_SIDES, requests
+from bench.gpu.configurations import FUSED, HEADLINE, TRAINING_SIDES, requests
 from bench.gpu.parts import WARMED, arguments
 from bench.gpu.sink import Sink, sink
 from bench.metrics import THROUGHPUT, TRAINING
 
 AT_ONCE = 4
 """Processes: each compiles with `COMPILE_THREADS`, beside the workers of the tests."""
+
+SHARE = "GPU_RUN_SHARE"
+"""A variable for `bench.gpu.warming`: 2/4 is the second of four shares of a side's kernels."""
 
 COMPILE_THREADS = {"TORCHINDUCTOR_COMPILE_THREADS": "3"}
 
@@ -55,6 +60,14 @@ def warm(part: Sink, waiting: list[Request], at_once: int) -> None:
             return
 
 
+def shares(side: Request) -> list[Request]:
+    """The side's kernels, shared out among as many processes as run at once."""
+    return [
+        replace(side, label=f"kernels {i}/{AT_ONCE} of {side.name}", env={**side.env, SHARE: f"{i}/{AT_ONCE}"})
+        for i in range(1, AT_ONCE + 1)
+    ]
+
+
 def _started(side: Request) -> subprocess.Popen[bytes]:
     module = "bench.gpu.simulation.warming" if simulation.running() else "bench.gpu.warming"
     return subprocess.Popen(
@@ -69,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     part = sink(arguments("bench.gpu.warm").parse_args(argv))
     if part.tiny:
         return 0
-    warm(part, requests(HEADLINE, part, THROUGHPUT), AT_ONCE)
+    sides = requests(HEADLINE, part, THROUGHPUT)
+    warm(part, [*shares(sides[FUSED]), *sides], AT_ONCE)
     warm(part, requests(TRAINING_SIDES, part, TRAINING), 1)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def test_a_killed_part_and_a_stopped_run_lose_nothing(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert "timing overlock_xt train" in printed
     assert sum(int(line.split("|")[5]) for line in printed.splitlines()[2:]) >= 4, "something was measured"
+
+
+def test_a_planted_ctrl_c_arrives_also_where_a_shell_has_it_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in what a script starts with `&`
+    try:
+        scenario = Scenario("the run gets SIGINT", ("interrupt@training:6",), 130, ("training",))
+        assert table_of_failures(tmp_path / "out", 60, [scenario]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_lost_is_seen(
