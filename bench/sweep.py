@@ -13,7 +13,7 @@ from bench.cli import BadInput, Parser
 from bench.cluster import cell as cells
 from bench.cluster.executors import LOCAL, RUNNING, SLURM, WAITING, Executor, executor
 from bench.cluster.grid import Grid, read
-from bench.cluster.run import JOBS, Sweep
+from bench.cluster.run import CELLS, JOBS, Sweep
 from bench.progress import progress
 from bench.render import by_heading
 
@@ -50,13 +50,13 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.records.store import check, results_folder
+    from bench.records.store import check, machines, results_folder
 
     grid = read(args.grid)
     folder = args.folder or args.grid.with_name(f"{args.grid.stem}-cells")
     if args.dry_run:
         for cell in grid.cells:
-            print(f"{cell.name}: bench.{grid.command} {' '.join(cell.arguments(folder / 'cells' / cell.name))}")
+            print(f"{cell.name}: bench.{grid.command} {' '.join(cell.arguments(folder / CELLS / cell.name))}")
         return cli.OK
     results = args.results or results_folder()
     sweep = Sweep(grid, folder, results, _executor(args, grid, folder), args.attempts)
@@ -82,7 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
     rows = table(sweep)
     print(by_heading(rows, args.format, words=2))
-    print(f"records are in {results}; python -m bench.report makes one report of all machines", file=sys.stderr)
+    kept = f"what the cells wrote is in {folder / CELLS}"  # trainings have no records
+    if any(machines(sweep.place(cell) / cells.RECORDS) for cell in grid.cells):
+        kept = f"records are in {results}; python -m bench.report makes one report of all machines"
+    print(kept, file=sys.stderr)
     if sweep.unmerged:
         raise BadInput(f"the records of {len(sweep.unmerged)} cells are not merged; the same command tries again")
     return cli.OK if code_of(rows) == cli.OK else cli.BAD_INPUT

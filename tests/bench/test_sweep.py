@@ -10,6 +10,8 @@ from bench import cli, sweep
 from bench.cli import BadInput
 from bench.cluster import cell as cells
 from bench.cluster.grid import read
+from bench.records import store
+from tests.bench.cluster.planted.compare import ENVIRONMENT, figure
 
 GRID = '[options]\nmetrics = ["params"]\n[grid]\nmodels = ["overlock_xt", "moganet_xt"]\n'
 
@@ -43,6 +45,24 @@ def test_status_shows_how_cells_stand_and_scripts_see_it(grid: Path, capsys: pyt
     assert rows[1].split(",")[1:3] == ["failed", "1"]
     cells.end(second, {"code": 0})
     assert sweep.main([str(grid), "--status"]) == cli.OK
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_where_things_are_is_said_at_the_end(
+    measured: bool, grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trainings write no records: then no folder of records is named."""
+    for cell in read(grid).cells:
+        folder = grid.with_name("small-cells") / "cells" / cell.name
+        cells.begin(folder, {"job": "1", "host": "here"})
+        cells.end(folder, {"code": 0, "seconds": 3.0})
+    if measured:
+        store.save([figure(1.0, "a")], ENVIRONMENT, folder / cells.RECORDS)
+    results = tmp_path / "results"
+    assert sweep.main([str(grid), "--results", str(results)]) == cli.OK
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ("records are in" in last) == measured == results.exists(), last
+    assert str(results if measured else folder.parent) in last
 
 
 def test_slurm_where_there_is_none_is_said(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
