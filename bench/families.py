@@ -40,6 +40,7 @@ class Family:
     structure: Mapping[str, Mapping[str, Any]] = MappingProxyType({"deploy": {}})
     contmix = False  # whether it mixes by ContMix, which the C kernels of inference serve
     large_depthwise = False  # whether `overlock.depthwise` runs its large convolutions
+    tested_at: int | None = None  # the side that released weights are evaluated at; None: timm's configuration says
     squash_from: int | None = None  # from this resolution on, evaluation squashes the image instead of cropping it
     second_resize = "bilinear"  # interpolation of segmentation's resize to multiples of 32
     unreleased_heads: tuple[str, ...] = ()  # dense heads whose weights were published with figures but not released
@@ -72,9 +73,9 @@ class Family:
         """Its names in published.csv; the first one's weights are those that are released for `resolution`."""
         return (self.model(size),)
 
-    def resolution(self, size: str) -> int:
-        """The side of the images that its released weights are evaluated at."""
-        return 224
+    def resolution(self, size: str) -> int | None:
+        """The side of the images that its released weights are evaluated at; None: timm's configuration says."""
+        return self.tested_at
 
     def weights_of(self, size: str, pretraining: str, resolution: str) -> tuple[str, str]:
         """Which model and weights a row of published.csv is of: a name that `bench.top1` takes, and the weights if they
@@ -115,6 +116,7 @@ class OverLoCK(Family):
     name = "OverLoCK"
     network = "overlock"
     sizes = ("xt", "t", "s", "b")
+    tested_at = 224
     structure = MappingProxyType(
         {"train": {"deploy": False, "aux_head": True}, "deploy": {"deploy": True, "aux_head": False}}
     )
@@ -138,6 +140,7 @@ class ConvNeXt(Family):
     name = "ConvNeXt"
     network = "baselines.convnext"
     sizes = ("t", "s", "b", "l")
+    tested_at = 224
     squash_from = 384
     colour = "#0072b2"
     marker = "square"
@@ -200,6 +203,7 @@ class MogaNet(Family):
     name = "MogaNet"
     network = "baselines.moganet"
     sizes = ("xt", "t", "s", "b", "l", "xl")
+    tested_at = 224
     colour = "#b07aa1"
     marker = "diamond"
 

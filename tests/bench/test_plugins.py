@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sysconfig
 import venv
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench import plugins
+from bench.accuracy.recipes import recipe_for
 from bench.families import FAMILIES as OWN
-from bench.models import MODELS, chosen
+from bench.models import MODELS, Entry, chosen
 from bench.paths import REPOSITORY
 
 EXAMPLE = Path(__file__).parent / "example_family"
@@ -36,7 +38,8 @@ def test_a_family_is_found_by_its_entry_point(path: Path) -> None:
     installed(path, "example_family:Example")
     (family,) = plugins.registered()
     assert (family.name, [family.model(size) for size in family.sizes]) == ("Example", ["example_t", "example_s"])
-    assert family.configuration("example_s").input_size == (3, 160, 160)
+    entry = Entry("example_s", family, "example_s", family.resolution("s"))
+    assert str(recipe_for(entry)).startswith("160 center crop_pct 0.9 bilinear"), "its own network's configuration"
 
 
 BROKEN = {
@@ -65,9 +68,12 @@ def test_in_a_fresh_environment(tmp_path: Path) -> None:
     """The suite and the example installed by pip, away from any checkout: listed, counted, with published figures."""
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # a checkout's
 
     def run(*command: str) -> str:
-        done = subprocess.run([str(python), *command], cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            [str(python), *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
