@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bench import loading
+from bench.cli import BadInput
 from bench.engine.request import Request
 from bench.models import Entry
 
@@ -98,7 +99,10 @@ def count(request: Request, metric: str) -> Iterator[Counted]:
 
 def check_weights(entry: Entry, head: str, path: Path) -> None:
     """Raises BadInput for a file that is no checkpoint of this classifier."""
-    loading.read_weights(entry, "deploy", path)
+    try:
+        loading.read_weights(entry, "deploy", path)
+    except BadInput as error:
+        raise BadInput(f"{error}; or leave --weights out: random weights cost the same") from error
 
 
 CLASSIFICATION = Task(load, count, check_weights, trains=True)

@@ -11,10 +11,13 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from bench.cli import BadInput
+from bench.engine.check import check as check_here
 from bench.engine.passes import Count, check, counting, measured
 from bench.engine.request import Request, Settings
+from bench.loading import create, resolve
 from bench.metrics import COST, MEMORY
 from bench.records.record import Record
 from tests.bench.processes import all_end, workers_of
@@ -115,3 +118,11 @@ def test_a_worker_ends_with_its_parent() -> None:
         for worker in workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
+
+
+def test_a_checkpoint_of_other_classes_is_refused_with_what_a_command_can_do(tmp_path: Path) -> None:
+    path = tmp_path / "ten.pth"
+    torch.save(create(resolve("moganet_xt"), num_classes=10).state_dict(), path)
+    settings = asdict(Settings(device="cpu", weights={"moganet_xt": str(path)}))
+    with pytest.raises(BadInput, match="10 classes and the model 1000.* leave --weights out"):
+        check_here(["moganet_xt"], settings, ["float32"])
