@@ -124,5 +124,5 @@ def test_a_checkpoint_of_other_classes_is_refused_with_what_a_command_can_do(tmp
     path = tmp_path / "ten.pth"
     torch.save(create(resolve("moganet_xt"), num_classes=10).state_dict(), path)
     settings = asdict(Settings(device="cpu", weights={"moganet_xt": str(path)}))
-    with pytest.raises(BadInput, match="10 classes and the model 1000.* leave --weights out"):
+    with pytest.raises(BadInput, match=r"10 classes and the model 1000.* leave --weights out"):
         check_here(["moganet_xt"], settings, ["float32"])
