@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from bench.cli import BadInput
+
+T = TypeVar("T")
+
+KEPT = "what is trained is kept, and the same command goes on from it"
+MEND_IMAGE = f"mend the file (the set is another one without it); {KEPT}"
+"""What is said of an image that a training cannot read; its loop keeps the state by `Workers.together`."""
 
 MEND = "start it by torchrun, or unset what torchrun sets (RANK, WORLD_SIZE)"
 
@@ -47,6 +55,30 @@ class Workers:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def together(self, attempt: Callable[[], T], keep: Callable[[], None] = lambda: None) -> T:
+        """What `attempt` gives here. Where it fails in any process, all call `keep` and then raise.
+
+        torchrun ends every process when one has failed: none would be left to write what was done so far.
+        """
+        failed: Exception | None = None
+        try:
+            made = attempt()
+        except Exception as error:
+            failed = error
+        if self._any(failed is not None):
+            keep()
+            reasons = self.gather(None if failed is None else str(failed))
+            raise failed or BadInput(next(reason for reason in reasons if reason is not None))
+        return made
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so in some process: a number is exchanged, and no object, since it is asked at each step."""
+        if self.size == 1:
+            return here
+        number = torch.tensor(int(here), device="cuda" if self.backend == "nccl" else "cpu")
+        dist.all_reduce(number)
+        return bool(number.item())
 
     def share(self, items: list[Any]) -> list[Any]:
         """This process's part of a list that all agree on; nothing twice, nothing left over."""

@@ -51,6 +51,13 @@ class ImageSet:
         """SHA-256 of the manifest."""
         return hashlib.sha256(self.manifest.encode("utf-8", "surrogateescape")).hexdigest()
 
+    @cached_property
+    def named(self) -> str:
+        """SHA-256 of names and class indices alone: that of a set of which a file was mended, too."""
+        rows = zip(self.source.names, self.labels, strict=True)
+        text = "".join(f"{name!r} {label}\n" for name, label in rows)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
     def save_manifest(self, folder: Path) -> Path:
         """Write `manifest-<start of the hash>.tsv.gz`, the same bytes each time.
 

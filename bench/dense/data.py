@@ -65,11 +65,12 @@ def _header(path: Path, upright: bool) -> tuple[tuple[int, int], str]:
         raise UnreadableImage(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def files_hash(files: list[Path], *contents: bytes) -> str:
+def files_hash(files: list[Path], *contents: bytes, sizes: bool = True) -> str:
     """SHA-256 of the files' names and sizes, and of `contents`."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(os.fsencode(f"{file.name} {file.stat().st_size if file.exists() else 'missing'}\n"))
+        size = (file.stat().st_size if file.exists() else "missing") if sizes else ""
+        digest.update(os.fsencode(f"{file.name} {size}\n"))
     for content in contents:
         digest.update(content)
     return digest.hexdigest()
@@ -82,12 +83,14 @@ class ADE20K:
     Attributes:
         files: stem -> the image and its annotation.
         hash: of what the set is, and of its classes where they are not ADE20K's.
+        named: the same without the files' sizes: that of a set of which a file was mended, too.
         classes: what labels of pixels stand for.
         notes: how classes are numbered, and which files are left out.
     """
 
     files: dict[str, tuple[Path, Path]]
     hash: str
+    named: str
     classes: Classes
     notes: tuple[str, ...] = ()
 
@@ -127,7 +130,7 @@ class ADE20K:
         files = {name: (found[name], masks[name]) for name in sorted(found)}
         identity = _identity(classes, [pair[i] for i in (0, 1) for pair in files.values()])
         numbered = "150 classes: class k is label k + 1 of the annotations, whose 0 is ignored"
-        return cls(files, identity, classes, (classes.note() if classes.custom else numbered, *described(left_out)))
+        return cls(files, *identity, classes, (classes.note() if classes.custom else numbered, *described(left_out)))
 
     def check_pairs(self) -> None:
         """Make sure of what the files' headers tell, before any is read whole: images and annotations of one size.
@@ -185,11 +188,12 @@ def _by_stem(folder: Path, below: Listing, suffixes: Sequence[str]) -> dict[str,
     return {stem: folder / name for stem, name in zip(stems, names, strict=True)}
 
 
-def _identity(classes: Classes, files: list[Path], *contents: bytes) -> str:
-    """The hash of a set; of other classes than the standard ones it says so, as records of custom sets do."""
-    if not classes.custom:
-        return files_hash(files, *contents)
-    return f"custom:{files_hash(files, *contents, json.dumps(classes.mapping).encode())}"
+def _identity(classes: Classes, files: list[Path], *contents: bytes) -> tuple[str, str]:
+    """The hash of a set, with and without its files' sizes; of other classes than the standard ones it says so, as
+    records of custom sets do."""
+    kind, own = ("custom:", [json.dumps(classes.mapping).encode()]) if classes.custom else ("", [])
+    sized, named = (f"{kind}{files_hash(files, *contents, *own, sizes=sizes)}" for sizes in (True, False))
+    return sized, named
 
 
 @dataclass
@@ -200,6 +204,7 @@ class COCO:
     root: Path
     names: list[str]
     hash: str
+    named: str  # as of `ADE20K`
     index: Any  # pycocotools.coco.COCO, of the annotations of these classes
     ids: dict[str, int]
     classes: Classes
@@ -252,7 +257,7 @@ class COCO:
         of = [f"{k} {classes.names[k]} (id {classes.ids[k][0]})" for k in (0, 1, last)] if not classes.custom else []
         numbered = f"{len(classes)} classes by category id: {of[0]}, {of[1]}, ..., {of[2]}" if of else classes.note()
         notes = (numbered, *others, *described(below.left_out))
-        return cls(root, list(ids), _identity(classes, files, content), index, ids, classes, split, notes)
+        return cls(root, list(ids), *_identity(classes, files, content), index, ids, classes, split, notes)
 
     def image(self, name: str) -> Image:
         image = read_image(self.root / self.split / name)

@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,21 +119,31 @@ def train(
     network = _shared(t, workers)
     source = batches(t.step)
     clock = _Clock(t)
-    while t.step < t.total:
+
+    def keep() -> None:
+        sums = workers.gather(t.sums)
+        if workers.rank == 0:
+            state.save(last, t.content(about, sums))
+
+    while True:
         epoch, at = divmod(t.step, t.steps)
+        if at == 0 and t.sums:  # an epoch's end, also one that a run before broke off in: kept before it may fail
+            _merge_statistics(t, workers)
+            keep()
+            _end_of_epoch(t, epoch - 1, workers, folder, about, validate_every)
+            keep()
+        if t.step == t.total:
+            return
+        images, labels = workers.together(partial(next, source), keep)
         t.schedule.step(epoch)
-        parts, images = _step(t, network, *next(source), workers)
+        parts, count = _step(t, network, images, labels, workers)
         for name, value in parts.items():
             t.sums[name] = t.sums.get(name, 0.0) + value
         t.step += 1
         if workers.rank == 0 and ((at + 1) % print_every == 0 or at + 1 == t.steps):
-            log.info("%s", clock.line(epoch, at + 1, parts, images * workers.size))
-        if at + 1 == t.steps:
-            _end_of_epoch(t, epoch, workers, folder, about, validate_every)
-        if t.step % every == 0 or at + 1 == t.steps:
-            sums = workers.gather(t.sums)
-            if workers.rank == 0:
-                state.save(last, t.content(about, sums))
+            log.info("%s", clock.line(epoch, at + 1, parts, count * workers.size))
+        if t.step % every == 0 and at + 1 < t.steps:
+            keep()
 
 
 def _shared(t: Training, workers: Workers) -> nn.Module:
@@ -172,6 +183,14 @@ def _step(
     return values, len(labels)
 
 
+def _merge_statistics(t: Training, workers: Workers) -> None:
+    """Batch norms' running statistics of all processes, each of which has gathered those of its own images."""
+    if workers.size > 1:
+        distribute_bn(t.model, workers.size, reduce=True)
+        if t.ema is not None:
+            distribute_bn(t.ema.module, workers.size, reduce=False)
+
+
 def _end_of_epoch(
     t: Training, epoch: int, workers: Workers, folder: Path, about: dict[str, str], validate_every: int
 ) -> None:
@@ -180,10 +199,6 @@ def _end_of_epoch(
     every = workers.gather(t.sums)
     row |= {name: sum(sums[name] for sums in every) / workers.size / t.steps for name in t.sums}
     t.sums = {}
-    if workers.size > 1:  # each process has gathered statistics of its own images
-        distribute_bn(t.model, workers.size, reduce=True)
-        if t.ema is not None:
-            distribute_bn(t.ema.module, workers.size, reduce=False)
     if (epoch + 1) % validate_every == 0 or epoch + 1 == t.epochs:
         row["top1"] = t.validate(t.model)
         if t.ema is not None:

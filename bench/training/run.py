@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -30,7 +31,7 @@ from bench.files import alone
 from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.models import Entry
-from bench.torchrun import Workers
+from bench.torchrun import KEPT, Workers
 from bench.training import state, weights
 from bench.training.loop import Training, train
 from bench.training.samples import Samples, Shares, collate, readable, seed_all
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     entry, device = resolve(args.model), choose_device(args.device)
-    training_set, test_set = _sets(args)
+    training_set, test_set, tested = _sets(args)
     with (
         Workers("nccl" if device.startswith("cuda") else "gloo") as workers,
         alone(args.output / "last.pth", state.MEND) if workers.rank == 0 else nullcontext(),
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             ),
             loss=_loss(args, mixup),
             mixup=mixup,
-            validate=lambda network: _top1(network, test_set, recipe, share, args.workers, device, workers),
+            validate=lambda network: _top1(network, test_set, tested, recipe, share, args.workers, device, workers),
             epochs=args.epochs + args.cooldown,
             steps=steps,
             clip=args.clip or None,
@@ -88,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
             start=said,
         )
         about = {f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items() if k not in ANY}
-        about |= {"--data": training_set.digest, "torchrun": f"{workers.size} processes"}
-        samples = Samples(training_set, _augmentation(args, recipe), args.seed)
+        about |= {"--data": training_set.named, "torchrun": f"{workers.size} processes"}
+        samples = Samples(training_set, args.data / "train", _augmentation(args, recipe), args.seed)
 
         def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
             every = range(start, training.total)
@@ -103,13 +104,13 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
-    """Training and test images, classes numbered by the training set's folders."""
+def _sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet, Path]:
+    """Training and test images, classes numbered by the training set's folders, and where the latter are."""
     test = next((args.data / name for name in ("val", "validation") if (args.data / name).is_dir()), args.data / "val")
     sets = [open_images(path, "custom") for path in (args.data / "train", test)]
     numbers, names = (images.classes for images in sets)
     if not numbers and not names:  # tables have their labels in a column
-        return sets[0], sets[1]
+        return sets[0], sets[1], test
     if not numbers or not names:
         raise BadInput(
             f"--data {args.data}: one of train and {test.name} has class folders, and the other a column of labels"
@@ -117,7 +118,7 @@ def _sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
     if unknown := sorted(names.keys() - numbers.keys()):
         raise BadInput(f"--data {args.data}: {test.name} has the class {unknown[0]}, which train has not")
     renumbered = {own: numbers[name] for name, own in names.items()}
-    return sets[0], replace(sets[1], labels=[renumbered[label] for label in sets[1].labels], classes=numbers)
+    return sets[0], replace(sets[1], labels=[renumbered[label] for label in sets[1].labels], classes=numbers), test
 
 
 def _share(args: argparse.Namespace, count: int, workers: Workers) -> int:
@@ -231,18 +232,31 @@ def _transform(args: argparse.Namespace, recipe: Recipe) -> Any:
 
 
 def _top1(
-    network: nn.Module, images: ImageSet, recipe: Recipe, batch: int, loaders: int, device: str, workers: Workers
+    network: nn.Module,
+    images: ImageSet,
+    where: Path,
+    recipe: Recipe,
+    batch: int,
+    loaders: int,
+    device: str,
+    workers: Workers,
 ) -> float:
     """Top-1 in percent under the model's own recipe, each process with its share of the images."""
     mine = workers.share(list(range(-(-len(images) // batch))))
     mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) * 255 for x in (recipe.mean, recipe.std))
-    right = 0
-    network.eval()
-    with torch.inference_mode():
+
+    def right() -> int:
+        number = 0
         for read in loader.batches(images.source, batch, [recipe.geometry], dict.fromkeys(mine, (0,)), loaders):
             for i, reason in read.unreadable.items():
-                raise BadInput(f"--data: {images.source.names[i]}: {reason}: mend the file, or remove it")
+                raise BadInput(
+                    f"--data: {where / images.source.names[i]}: {reason}: mend the file, or remove it; {KEPT}"
+                )
             logits = network(read.images[0].to(device).float().sub_(mean).div_(std))
             labels = torch.tensor([images.labels[i] for i in read.rows])
-            right += int((logits.argmax(1).cpu() == labels).sum())
-    return 100 * sum(workers.gather(right)) / len(images)
+            number += int((logits.argmax(1).cpu() == labels).sum())
+        return number
+
+    network.eval()
+    with torch.inference_mode():
+        return 100 * sum(workers.gather(workers.together(right))) / len(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from bench.accuracy.data import ImageSet
 from bench.accuracy.loader import decode
 from bench.cli import BadInput
-from bench.torchrun import Workers
+from bench.torchrun import MEND_IMAGE, Workers
 
 Place = tuple[int, int]
 """The number of a draw in the whole run, and the image that it is of."""
@@ -39,8 +40,8 @@ class Unreadable:
 class Samples(Dataset[Any]):
     """A transformed image (3, H, W) and its class, by `Place`."""
 
-    def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor], seed: int) -> None:
-        self.images, self.transform, self.seed = images, transform, seed
+    def __init__(self, images: ImageSet, where: Path, transform: Callable[[Any], Tensor], seed: int) -> None:
+        self.images, self.where, self.transform, self.seed = images, where, transform, seed
 
     def __getitem__(self, place: Place) -> tuple[Tensor, int] | Unreadable:
         draw, i = place
@@ -50,7 +51,7 @@ class Samples(Dataset[Any]):
         except MemoryError:
             raise
         except Exception as error:  # decoders raise many kinds; whichever, the image is named
-            return Unreadable(f"{self.images.source.names[i]}: {type(error).__name__}: {error}")
+            return Unreadable(f"{self.where / self.images.source.names[i]}: {type(error).__name__}: {error}")
         return self.transform(image), self.images.labels[i]
 
 
@@ -89,5 +90,5 @@ def readable(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """Raises BadInput for an image that could not be read."""
     for batch in batches:
         if isinstance(batch, Unreadable):
-            raise BadInput(f"--data: {batch.reason}: mend the file, or remove it")
+            raise BadInput(f"--data: {batch.reason}: {MEND_IMAGE}")
         yield batch

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
 import pytest
 from torch.distributed.run import get_args_parser
 
@@ -31,3 +36,34 @@ def test_variables_that_torchrun_did_not_set(rank: str, size: str, monkeypatch: 
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(BadInput, match="start it by torchrun"), Workers():
         pass
+
+
+def _process(rank: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (folder / "port").read_text()
+    kept: list[int] = []
+
+    def fails() -> int:
+        if rank == 1:
+            raise BadInput("b.png is torn")
+        return 7
+
+    with Workers() as workers:
+        assert workers.together(lambda: rank, lambda: kept.append(0)) == rank
+        assert not kept
+        try:
+            workers.together(fails, lambda: kept.extend(workers.gather(rank)))
+        except BadInput as error:
+            (folder / str(rank)).write_text(f"{kept} {error}")
+
+
+def test_where_one_process_fails_all_keep_and_say_why(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    processes = [multiprocessing.get_context("fork").Process(target=_process, args=(k, tmp_path)) for k in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [(tmp_path / str(k)).read_text() for k in (0, 1)] == ["[0, 1] b.png is torn"] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,17 @@ def train(
         model = DistributedDataParallel(model, [place.device] if place.device.startswith("cuda") else None)
     dtype, kind = AUTOCAST[place.dtype], place.device.split(":")[0]
     source = batches(start)
+
+    def keep(done: int) -> None:
+        if workers.rank == 0:
+            _save(state, losses, optimiser, schedule, done, told)
+
     for iteration in range(start, schedule.iterations):
+        batch = workers.together(partial(next, source), partial(keep, iteration))
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * schedule.factor(iteration)
         with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            values: dict[str, Tensor] = model(*_moved(next(source), place.device))
+            values: dict[str, Tensor] = model(*_moved(batch, place.device))
         total = torch.stack(list(values.values())).sum()
         if not total.isfinite():
             raise BadInput(f"the loss is not finite at iteration {iteration}: {_values(values)}: give a lower --lr")
@@ -120,8 +127,8 @@ def train(
             nn.utils.clip_grad_norm_(losses.parameters(), schedule.clip)
         optimiser.step()
         report(iteration, _values(values))
-        if workers.rank == 0 and ((iteration + 1) % every == 0 or iteration + 1 == schedule.iterations):
-            _save(state, losses, optimiser, schedule, iteration + 1, told)
+        if (iteration + 1) % every == 0 or iteration + 1 == schedule.iterations:
+            keep(iteration + 1)
 
 
 def _values(losses: dict[str, Tensor]) -> dict[str, float]:

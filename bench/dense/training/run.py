@@ -39,7 +39,7 @@ from bench.evaluation.files import some
 from bench.files import alone
 from bench.loading import resolve
 from bench.machine.device import choose_device
-from bench.torchrun import Workers
+from bench.torchrun import MEND_IMAGE, Workers
 
 log = logging.getLogger("bench.train")
 
@@ -125,7 +125,7 @@ def _batch(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
 def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
     for batch in loader:
         if isinstance(batch, UnreadableImage):
-            raise BadInput(f"--data: {batch}: mend the file, or remove it")
+            raise BadInput(f"--data: {batch}: {MEND_IMAGE}")
         yield batch
 
 
@@ -152,7 +152,7 @@ def _run(
             raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
         place = Place(wanted, args.dtype)
         about = {f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items() if k not in ANY}
-        about["--data"] = data.hash
+        about["--data"] = data.named
         schedule = schedule_of(-(-len(names) // args.batch_size))
         torch.manual_seed(args.seed)
         model, said = _model(args, place, data.classes)

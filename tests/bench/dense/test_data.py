@@ -117,7 +117,7 @@ def test_why_no_image_can_be_used_is_printed(tmp_path: Path) -> None:
 
 
 def test_what_a_training_state_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All arguments but those of where and how often, and the set's hash: another of them would make it of two runs."""
+    """All arguments but those of where and how often, and what is in the set: another would make it of two runs."""
     root = as_training(write_ade20k(tmp_path / "data", {n: LABEL for n in "ab"}))
     kept: list[dict[str, str]] = []
     monkeypatch.setattr("bench.dense.training.run.train", lambda *args: kept.append(args[-2]))
@@ -127,7 +127,17 @@ def test_what_a_training_state_depends_on(tmp_path: Path, monkeypatch: pytest.Mo
     for more in (["--workers", "1"], ["--seed", "7"]):
         train_ade20k([*args, "--batch-size", "2", *more])
     assert kept[0] | {"--seed": "7"} == kept[1]
-    assert kept[0]["--data"] == ADE20K.open(root, "training").hash
+    image = root / "images" / "training" / "a.jpg"
+    image.write_bytes(image.read_bytes() + b"mended")
+    assert kept[0]["--data"] == ADE20K.open(root, "training").named
+    others = []
+    for lines in ("3 cat\n4 dog\n", "4 cat\n3 dog\n"):
+        (tmp_path / "classes.txt").write_text(lines)
+        others.append(ADE20K.open(root, "training", str(tmp_path / "classes.txt")).named)
+    image.unlink()
+    (root / "annotations" / "training" / "a.png").unlink()
+    others.append(ADE20K.open(root, "training").named)
+    assert len({*others, kept[0]["--data"]}) == 4
     assert {"--model", "--head", "--batch-size", "--crop", "--dtype", "--seed"} < kept[0].keys()
     assert "--workers" not in kept[0]
 

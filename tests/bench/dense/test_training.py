@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,25 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         run(tmp_path / "b", Schedule(30, 0.05, 0.0, 3, 1e-3))
     with pytest.raises(BadInput, match="of a run with other --seed: give --output another file"):
         run(tmp_path / "b", schedule, seed="1")
+
+
+def test_a_batch_that_cannot_be_read_loses_no_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, count, torn = Schedule(20, 0.05, 0.0, 3, 1e-3), itertools.count, [11]
+
+    def until_torn(start: int) -> Iterator[int]:
+        for i in count(start):
+            if i in torn:
+                raise BadInput("a.png is torn")
+            yield i
+
+    (tmp_path / "whole").mkdir()
+    whole = run(tmp_path / "whole", schedule)
+    monkeypatch.setattr(itertools, "count", until_torn)
+    with pytest.raises(BadInput, match=r"a\.png"):
+        run(tmp_path, schedule, every=1000)
+    assert torch.load(tmp_path / "m.pth", weights_only=True)["meta"]["iteration"] == 11
+    torn.clear()
+    assert torch.equal(whole.weight, run(tmp_path, schedule, every=1000).weight)
 
 
 STATES = {

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from bench import train_imagenet
 from bench.accuracy.recipes import recipe_for
 from bench.cli import BadInput
-from bench.training import loop
+from bench.training import loop, state
 from overlock.checkpoints.reading import read_checkpoint
 
 MODEL = "test_resnet"  # timm's smallest
@@ -205,15 +205,60 @@ def test_bad_input(case: str, digits: Path, tmp_path: Path) -> None:
         train_imagenet.main(argv(digits, tmp_path / "run", *more))
 
 
-def test_an_unreadable_image_is_named(digits: Path, tmp_path: Path) -> None:
-    for image in digits.rglob("*.png"):
-        there = tmp_path / "data" / image.relative_to(digits)
-        there.parent.mkdir(parents=True, exist_ok=True)
-        there.write_bytes(image.read_bytes())
-    spoiled = next((tmp_path / "data" / "train" / "0").iterdir())
-    spoiled.write_bytes(b"no image")
-    with pytest.raises(BadInput, match=rf"{spoiled.name}: .*mend the file"):
-        train_imagenet.main(argv(tmp_path / "data", tmp_path / "run"))
+@pytest.mark.parametrize("failing", ["train", "val", "_append", "best.pth"])
+def test_what_fails_after_work_loses_none_of_it(
+    failing: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unreadable image, and a file that cannot be written at an epoch's end: mended, the run ends as a whole one."""
+    data, output = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(digits, data)
+    train_imagenet.main(argv(data, tmp_path / "whole"))
+    step, done, save = loop._step, [0], state.save
+
+    def counted(*args: Any) -> Any:
+        done[0] += 1
+        return step(*args)
+
+    def full(path: Path, *args: Any) -> None:
+        if path.name in (failing, "log.csv"):
+            raise BadInput(f"cannot write {path}: no space left")
+        save(path, *args)
+
+    monkeypatch.setattr(loop, "_step", counted)
+    with monkeypatch.context() as patched:
+        words = "cannot write"
+        if failing in ("train", "val"):
+            spoiled = sorted((data / failing / "2").iterdir())[0]
+            content = spoiled.read_bytes()
+            spoiled.write_bytes(content[: len(content) // 2])
+            words = rf"--data: {spoiled}: .*mend the file.* is kept, and the same command goes on"
+        elif failing == "_append":
+            patched.setattr(loop, "_append", full)
+        else:
+            patched.setattr(state, "save", full)
+        with pytest.raises(BadInput, match=words):
+            train_imagenet.main(argv(data, output))
+    if failing in ("train", "val"):
+        spoiled.write_bytes(content)
+    assert torch.load(output / "last.pth", weights_only=True)["meta"]["step"] == done[0]
+    train_imagenet.main(argv(data, output))
+    assert done[0] == 12
+    whole, resumed = weights(tmp_path / "whole"), weights(output)
+    assert [name for name, value in whole.items() if not torch.equal(value, resumed[name])] == []
+    assert rows(tmp_path / "whole") == rows(output)
+    assert (output / "best.pth").exists()
+
+
+def test_a_mended_image_of_another_size_is_the_same_set_and_a_missing_one_is_not(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "data")
+    given = argv(tmp_path / "data", tmp_path / "run", "--epochs", "1", "--cooldown", "0")
+    assert train_imagenet.main(given) == 0
+    image = sorted((tmp_path / "data" / "train" / "0").iterdir())[0]
+    Image.new("RGB", (40, 40)).save(image)
+    assert train_imagenet.main(given) == 0
+    image.unlink()
+    with pytest.raises(BadInput, match="other --data"):
+        train_imagenet.main(given)
 
 
 def test_both_heads_are_trained(digits: Path, tmp_path: Path) -> None:
