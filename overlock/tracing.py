@@ -24,9 +24,20 @@ def exporting() -> Iterator[None]:
         _exporting = before
 
 
+def followed() -> str | None:
+    """The reason why operators must be PyTorch's own, one by one: who follows them; None where nobody does."""
+    compiled = torch.compiler.is_compiling()
+    watched = compiled or is_watched()
+    if _exporting or (watched and torch.onnx.is_in_onnx_export()):
+        return "exported, in public operators alone"
+    if compiled:
+        return "traced, for a compiler to fuse"
+    return "traced or counted, operator by operator" if watched else None
+
+
 def is_exporting() -> bool:
-    """Whether the code runs within `exporting`, or within whoever's `torch.onnx.export`."""
-    return _exporting or torch.onnx.is_in_onnx_export()
+    """Whether the code runs within `exporting`, or is followed by whoever's `torch.onnx.export`."""
+    return _exporting or ((torch.compiler.is_compiling() or is_watched()) and torch.onnx.is_in_onnx_export())
 
 
 def is_captured() -> bool:

@@ -17,7 +17,7 @@ from overlock.depthwise import dispatch
 from overlock.depthwise import native as depthwise_native
 from overlock.depthwise.parallel import fast_size
 from overlock.inference.prepacked import packed_taps, prepacked
-from overlock.tracing import is_exporting, is_watched
+from overlock.tracing import followed
 
 _FUSED_NAME = {"gelu": "gelu", "silu": "swish", None: "none"}
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
@@ -34,21 +34,23 @@ def _library_has_fused() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
+@lru_cache(maxsize=1)
+def _has_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def why_not(x: Tensor) -> str | None:
     """The reason why a convolution of `x` runs as separate operators, or None where it runs as one kernel."""
-    if is_exporting():
-        return "exported, in public operators alone"
-    if torch.compiler.is_compiling():
-        return "traced, for a compiler to fuse"
-    if is_watched():
-        return "traced or counted, operator by operator"
+    reason = followed()
+    if reason is not None:
+        return reason
     if x.device.type != "cpu":
         return f"on {x.device.type}"
     if x.dtype not in _FUSED_DTYPES:
         return f"in {x.dtype}"
     if not _library_has_fused():
         return "this PyTorch build has no oneDNN"
-    if x.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if x.dtype == torch.bfloat16 and not _has_bf16():
         return "this CPU has no bfloat16 kernels"
     if not torch.backends.mkldnn.enabled:
         return "oneDNN is switched off"
@@ -75,7 +77,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None 
         if alone and depthwise_native.preferred(x, kernel_size):
             return depthwise_native.convolve(x, packed_taps(weight), bias)
         size = fast_size(x, kernel_size) if groups > 1 else kernel_size
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             x,
             prepacked(weight, x, size, stride, groups),
             bias,

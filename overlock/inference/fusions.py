@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overlock.tracing import is_captured, is_watched, under_autocast
+from overlock.tracing import followed, under_autocast
 from overlock.triton_tools import installed, interpreted
 
 VARIABLE = "OVERLOCK_FUSIONS"
@@ -52,10 +52,9 @@ def why_not(fusion: str, *maps: Tensor) -> str | None:
     """The reason why a fusion does not run on these maps (B, C, H, W), or None where it does."""
     if fusion not in _chosen:
         return f"{VARIABLE} is {','.join(sorted(_chosen)) or NONE}"
-    if is_captured():
-        return "traced, for a compiler to fuse"
-    if is_watched():
-        return "traced or counted, operator by operator"
+    reason = followed()
+    if reason is not None:
+        return reason
     x = maps[0]
     if under_autocast(x.device.type):
         return "under autocast"

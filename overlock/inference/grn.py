@@ -12,6 +12,7 @@ from torch import Tensor
 
 from overlock import native
 from overlock.inference import convolution
+from overlock.inference.prepacked import packed_taps
 
 LANES = 16  # the kernel takes whole vectors of channels
 
@@ -54,7 +55,7 @@ def normalise_(
     if conv is not None:
         weight, bias = conv
         assert weight.shape == (channels, 1, 3, 3)
-        kept[0] = weight.float().view(channels, 9).t().contiguous()
+        kept[0] = packed_taps(weight)
         kept[1] = weight.new_zeros(channels, dtype=torch.float32) if bias is None else bias.float().contiguous()
     struct = _Grn(
         native.pointer(x),

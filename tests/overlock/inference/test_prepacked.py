@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from overlock.inference import convolution, prepacked
 from overlock.inference.convolution import conv, conv_add_
@@ -54,7 +53,7 @@ def test_one_weight_for_maps_of_any_size(shape: tuple[int, ...], stride: int, dt
 
 def test_a_weight_is_kept_once_for_each_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one image's kernel reads is not what eight's left behind: oneDNN would reorder it at every call."""
-    monkeypatch.setattr(prepacked, "_prepacked", WeakTensorKeyDictionary())
+    monkeypatch.setattr(prepacked, "_prepacked", {})
 
     def wanted(weight: Tensor, images: int) -> bytes:
         size = [images, weight.shape[1], 14, 14]
@@ -66,7 +65,7 @@ def test_a_weight_is_kept_once_for_each_layout(monkeypatch: pytest.MonkeyPatch) 
         for images in (8, 1, 2, 8, 1):
             packed = prepacked.prepacked(weight, maps(torch.float32, images, shape[1], 14, 14), 1, 1, 1)
             assert prepacked._layout(packed) == wanted(weight, images)
-        kept = prepacked._prepacked[weight].by_map
+        kept = prepacked._prepacked[id(weight)].by_map
         assert len({id(one) for one in kept.values()}) == len({wanted(weight, images) for images in (8, 1, 2)})
     for size in range(1, 2 * prepacked.MAPS):
         prepacked.prepacked(weight, maps(torch.float32, 1, 64, 1, size), 1, 1, 1)
@@ -120,7 +119,7 @@ def test_data_that_is_replaced_leaves_its_address_taken() -> None:
 
 
 def test_a_module_is_loaded_cast_copied_and_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepacked, "_prepacked", WeakTensorKeyDictionary())
+    monkeypatch.setattr(prepacked, "_prepacked", {})
     x = maps(torch.float32, 1, 24, 6, 6)
     module = FoldedConv(weights(torch.float32, 24, 24, 1, 1), None)
     with torch.no_grad():
