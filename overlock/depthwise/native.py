@@ -13,6 +13,8 @@ CHANNELS = 16  # of a block: convolve.h
 LONGEST = 33  # kernel
 FASTER_FROM = 7
 """Kernel size from which it beats oneDNN; a 3x3 takes what reading and writing its map takes (docs/contmix.md)."""
+SMALL_MAP = 1 << 17
+"""Elements of a map up to which it beats oneDNN with any kernel: oneDNN takes 20 us more to begin."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -40,7 +42,7 @@ def why_not(x: Tensor, kernel_size: int) -> str | None:
 
 def preferred(x: Tensor, kernel_size: int) -> bool:
     """Whether it runs, and faster than oneDNN's."""
-    return kernel_size >= FASTER_FROM and why_not(x, kernel_size) is None
+    return (kernel_size >= FASTER_FROM or x.numel() <= SMALL_MAP) and why_not(x, kernel_size) is None
 
 
 def taps_of(weight: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.choices
     OVERLOCK_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m tests.benchmarks.choices
 
-A line is a shape: the time of what `auto` takes over that of the fastest, each the least of the rounds, and all times.
+A line is a shape: what is taken, its time over that of the fastest, each the least of the rounds, and all times.
 It exits with 1 where that is more than 1.05. Half a minute on two cores.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from overlock import VARIANTS, native
 from overlock.contmix import BACKENDS, choose_backend
 from overlock.depthwise import native as depthwise_native
-from overlock.inference.convolution import conv
+from overlock.depthwise.parallel import fast_size
 from overlock.inference.prepacked import packed_taps, prepacked
 from overlock.shapes import DepthwiseShape, contmix_shapes, depthwise_shapes
 
@@ -68,15 +68,16 @@ def depthwise_choices(batch: int) -> Iterator[tuple[str, str, Forms]]:
     for shape in sorted(shapes, key=str):
         x = torch.randn(batch, shape.channels, shape.height, shape.width).contiguous(memory_format=torch.channels_last)
         weights = [torch.randn(shape.channels, 1, shape.kernel, shape.kernel) for _ in range(3)]
-        forms: Forms = {
-            "auto": partial(conv, x, weights[0], None),
-            "oneDNN": partial(onednn, x, weights[1], shape.kernel),
-        }
+        forms: Forms = {"oneDNN": partial(onednn, x, weights[0], shape.kernel)}
         if depthwise_native.why_not(x, shape.kernel) is None:
-            forms["native"] = partial(by_kernel, x, weights[2])
-        if 9 <= shape.kernel < 15:
-            forms["oneDNN, 15x15"] = partial(onednn, x, torch.randn_like(weights[0]), 15)
-        yield f"depthwise {batch}x{shape.channels}x{shape.height} k{shape.kernel}", "auto", forms
+            forms["native"] = partial(by_kernel, x, weights[1])
+        size, chosen = fast_size(x, shape.kernel), "oneDNN"
+        if size != shape.kernel:
+            chosen = f"oneDNN {size}x{size}"
+            forms[chosen] = partial(onednn, x, weights[2], size)
+        if depthwise_native.preferred(x, shape.kernel):
+            chosen = "native"
+        yield f"depthwise {batch}x{shape.channels}x{shape.height} k{shape.kernel}", chosen, forms
 
 
 def seconds(form: Callable[[], object]) -> float:
@@ -103,7 +104,7 @@ def main() -> int:
                 ratio = times[chosen] / min(times.values())
                 slower += ratio > LIMIT
                 shown = ", ".join(f"{name} {1e3 * t:.2f}" for name, t in times.items())
-                print(f"{'SLOWER' if ratio > LIMIT else 'ok    '} {ratio:.2f} {what:44} {shown} ms", flush=True)
+                print(f"{'SLOWER' if ratio > LIMIT else 'ok    '} {ratio:.2f} {what:36} {chosen:8} {shown} ms", flush=True)
     return int(slower > 0)
 
 
