@@ -130,7 +130,7 @@ def _outside(
     return between.join(filter(None, (low and f"{below}{low}", high and f"{above}{high}")))
 
 
-def _what_would(finding: Finding) -> str:
+def what_would(finding: Finding) -> str:
     """What `would_change` says, as the beginning of a line."""
     if finding.statement.question:
         return "what would answer no" if finding.verdict == Verdict.NOT_MEASURED else "what would change the answer"
@@ -149,7 +149,7 @@ def lines(finding: Finding) -> list[str]:
         made.append(". ".join(filter(None, (figures, sources and f"Source: {sources}"))))
     made += [under(finding)] if under(finding) else []
     made += [f"rests on {placed}" for placed in finding.evidence]
-    made += [f"{_what_would(finding)}: {would_change(finding)}"] if would_change(finding) else []
+    made += [f"{what_would(finding)}: {would_change(finding)}"] if would_change(finding) else []
     made += [f"measure it: {command(s)}"] if command(s) else []
     return made
 

@@ -12,7 +12,7 @@ from bench.families import IN_22K
 from bench.metrics import HIGH, METRICS
 from bench.models import MODELS
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.labels import labelled, leads, texts
 from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, described, look, quantity
 from bench.reporting.data import Report
 from bench.reporting.readme import headlines
@@ -185,7 +185,7 @@ def _panel(points: Sequence[Point], metric: str, titles: tuple[str, str], theme:
             "x": {"field": "value", "type": "quantitative", "title": titles[0], **x.encoding},
             "y": {"field": "top1", "type": "quantitative", "title": titles[1], **y.encoding},
         },
-        "layer": [dashed, *([line] if joined else []), *marks, *layers("value", "top1")],
+        "layer": [dashed, *([line] if joined else []), leads("value", "top1"), *marks, texts()],
     }
 
 

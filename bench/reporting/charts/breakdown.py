@@ -105,8 +105,9 @@ def _number(part: str, present: Sequence[str]) -> tuple[int, int]:
 
 
 def _colours(parts: Iterable[str]) -> dict[str, str]:
-    """A colour for each part; kinds of operators have theirs in every chart."""
+    """A colour for each part; kinds of operators, and what is no stage, have theirs in every chart."""
     fixed = {kind: COLOURS[i] for i, kind in enumerate(OPERATORS)}
+    fixed |= {part: COLOURS[len(COLOURS) - len(LAST) + i] for i, part in enumerate(LAST, 1) if part != REST}
     made = {part: fixed[part] for part in parts if part in fixed}
     free = [colour for colour in COLOURS if colour not in made.values()]
     return {part: made[part] if part in made else free.pop(0) for part in parts}

@@ -9,7 +9,7 @@ from bench.metrics import METRICS
 from bench.models import family_of
 from bench.names import label, size, sized
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.labels import labelled, leads, texts
 from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, dashes, look, quantity
 from bench.reporting.data import Report, histories
 
@@ -90,8 +90,9 @@ def _chart(points: list[Point], machine: str, metric: str, under: str, family: s
                 "mark": {"type": "line", "strokeWidth": 1.3},
                 "encoding": {"color": styles["color"], "strokeDash": dashes(points), "detail": {"field": "series"}},
             },
+            leads("time", "value", "temporal"),
             {"mark": {"type": "point", "filled": True, "size": 40}, "encoding": {**styles, "tooltip": tooltip}},
-            *layers("time", "value", "temporal"),
+            texts("temporal"),
         ],
     }  # fmt: skip
     of = f" of {family}" if family else ""

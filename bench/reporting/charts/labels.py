@@ -20,6 +20,8 @@ _EIGHTHS = (0, 8, 12, 4, 14, 10, 2, 6, *range(1, 16, 2))
 DIRECTIONS = tuple((math.cos(i * math.pi / 8), math.sin(i * math.pi / 8)) for i in _EIGHTHS)
 """Right, left, above, below, then what lies between them; y grows downwards."""
 LINED = 8.0  # from this distance on, a line leads from the label to its point
+DOUBT = 1.1  # so often as far as its own marker's edge another's must be at least, or a line leads to its own
+DOUBTFUL = 20.0  # what such a place costs
 ROUNDS = 4
 PER_PLACE = 0.35  # what a place costs more than the one before, where crossing a line costs 2 a pixel
 
@@ -97,28 +99,42 @@ def place(
             others = [label for j, label in placed.items() if j != i]
             leads = [(points[j], label.end) for j, label in placed.items() if j != i and label.end is not None]
             boxes = [*markers[:i], *markers[i + 1 :], *(label.box for label in others)]
-            placed[i] = _cheapest(points[i], extent(texts[i], size), boxes, drawn, leads, panel)
+            apart = [*points[:i], *points[i + 1 :]]
+            placed[i] = _cheapest(points[i], extent(texts[i], size), apart, boxes, drawn, leads, panel)
     return [placed[i] for i in range(len(points))]
 
 
 def _cheapest(
     point: tuple[float, float],
     extent: tuple[float, float],
+    apart: Sequence[tuple[float, float]],
     boxes: Sequence[Box],
     drawn: Sequence[Line],
     leads: Sequence[Line],
     panel: tuple[float, float],
 ) -> Label:
-    """The best of the places, which come in the order of what they cost by themselves."""
+    """The best of the places, which come in the order of what they cost by themselves.
+
+    Where one of the points `apart` is about as near, a line says whose label it is.
+    """
     best: tuple[float, Label] | None = None
     for place, label in _candidates(point, extent):
         if best is not None and best[0] <= PER_PLACE * place:
             break
-        cost = _cost(label, point, boxes, drawn, leads, panel) + PER_PLACE * place
+        doubt = _doubtful(label.box, point, apart)
+        if doubt and label.end is None:
+            label = Label(label.box, label.box.nearest(*point))
+        cost = _cost(label, point, boxes, drawn, leads, panel) + PER_PLACE * place + DOUBTFUL * doubt
         if best is None or cost < best[0]:
             best = cost, label
     assert best is not None, "no place at all"
     return best[1]
+
+
+def _doubtful(box: Box, point: tuple[float, float], apart: Sequence[tuple[float, float]]) -> bool:
+    """Whether a reader may take it for the label of another point."""
+    own = math.dist(box.nearest(*point), point) - MARKER
+    return any(math.dist(box.nearest(*other), other) - MARKER < DOUBT * own for other in apart)
 
 
 def _candidates(point: tuple[float, float], extent: tuple[float, float]) -> Iterator[tuple[int, Label]]:
@@ -181,26 +197,28 @@ def labelled(
             point["lead_x"], point["lead_y"] = x[1].value(label.end[0]), y[1].value(label.end[1])
 
 
-def layers(x: str, y: str, x_type: str = "quantitative") -> list[dict[str, Any]]:
-    """The layers of the labels, and of the lines that lead to them, of points with fields `x` and `y`."""
-    kind = {"type": "quantitative"}
-    lead = {
+def leads(x: str, y: str, x_type: str = "quantitative") -> dict[str, Any]:
+    """The layer of the lines that lead from points with fields `x` and `y` to their labels: below the points."""
+    return {
         "transform": [{"filter": "isValid(datum.lead_x)"}],
         "mark": {"type": "rule", "style": "lead"},
         "encoding": {
             "x": {"field": x, "type": x_type},
-            "y": {"field": y, **kind},
+            "y": {"field": y, "type": "quantitative"},
             "x2": {"field": "lead_x"},
             "y2": {"field": "lead_y"},
         },
     }
-    text = {
+
+
+def texts(x_type: str = "quantitative") -> dict[str, Any]:
+    """The layer of the labels."""
+    return {
         "transform": [{"filter": "isValid(datum.label_x)"}],
         "mark": {"type": "text", "align": "center", "baseline": "middle"},
         "encoding": {
             "x": {"field": "label_x", "type": x_type},
-            "y": {"field": "label_y", **kind},
+            "y": {"field": "label_y", "type": "quantitative"},
             "text": {"field": "label"},
         },
     }
-    return [lead, text]

@@ -9,7 +9,7 @@ from typing import Any
 from bench.metrics import METRICS
 from bench.names import sized
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.labels import labelled, leads, texts
 from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, dashes, described, look, quantity
 from bench.reporting.data import Report
 from bench.reporting.readme import elsewhere
@@ -135,8 +135,9 @@ def _panel(
                 "mark": {"type": "line", "strokeWidth": 1.3},
                 "encoding": {"color": styles["color"], "strokeDash": dashes(everything), "detail": {"field": "line"}},
             },
+            leads("side", "value"),
             {"mark": {"type": "point", "filled": True, "size": 45}, "encoding": {**styles, "tooltip": tooltip}},
-            *layers("side", "value"),
+            texts(),
         ],
     }
 

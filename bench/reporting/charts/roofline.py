@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bench.reporting.breakdowns import Roofline, rooflines
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, layers
+from bench.reporting.charts.labels import labelled, leads, texts
 from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, described, look
 from bench.reporting.data import Report
 from bench.reporting.readme import elsewhere
@@ -46,8 +46,9 @@ def _chart(roof: Roofline, theme: Theme) -> Chart:
                 ["measured", "copy bandwidth", f"{roof.bandwidth / 1e9:.1f} GB/s"],
                 {"align": "left", "dx": 3, "dy": 12},
             ),
+            leads("intensity", "rate"),
             {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**look(points), "tooltip": tooltip}},
-            *layers("intensity", "rate"),
+            texts(),
         ],
     }
     caption = (

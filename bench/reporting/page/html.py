@@ -100,6 +100,7 @@ def claim(finding: Finding) -> dict[str, Any]:
         **show.row(finding),
         "measured": " on ".join(filter(None, (show.measured(finding), finding.machine))),
         "difference": show.difference(finding),
+        "what_would": show.what_would(finding).capitalize(),
         "folded": not measured,
         "open": measured and finding.statement.in_words,
         "kind": finding.verdict.value.lower().replace(" ", "-"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.metrics import HIGH, METRICS
-from bench.reporting.footnotes import dirty
+from bench.reporting.footnotes import contradictions, dirty
 from bench.reporting.rows import Row
 from bench.reporting.tables import WORDS, columns, common_base, heading, marked
 
@@ -74,6 +74,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     reasons: tuple[str, ...]  # of each row, why figures of it are not valid
+    footnotes: tuple[str, ...] = ()  # where published figures contradict each other: who says what
 
     @property
     def filters(self) -> list[tuple[int, str]]:
@@ -124,7 +125,8 @@ def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Ta
     constant += [f"batch {batch}" for batch in batches if len(batches) == 1]
     cells = zip(*(column.cells for column in made), strict=True)
     reasons = map(_reasons, rows)
-    return Table(key, title, _above(constant, rows), tuple(made), tuple(cells), tuple(reasons))
+    return Table(key, title, _above(constant, rows), tuple(made), tuple(cells), tuple(reasons),
+                 tuple(contradictions(rows)))  # fmt: skip
 
 
 def _above(constant: Sequence[str], rows: Sequence[Row]) -> str:

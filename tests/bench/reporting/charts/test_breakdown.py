@@ -44,6 +44,19 @@ def test_the_smallest_of_many_parts_are_joined(tmp_path: Path) -> None:
     assert "part11" in parts
 
 
+def test_a_part_has_the_same_colour_in_every_chart(committed: Report) -> None:
+    """The head of a network without focusing stages is not in their colour."""
+    colours: dict[str, set[str]] = {}
+    for chart in breakdown.charts(committed):
+        for panel in chart.spec["vconcat"]:
+            scale = panel["encoding"]["color"]["scale"]
+            assert len(set(scale["range"])) == len(scale["range"])
+            for part, colour in zip(scale["domain"], scale["range"], strict=True):
+                colours.setdefault(part, set()).add(colour)
+    assert {"head", "stage 1", "focus stage 3", "pointwise"} <= set(colours)
+    assert not {part: several for part, several in colours.items() if len(several) > 1}
+
+
 def test_every_kind_of_operator_has_its_colour() -> None:
     kinds = {operators.CONTMIX, operators.DEPTHWISE, operators.POINTWISE, operators.CONVOLUTION, operators.PRODUCT,
              operators.NORM, operators.OTHER}  # fmt: skip

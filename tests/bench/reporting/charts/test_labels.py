@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,15 @@ def test_what_is_far_from_its_point_has_a_line_to_it() -> None:
     for (x, y), label in zip(points, labels, strict=True):
         edge = label.box.nearest(x, y)
         assert label.end is not None or max(abs(edge[0] - x), abs(edge[1] - y)) < MARKER + 12
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it(seed: int) -> None:
+    rng = random.Random(seed)
+    points = [(rng.uniform(100, 200), rng.uniform(60, 160)) for _ in range(20)]
+    for point, label in zip(points, place(points, ["XT", "T", "S", "B"] * 5, 11, (330, 250)), strict=True):
+        nearest = min(points, key=lambda other: math.dist(label.box.nearest(*other), other))
+        assert label.end is not None or nearest == point
 
 
 def test_an_axis_is_its_own_inverse() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.reporting.data import Report, gather
+from bench.reporting.page.html import page
 from bench.reporting.page.table import DOWN, UP, tables
 from bench.reporting.summary import lines
-from tests.bench.reporting.made_records import MACHINES, cost, kept, timed
+from tests.bench.reporting.made_records import MACHINES, cost, kept, record, timed
 
 
 def report(folder: Path, **changes: object) -> Report:
@@ -35,6 +36,16 @@ def test_what_all_rows_share_is_no_column(tmp_path: Path) -> None:
     assert not headings & {"device", "dtype", "form", "threads", "compile", "machine", "batch"}
     for shared in ("deploy form", "cpu", "float32", "batch 4", "CPU threads 2"):
         assert shared in main.shared
+
+
+def test_contradicting_published_figures_have_their_sources_below_the_table(tmp_path: Path) -> None:
+    made = [timed("convnext_t", "throughput", 14.0), record("convnext_t", "params", 28_589_128)]
+    found = gather(kept(tmp_path / "results", made))
+    (main,) = tables(found.rows)
+    (line,) = main.footnotes
+    assert line.startswith("published 28/29, parameters of convnext_t: 28 M by facebookresearch/ConvNeXt")
+    assert "Published figures that contradict each other: 1" in page(found)
+    assert tables(report(tmp_path / "other").rows)[1].footnotes == (), "nothing of segmentation contradicts"
 
 
 def test_what_differs_is_a_column(tmp_path: Path) -> None:
