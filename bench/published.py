@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from bench.cli import BadInput
@@ -103,8 +104,13 @@ class Printed:
 
     @property
     def value(self) -> float:
-        """In whole units: parameters, MACs, %."""
-        return float(self.text) * SCALE[self.unit]
+        """In whole units: parameters, MACs, %; a text may be a fraction, 1/3."""
+        return float(Fraction(self.text)) * SCALE[self.unit]
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point; a fraction is shown with four."""
+        return 4 if "/" in self.text else len(self.text.partition(".")[2])
 
     def __str__(self) -> str:
         """`5.5 G`; one read from a plot with how far off it may be, `281 ±1 G`."""
@@ -113,7 +119,7 @@ class Printed:
     @property
     def step(self) -> float:
         """One unit of the last printed digit, in whole units."""
-        return 10.0 ** -len(self.text.partition(".")[2]) * SCALE[self.unit]
+        return 10.0**-self.decimals * SCALE[self.unit]
 
     @property
     def repository(self) -> str:

@@ -53,7 +53,7 @@ class Explanation:
 
 def rounds_to(counted: int, figure: Printed) -> bool:
     """Whether a count, printed with the figure's digits, is the figure."""
-    decimals = len(figure.text.partition(".")[2])
+    decimals = figure.decimals
     return f"{counted / 1e9:.{decimals}f}" == f"{float(figure.text):.{decimals}f}"
 
 

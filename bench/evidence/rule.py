@@ -71,7 +71,7 @@ def agreement(figure: Printed, subject: Subject, placed: Sequence[Placed], evide
 def size(figure: Printed, value: float) -> str:
     """`5.5 printed, 5.64 counted (+2.6 %)`."""
     shares = figure.unit in ("%", "points")
-    decimals = len(figure.text.partition(".")[2]) + (1 if figure.unit == "G" else 2)
+    decimals = figure.decimals + (1 if figure.unit == "G" else 2)
     off = (value - figure.value) / SCALE[figure.unit]
     far = f"{off:+.2f} points" if shares else f"{value / figure.value - 1:+.2%}".replace("%", " %")
     ours = f"{value / SCALE[figure.unit]:.{decimals}f} {'measured' if shares else 'counted'}"

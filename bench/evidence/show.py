@@ -24,7 +24,7 @@ DIRTY_MEANS = f"{DIRTY}: measured from a tree with uncommitted changes, which no
 
 def number(value: float, like: Printed) -> str:
     """A value in the unit of a printed figure, with one or two digits more than it prints (a ratio with as many)."""
-    decimals = len(like.text.partition(".")[2])
+    decimals = like.decimals
     scaled = value / SCALE[like.unit]
     if not like.unit and 0 < abs(scaled) < 1e-2:
         return f"{scaled:.1e}"

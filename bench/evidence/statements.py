@@ -53,7 +53,7 @@ def _abstract() -> Iterable[Statement]:
             subjects=subjects(metric, "overlock_t", "convnext_b"),
             factors=(1, -1),
             combine="product",
-            printed=(Printed("0.3333", "x", OVERLOCK_ABSTRACT, f"one-third of the {word}, {unit}"),),
+            printed=(Printed("1/3", "x", OVERLOCK_ABSTRACT, f"one-third of the {word}, {unit}"),),
             accepted=ONE_THIRD,
             states="around one third",
             tolerance=ONE_THIRD_WHY,

@@ -80,6 +80,13 @@ def test_a_figure_read_from_a_plot_is_shown_with_how_far_off_it_may_be() -> None
     assert "±" in RULE
 
 
+def test_a_share_in_words_is_exact() -> None:
+    """0.36749 is 10.248 % more than a third: +10.26 % would be that of 0.3333."""
+    macs = [record("overlock_t", "macs", 5_642_758_464), record("convnext_b", "macs", 15_354_729_472)]
+    assert "measured 0.3675 x, published around one third, difference +0.0342 x (+10.25%)" in lines(
+        verdict(BY_ID["one-third-macs"], *macs))[1]  # fmt: skip
+
+
 def test_figures_of_a_dirty_tree_are_marked() -> None:
     clean, dirty = record("x", "params", 33e6), record("x", "params", 33e6, dirty=True)
     for style in ("table", "markdown", "csv", "json"):
