@@ -67,6 +67,14 @@ def next_power_of_2(n: int, least: int = 1) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
+def depth(x: Tensor, channels: int, most: int) -> int:
+    """How many of its channels a step of a product takes: `most` at two bytes each, a quarter of them in float32.
+
+    Without TF32 the operands of a float32 product lie in registers: 64 channels at a time spill 5,440 bytes a thread.
+    """
+    return min(most if x.element_size() == 2 else most // 4, next_power_of_2(channels, 16))
+
+
 def precision(x: Tensor, tf32: bool) -> str:
     """How `triton_product.product` rounds: `widen` is for the interpreter, which cannot multiply bfloat16."""
     if x.is_cuda:

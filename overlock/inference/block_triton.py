@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from overlock.inference.fusions import kernel
-from overlock.triton_tools import next_power_of_2, on, precision
+from overlock.triton_tools import depth, next_power_of_2, on, precision
 
 VALUES = 4096  # of a map, a program of `norm_kernel` or a step of `squeeze_kernel`
 TOKENS, COLUMNS, DEPTH = 128, 128, 64  # of a product, a program
@@ -78,7 +78,7 @@ def gate_(y: Tensor, factor: Tensor, x: Tensor, weight: Tensor, bias: Tensor) ->
     with on(x):
         kernel("block_kernels", "gate_kernel")[(-(-tokens // block) * -(-columns // across),)](
             x, weight, bias, factor, y, tokens, height * width, channels, columns, MB=block, NB=across,
-            KB=min(DEPTH, next_power_of_2(channels, 16)), PRECISION=_precision(x), num_warps=8, num_stages=3,
+            KB=depth(x, channels, DEPTH), PRECISION=_precision(x), num_warps=8, num_stages=3,
         )  # fmt: skip
     return y
 

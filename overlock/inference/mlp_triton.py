@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from overlock.inference.fusions import kernel
-from overlock.triton_tools import next_power_of_2, on, precision
+from overlock.triton_tools import depth, next_power_of_2, on, precision
 
 TOKENS, COLUMNS, DEPTH = 128, 128, 64  # of a product, a program
 POSITIONS, CHANNELS = 64, 64  # of the 3x3, a program
@@ -43,14 +43,13 @@ def mlp_(
     batch, channels, height, width = x.shape
     hidden, tokens = len(weights.up_bias), height * width
     h, g = (torch.empty(batch, tokens, hidden, dtype=x.dtype, device=x.device) for _ in range(2))
-    depth = min(DEPTH, next_power_of_2(channels, 16))
     with on(x):
         block = min(TOKENS, next_power_of_2(batch * tokens, 16))
         columns = min(COLUMNS, next_power_of_2(hidden, 16))
         kernel("mlp_kernels", "up_kernel")[(-(-batch * tokens // block) * -(-hidden // columns),)](
             x, x if factor is None else factor, weights.up, weights.up_bias, h, batch * tokens, tokens, channels,
-            hidden, FACTORED=factor is not None, MB=block, NB=columns, KB=depth, num_warps=8, num_stages=3,
-            PRECISION=_precision(x),
+            hidden, FACTORED=factor is not None, MB=block, NB=columns, KB=depth(x, channels, DEPTH),
+            PRECISION=_precision(x), num_warps=8, num_stages=3,
         )  # fmt: skip
         part = _local(h, weights.middle, weights.middle_bias, g, height, width, squares=True)
         norm = part.sum(1).sqrt_()
@@ -104,7 +103,7 @@ def _down(out: Tensor, g: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | 
     kernel("mlp_kernels", "down_kernel")[(batch * blocks * -(-channels // columns),)](
         g, bias if factor is None else factor, weight, bias, bias if scale is None else scale, out, tokens, hidden,
         channels, blocks, FACTORED=factor is not None, SCALED=scale is not None, MB=block, NB=columns,
-        KB=min(DEPTH, next_power_of_2(hidden, 16)), PRECISION=_precision(g), num_warps=4, num_stages=3,
+        KB=depth(g, hidden, DEPTH), PRECISION=_precision(g), num_warps=4, num_stages=3,
     )  # fmt: skip
 
 

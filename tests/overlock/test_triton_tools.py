@@ -105,3 +105,12 @@ def test_projected_keys_of_aligned_rows(kernel: int, padded: bool) -> None:
         got = pk[:, : k * columns].unflatten(1, (k, columns))[:, :, :k].flatten(1)
         torch.testing.assert_close(got, wanted)
         assert pk.stride(0) % 8 == pk.storage_offset() % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "step"),
+    [(torch.bfloat16, 512, 64), (torch.float16, 24, 32), (torch.float32, 512, 16), (torch.float32, 8, 16)],
+)
+def test_a_step_of_a_float32_product_takes_fewer_channels(dtype: torch.dtype, channels: int, step: int) -> None:
+    """As many as of bfloat16 made the compiler spill 5,440 bytes a thread, for sums of single multiply-adds."""
+    assert triton_tools.depth(torch.empty(1, dtype=dtype), channels, 64) == step
