@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 import signal
 import stat
 import sys
@@ -130,6 +131,14 @@ def resolution_name(size: Resolution) -> str:
     """(224, 224) -> `224`, (256, 320) -> `256x320`."""
     height, width = size
     return str(height) if height == width else f"{height}x{width}"
+
+
+def words(text: str) -> list[str]:
+    """A command line's words, quoted as a shell has them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no command line: {error}") from error
 
 
 SHORT_DTYPES = {"fp32": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16"}

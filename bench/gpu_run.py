@@ -194,7 +194,7 @@ def _environment(asked: str, dry: bool, simulated: bool) -> tuple[str, dict[str,
         return device, least
     try:
         done = subprocess.run(
-            [sys.executable, "-c", DESCRIBE, device], cwd=REPOSITORY, capture_output=True, text=True, check=True,
+            [sys.executable, "-c", DESCRIBE, device], cwd=REPOSITORY, capture_output=True, check=True,
             timeout=DESCRIBING, errors="replace",
         )  # fmt: skip
         environment: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])

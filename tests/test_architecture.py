@@ -7,6 +7,7 @@ names is seen: a module that is imported by a computed name is no arrow.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -176,3 +177,11 @@ def test_tests_mirror_the_packages() -> None:
         if not module.exists() and not module.with_suffix("").is_dir():
             stray.add(path.as_posix())
     assert stray == set(WITHOUT_A_MODULE)
+
+
+def test_what_other_programs_print_may_be_any_bytes() -> None:
+    """Of subprocesses' output nobody knows the encoding: `errors=` gives text, where `text=True` raises."""
+    strict = [
+        name for name, path in modules().items() if re.search(r"\b(text|universal_newlines)=True", path.read_text())
+    ]
+    assert not strict

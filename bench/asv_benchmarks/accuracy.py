@@ -27,7 +27,7 @@ class Top1:
         import sys
 
         command = [sys.executable, "-m", "bench.top1", "--models", model, "--data", os.environ[VARIABLE]]
-        done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True)
+        done = subprocess.run([*command, "--format", "json"], capture_output=True, errors="replace", check=True)
         (value,) = [r["value"] for r in json.loads(done.stdout)["records"] if r["metric"] == "top1"]
         return 100.0 - float(value)
 

@@ -116,7 +116,7 @@ class Slurm:
         """
         command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+            done = subprocess.run(command, capture_output=True, errors="replace", timeout=SECONDS, check=True)
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", "") or str(error)
             raise BadInput(f"Slurm does not answer: {' '.join(str(said).split())}") from error

@@ -103,7 +103,7 @@ def address(node: str) -> str:
     """Where a node of Slurm's is reached, which its name need not be; the name itself, where Slurm does not say."""
     command = ["scontrol", "--oneliner", "show", "node", node]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False).stdout
+        said = subprocess.run(command, capture_output=True, errors="replace", timeout=STOP_SECONDS, check=False).stdout
     except (OSError, subprocess.SubprocessError):
         return node
     return next((word.partition("=")[2] for word in said.split() if word.startswith("NodeAddr=")), node)

@@ -83,7 +83,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            errors="replace",
             encoding="utf-8",
             env=conditions.environment,
             cwd=conditions.folder,

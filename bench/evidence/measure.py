@@ -60,7 +60,7 @@ def _compare(models: Sequence[str], size: str, options: Sequence[str]) -> Measur
         output = folder / "cost.json"
         asked = ["--metrics", "params", "macs", "--resolutions", size, "--output", str(output), *options]
         command = [sys.executable, "-m", "bench.compare", "--models", *models, *asked]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace")
         if done.returncode:
             said = done.stderr.strip().splitlines()
             raise BadInput(f"cannot count {' '.join(models)} at {size}: {said[-1] if said else done.returncode}")

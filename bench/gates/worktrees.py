@@ -23,7 +23,7 @@ def git(*args: str, repository: Path) -> str:
     """
     command = ["git", "-C", str(repository), *args]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, errors="replace", timeout=300, check=False)
     except OSError as error:
         raise BadInput(f"--base needs git, which cannot be run ({error.strerror}): install it") from error
     except subprocess.TimeoutExpired as error:

@@ -128,7 +128,7 @@ def _tried(scenario: Scenario, out: Path, speed: float) -> tuple[Any, ...]:
                *scenario.parts]  # fmt: skip
     began = time.time()
     done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        command, cwd=REPOSITORY, capture_output=True, errors="replace", check=False,
         env={**os.environ, simulation.VARIABLE: str(folder)},
     )  # fmt: skip
     took = speed * (time.time() - began)

@@ -102,7 +102,7 @@ def revision() -> dict[str, Any]:
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(root), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(command, capture_output=True, errors="replace", check=True, timeout=20).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
@@ -215,7 +215,8 @@ def _cuda_driver() -> str:
     """The NVIDIA driver's version by nvidia-smi; empty if that cannot be run."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+        said = subprocess.run(command, capture_output=True, errors="replace", check=True, timeout=20).stdout
+        return said.split("\n")[0]
     except (OSError, subprocess.SubprocessError):
         return ""
 

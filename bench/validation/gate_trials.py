@@ -22,14 +22,17 @@ from pathlib import Path
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.statistics import Ratio
+from bench.files import alone, parse_csv, read_text
 from bench.gates.margins import LEAST, verdict
 from bench.gates.verdict import INVALID, REGRESSION
-from bench.records import store
 from bench.records.record import Record
-from bench.validation.trials import MODEL, SLOWED, TWIN, ratios_of
+from bench.validation.trials import MODEL, SLOWED, TWIN, of_trials, ratios_of
 
 COLUMNS = ("time", "what", "verdict", "speed", "95 % interval", "margin", "smallest visible", "rounds", "seconds",
            "exit code", "options", "reason")  # fmt: skip
+
+MEND = "give --output another file"
+NOTHING = "it gave no reason either"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,19 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--output", type=Path, metavar="FILE")
     what.add_argument("--judge", type=Path, metavar="FILE", help="records of bench.validation.trials")
-    p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
+    p.add_argument("--under", type=cli.words, default=[], metavar="COMMAND", help="that starts each run, say a lock's")
     p.add_argument("options", nargs="*", help="the gate's")
     args = p.parse_args(argv)
     if args.judge:
-        print("\n".join(judged(store.read(args.judge))))
+        print("\n".join(judged(of_trials(args.judge))))
         return cli.OK
-    cli.check_writable(args.output)
     counts: Counter[str] = Counter()
-    for i in range(args.runs):
-        row = one_run(args.base, args.options, shlex.split(args.under))
-        write(args.output, row)
-        counts[row["verdict"]] += 1
-        print(f"run {i + 1}: {row['verdict']} {row['speed']} ({row['95 % interval']})", file=sys.stderr, flush=True)
+    check(args.output)
+    with alone(args.output, MEND):
+        for i in range(args.runs):
+            row = one_run(args.base, args.options, args.under)
+            write(args.output, row)
+            counts[row["verdict"]] += 1
+            print(f"run {i + 1}: {row['verdict']} {row['speed']} ({row['95 % interval']})", file=sys.stderr, flush=True)
     print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
     return cli.REGRESSION if counts[REGRESSION] else cli.OK
 
@@ -77,11 +81,12 @@ def one_run(base: str, options: Sequence[str], under: Sequence[str]) -> dict[str
     """
     begin, at = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     command = [*under, sys.executable, "-m", "bench.gate", "--speed", "--base", base, "--format", "json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, errors="replace", check=False)
     try:
         (row,) = json.loads(done.stdout)["rows"]
-    except ValueError as error:
-        raise BadInput(f"{shlex.join(command)} printed no verdict: {done.stderr.strip()[-300:]}") from error
+        row["verdict"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise BadInput(f"{shlex.join(command)} printed no verdict: {done.stderr.strip()[-300:] or NOTHING}") from error
     known = {
         **row,
         "time": at,
@@ -90,6 +95,22 @@ def one_run(base: str, options: Sequence[str], under: Sequence[str]) -> dict[str
         "options": shlex.join(options),
     }
     return {name: str(known.get(name, "")) for name in COLUMNS}
+
+
+def check(path: Path) -> None:
+    """Make sure, before anything is measured, that a file is one of ours, whose lines are whole.
+
+    Raises:
+        BadInput: if it is not.
+    """
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is no file that lines can be added to: {MEND}")
+    text = read_text(path, MEND) if path.exists() else ""
+    if not text:
+        return
+    parse_csv(text, path, COLUMNS, MEND)
+    if not text.startswith(",".join(COLUMNS) + "\n") or not text.endswith("\n"):
+        raise BadInput(f"{path} has other columns, or a line that was never finished: {MEND}")
 
 
 def write(path: Path, row: dict[str, str]) -> None:

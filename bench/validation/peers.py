@@ -85,7 +85,7 @@ def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
     request = json.dumps({"side": asdict(side), "seconds": seconds})
     command = [sys.executable, "-m", "bench.validation.peers", "--child", request]
     env = {name: str(value) for name, value in STEADY.items()} | environment(side.settings.threads)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, errors="replace", check=False, env=env)
     if done.returncode:
         raise BadInput(
             f"{side.name} cannot be timed: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}"

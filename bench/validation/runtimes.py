@@ -20,6 +20,7 @@ from bench.engine.plan import QUICK
 from bench.engine.request import Request, Settings
 from bench.metrics import THROUGHPUT
 from bench.models import chosen
+from bench.records import store
 from bench.render import below, table
 from bench.scratch import scratch
 
@@ -48,6 +49,8 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     names = [entry.name for entry in chosen(args.models)]
+    if args.save:
+        store.check()
     for mode in args.modes:
         if mode in runtimes.PACKAGES:
             runtimes.check(mode, "cpu", ["float32"], [THROUGHPUT], "classification")
@@ -62,7 +65,6 @@ def measured(names: Sequence[str], modes: Sequence[str], exports: Path, args: ar
     from bench.engine import interleaved
     from bench.engine.figures import records_of
     from bench.machine.environment import collect, describe, physical_cores
-    from bench.records import store
     from bench.records.record import new_run, stamped
 
     threads = args.threads or physical_cores()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -36,10 +35,10 @@ def parser() -> Parser:
     p.add_argument("--runs", type=cli.positive, default=20)
     p.add_argument("--batch-size", type=cli.positive, default=2)
     p.add_argument("--output", type=Path, required=True, metavar="FILE", help="records of all runs (CSV)")
-    p.add_argument("--under", default="", metavar="COMMAND", help="start each run by this command, such as a lock's")
+    p.add_argument("--under", type=cli.words, default=[], metavar="COMMAND", help="that starts each run, say a lock's")
     p.add_argument("--slower", type=cli.percent, default=0.05, metavar="P%", help="of the slower copy (5%%)")
     p.add_argument("--neighbour", choices=KINDS, default="", help="a planted process that disturbs all runs")
-    p.add_argument("--compare", default="", metavar="OPTIONS", help="further options of bench.compare, such as --quick")
+    p.add_argument("--compare", type=cli.words, default=[], metavar="OPTIONS", help="bench.compare's, such as --quick")
     p.add_argument("--summary", action="store_true", help="measure nothing: count what FILE holds")
     return p
 
@@ -47,15 +46,15 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if not args.summary:
+        store.check_appendable(args.output)
         for i in range(args.runs):
             begin = time.monotonic()
             with neighbour(args.neighbour):
-                records = one_run(args.batch_size, args.slower, shlex.split(args.under), shlex.split(args.compare))
+                records = one_run(args.batch_size, args.slower, args.under, args.compare)
             store.append(args.output, records)
-            ratios = {r.model: r for r in records if r.metric == "throughput_ratio"}
-            intervals = ", ".join(f"{name} {r.value:.3f} [{r.lo:.3f}, {r.hi:.3f}]" for name, r in ratios.items())
-            print(f"run {i + 1}: {intervals}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-    print("\n".join(summary(store.read(args.output))))
+            told = ", ".join(_told(r) for r in records if r.metric == "throughput_ratio")
+            print(f"run {i + 1}: {told}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    print("\n".join(summary(of_trials(args.output))))
     return cli.OK
 
 
@@ -69,12 +68,30 @@ def one_run(batch: int, slower: float, under: Sequence[str], options: Sequence[s
             [*command, "--output", str(output), *options],
             env={**os.environ, EXTRA: str(slower)},
             capture_output=True,
-            text=True,
+            errors="replace",
             check=False,
         )
-        if done.returncode:
+        if done.returncode or not output.exists():
             raise BadInput(f"a run failed: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}")
         return store.read(output)
+
+
+def _told(ratio: Record) -> str:
+    """A ratio with its interval, as far as the run gave them."""
+    numbers = ["none" if x is None else f"{x:.3f}" for x in (ratio.value, ratio.lo, ratio.hi)]
+    return f"{ratio.model} {numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def of_trials(path: Path) -> list[Record]:
+    """The records that trials kept in a file.
+
+    Raises:
+        BadInput: if it cannot be read, or has no ratio of a trial's models.
+    """
+    records = store.read(path)
+    if not any(ratios_of(records, model) for model in (TWIN, SLOWED)):
+        raise BadInput(f"{path} has no ratio of {TWIN} or {SLOWED}: give a file that bench.validation.trials kept")
+    return records
 
 
 def summary(records: Sequence[Record]) -> list[str]:

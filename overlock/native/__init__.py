@@ -130,7 +130,7 @@ def isa() -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, errors="replace", timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _Unavailable(f"{command[0]} cannot compile: {error}") from error
     if done.returncode:

@@ -304,6 +304,7 @@ BEGINNINGS = {
     "ade20k": ["--models", "moganet_xt", "--weights", "random", "--data", "{data}", "--device", "cpu", "--save"],
     "coco": ["--models", "moganet_xt", "--weights", "random", "--data", "{coco}", "--device", "cpu", "--save"],
     "calibrate": [],
+    "validation.runtimes": ["--modes", "none", "--save"],
     "gate": ["--speed", "--record", "--device", "cpu", "--results", "{results}"],
 }
 WORK = ("engine.passes.check", "engine.interleaved.measure", "accuracy.command.run", "dense.command.load_model",
