@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -15,7 +17,7 @@ LAYERS = r".*\.(proj\.[48]|fusion\.3|gate\.0|mlp\.[04]|dyconv_proj\.0)"  # of do
 
 
 @pytest.mark.slow
-def test_lora_learns_digits_and_is_deployed_when_merged() -> None:
+def test_lora_learns_digits_is_saved_and_is_deployed_when_merged(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     digits = load_digits(n_class=3)
@@ -24,13 +26,17 @@ def test_lora_learns_digits_and_is_deployed_when_merged() -> None:
     )
     y = torch.from_numpy(digits.target[:48])
     model = timm.create_model("overlock_xt", num_classes=3)
-    before = {name: value.clone() for name, value in model.named_parameters()}
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {name: start[name] for name, _ in model.named_parameters()}
     config = peft.LoraConfig(r=8, target_modules=LAYERS, modules_to_save=["head.4"])
     lora = peft.get_peft_model(model, config)
     trained = [p for p in lora.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) < 0.05 * sum(p.numel() for p in lora.parameters())
     optimiser = torch.optim.AdamW(trained, lr=5e-3)
     lora.train()
+    for module in lora.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # an adapter's file has no averages
     losses = []
     for step in range(24):
         taken = torch.randperm(len(x), generator=torch.Generator().manual_seed(step))[:24]
@@ -41,8 +47,12 @@ def test_lora_learns_digits_and_is_deployed_when_merged() -> None:
         losses.append(loss.item())
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4]), losses
     lora.eval()
+    lora.save_pretrained(tmp_path)
+    again = timm.create_model("overlock_xt", num_classes=3)
+    again.load_state_dict(start)
     with torch.inference_mode():
         wanted = lora(x[:8])
+        torch.testing.assert_close(peft.PeftModel.from_pretrained(again, tmp_path).eval()(x[:8]), wanted)
         with pytest.raises(ValueError, match="merge adapters"):
             overlock.deploy(lora.base_model.model)
         merged = lora.merge_and_unload().eval()
