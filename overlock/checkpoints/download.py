@@ -47,8 +47,15 @@ class Release:
 
     @property
     def path(self) -> Path:
-        """Where it lies once fetched: torch hub's cache ($TORCH_HOME, or torch.hub.set_dir)."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+        """Where it lies once fetched: torch hub's cache ($TORCH_HOME, or torch.hub.set_dir).
+
+        Raises:
+            Unavailable: where there is no home that the cache could be in: a folder of the name `~` is none.
+        """
+        cache = Path(torch.hub.get_dir())
+        if cache.parts[:1] == ("~",):
+            raise Unavailable(f"{self.name}: there is no home to keep weights in: name a folder by TORCH_HOME")
+        return cache / "checkpoints" / self.file
 
     def command(self) -> str:
         """The shell command that fetches it to its place."""
@@ -69,19 +76,19 @@ def fetch(release: Release) -> Path:
         Unavailable: if it cannot be fetched (with the command that would), or its size or sum is wrong.
     """
     path = release.path
-    if not path.exists():
-        if offline():
-            raise Unavailable(f"{_absent(release)} and the network is switched off: {release.command()}")
-        try:
+    try:
+        if not path.exists():
+            if offline():
+                raise Unavailable(f"{_absent(release)} and the network is switched off: {release.command()}")
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
                 if not path.exists():  # another process may have fetched it meanwhile
                     _download(release)
-        except OSError as error:
-            raise Unavailable(
-                f"{release.name}: cannot keep weights in {path.parent}: {error.strerror or error}; "
-                "give TORCH_HOME a folder with room"
-            ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{release.name}: cannot keep weights in {path.parent}: {error.strerror or error}; "
+            "give TORCH_HOME a folder with room"
+        ) from error
     try:
         _verify(release, path)
     except OSError as error:

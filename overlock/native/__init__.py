@@ -140,16 +140,21 @@ def _run(command: list[str]) -> None:
 
 def _compile(target: Path, compiler: list[str], openmp: Path) -> None:
     """Write beside the target and move it there, with its sum at its end: another process may be doing the same."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    with tempfile.TemporaryDirectory(prefix=COMPILING, dir=target.parent) as folder:
-        compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
-        _run([*compiler, *FLAGS, f"-march={ISAS[isa()].march}", "-c", str(SOURCES / "kernels.c"), "-o", compiled])
-        _run([*compiler, "-shared", compiled, str(openmp), "-lm", "-o", linked])
-        os.chmod(linked, 0o700)  # whatever the umask is: nobody else's to write
-        with open(linked, "r+b") as file:
-            file.write(_sum(file.read(), target))
-        os.replace(linked, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        with tempfile.TemporaryDirectory(prefix=COMPILING, dir=target.parent) as folder:
+            compiled, linked = str(Path(folder, "kernels.o")), str(Path(folder, "kernels.so"))
+            _run([*compiler, *FLAGS, f"-march={ISAS[isa()].march}", "-c", str(SOURCES / "kernels.c"), "-o", compiled])
+            _run([*compiler, "-shared", compiled, str(openmp), "-lm", "-o", linked])
+            os.chmod(linked, 0o700)  # whatever the umask is: nobody else's to write
+            with open(linked, "r+b") as file:
+                file.write(_sum(file.read(), target))
+            os.replace(linked, target)
+    except OSError as error:
+        raise _Unavailable(
+            f"they cannot be kept in {target.parent} ({error.strerror}): name a folder by OVERLOCK_CACHE"
+        ) from error
     log.info("compiled CPU kernels into %s", target)
 
 

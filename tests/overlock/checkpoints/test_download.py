@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -298,6 +299,29 @@ def test_a_read_only_cache_that_holds_the_file_serves(
     monkeypatch.setattr(Path, "write_text", lambda self, *args, **kwargs: read_only(self, "w"))
     assert fetch(wanted) == wanted.path
     assert os.listdir(wanted.path.parent) == ["weights.pth"]
+
+
+@pytest.mark.parametrize("home", [None, "unwritable"])
+def test_without_a_home_of_its_own(
+    home: str | None, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A service's user has none, and a container's home may be another user's: torch's `~` would be a folder here."""
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    if home is None:
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where there is no HOME and no user of ours
+    else:
+
+        def denied(path: Path, **kwargs: Any) -> bool:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / home))
+        monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(Unavailable, match="TORCH_HOME"):
+        fetch(Release("m", server.url, "m.pth"))
+    assert not server.asked
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_table() -> None:
