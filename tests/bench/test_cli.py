@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from filelock import FileLock
 
 from bench import cli
 from bench.gates import worktrees
-from bench.paths import REPOSITORY
+from bench.paths import PACKAGE, REPOSITORY
 from bench.scratch import LOCK, LOCKED, scratch
 
 WORKS = """
@@ -185,6 +187,25 @@ def test_a_path_that_no_system_has_is_refused(text: str, capsys: pytest.CaptureF
         (line,) = capsys.readouterr().err.splitlines()
         assert "empty path" in line or "File name too long" in line
         assert len(line) < 200
+
+
+COMMANDS = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ended.group(1)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__main__.py"
+    and (ended := re.search(r'^    cli\.run\("(.*)", main\)$', path.read_text(), re.M))
+}
+"""Module of a command -> what it heads its errors with."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_errors_are_headed_by_the_command_that_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the parser, and those that `cli.run` prints."""
+    assert COMMANDS[name] == name
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"bench.{name}").main(["--no-such-option"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"bench.{name}: error: ")
 
 
 ODD_PLACES = {

@@ -68,6 +68,12 @@ def test_every_reader_names_the_damaged_file(damaged: Path, monkeypatch: pytest.
     refused(lambda: published_of(damaged, monkeypatch), "damaged.csv")
 
 
+def test_published_figures_of_no_model_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "published.csv"
+    path.write_text(",".join(published.COLUMNS) + "\n")
+    refused(lambda: published_of(path, monkeypatch), "published.csv holds no published figure", "restore it")
+
+
 @pytest.mark.parametrize("path", ["/dev/full", "/dev/zero"])
 def test_a_device_without_an_end_is_not_read(path: str) -> None:
     refused(lambda: store.read(Path(path)), path, "device")

@@ -220,6 +220,7 @@ def test_a_weight_that_loading_leaves_out_is_seen(monkeypatch: pytest.MonkeyPatc
     ("arguments", "message"),
     [
         (["--exact", "--models", "overlok_t"], "did you mean overlock_t"),
+        (["--exact", "--update", "--models", "overlok_t"], "did you mean overlock_t"),
         (["--exact", "--models", "resnet50"], "only models of the suite"),
         (["--exact", "--expected", "none.csv"], "--update writes one"),
         (["--accuracy", "none.npz"], "--against"),
