@@ -32,6 +32,7 @@ def small(side: Request) -> Request:
 CASES = {f"{group.kind} {small(side)}": (small(side), group.kind) for group in GROUPS.values() for side in group.sides}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: f"{case[1]} {case[0].name} {case[0].settings.dtype}")
 def test_every_kind_of_side_runs(case: tuple[Request, str]) -> None:
     side, kind = case

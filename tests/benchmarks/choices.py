@@ -104,7 +104,8 @@ def main() -> int:
                 ratio = times[chosen] / min(times.values())
                 slower += ratio > LIMIT
                 shown = ", ".join(f"{name} {1e3 * t:.2f}" for name, t in times.items())
-                print(f"{'SLOWER' if ratio > LIMIT else 'ok    '} {ratio:.2f} {what:36} {chosen:8} {shown} ms", flush=True)
+                verdict = "SLOWER" if ratio > LIMIT else "ok"
+                print(f"{verdict:6} {ratio:.2f} {what:36} {chosen:8} {shown} ms", flush=True)
     return int(slower > 0)
 
 

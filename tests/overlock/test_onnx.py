@@ -73,6 +73,7 @@ def test_small_network(tmp_path: Path, name: str, size: tuple[int, int]) -> None
     assert {node.domain for node in graph.node} == {""}
 
 
+@pytest.mark.slow  # small networks of both forms are exported in every run
 def test_pyramid(tmp_path: Path) -> None:
     """Of the training form: its other operators than the deploy form's are seen here."""
     model = fill(OverLoCKPyramid(tiny(), out_indices=(1, 3), form="detection")).eval()

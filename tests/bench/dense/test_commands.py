@@ -88,6 +88,7 @@ def whole(ade20k: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory)
     return rows_in(folder)
 
 
+@pytest.mark.slow  # classification, by the same evaluator, is tried in every run
 def test_torchrun_gives_the_same_rows(ade20k: Path, weights: Path, whole: dict[str, object], tmp_path: Path) -> None:
     launcher = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
                 "--rdzv-endpoint", "localhost:0")  # fmt: skip

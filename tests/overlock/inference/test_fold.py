@@ -121,9 +121,7 @@ def test_strict_weights(golden: Pair, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", sizes((32, 32), (160, 192), (224, 224)))
-@pytest.mark.parametrize(
-    "name", [n if n in (SMALLEST, "overlock_t") else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS]
-)
+@pytest.mark.parametrize("name", [n if n == SMALLEST else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])
 def test_strict_weights_float64(name: str, size: tuple[int, int]) -> None:
     model = strict_weights(built(name)).double()
     check_same(model, deploy(model), size, torch.float64)
