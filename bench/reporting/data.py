@@ -14,6 +14,7 @@ from bench.evidence.evidence import Evidence, Placed, load
 from bench.evidence.finding import Finding
 from bench.evidence.judge import judge_all
 from bench.machine.environment import describe
+from bench.metrics import METRICS
 from bench.records.store import ENVIRONMENTS, MEND, environments
 from bench.reporting.rows import Row, rows
 
@@ -46,13 +47,20 @@ def gather(results: Path) -> Report:
     machines: dict[str, str] = {}
     for folder in sorted({results / f.record.machine for f in evidence.all if f.record.machine}):
         known = environments(folder)
+        run = max(known.keys() & _timed(evidence, folder.name) or known, default="")
         try:
-            machines[folder.name] = describe(known[max(known)]) if known else folder.name
+            machines[folder.name] = describe(known[run]) if run else folder.name
         except (KeyError, TypeError, AttributeError) as error:
-            where = f"{folder / ENVIRONMENTS}: the environment of run {max(known)}"
+            where = f"{folder / ENVIRONMENTS}: the environment of run {run}"
             raise BadInput(f"{where} does not describe a machine ({error}): {MEND}") from error
     findings = judge_all(statements(), evidence)
     return Report(evidence, machines, rows(evidence.all), findings)
+
+
+def _timed(evidence: Evidence, machine: str) -> set[str]:
+    """The runs of a machine that timed something: its words stand above speeds, and counts depend on no library."""
+    timed = {name for name, metric in METRICS.items() if metric.timed}
+    return {f.record.run for f in evidence.all if f.record.machine == machine and f.record.metric in timed}
 
 
 def histories(report: Report) -> dict[tuple[str, ...], list[Placed]]:

@@ -18,6 +18,7 @@ from bench.cli import BadInput
 from bench.metrics import METRICS
 from bench.paper import escaped
 from bench.records.record import Record
+from bench.records.store import save
 from bench.reporting.charts import charts
 from bench.reporting.charts.draw import FORMATS, figures
 from bench.reporting.data import Report, gather, histories
@@ -131,6 +132,17 @@ def test_an_invalid_figure_is_marked_and_its_reason_told(gathered: Report) -> No
     text = results_readme(gathered)
     assert "500.0 ±1.0% (invalid)" in text
     assert "the canary moved by 9 %" in text
+
+
+def test_speeds_stand_below_the_libraries_that_they_were_measured_with(tmp_path: Path) -> None:
+    """A later run that only counted, with another PyTorch, is not what a table of speeds was measured by."""
+    folder = kept(tmp_path / "results", [timed("overlock_t", "throughput", 14.0)])
+    later = {"machine": MACHINES[0], "cpu": "A", "cores": 2, "memory_bytes": 8 << 30, "os": "Linux", "python": "3.12",
+             "libraries": {"torch": "9.9.9", "timm": "1.0"}, "device": "cpu"}  # fmt: skip
+    save([record("overlock_t", "params", 1.0, run="run-2")], later, folder)
+    assert "torch 2.15.0" in gather(folder).machines[MACHINES[0]]
+    save([timed("overlock_t", "throughput", 15.0, run="run-3")], later, folder)
+    assert "torch 9.9.9" in gather(folder).machines[MACHINES[0]]
 
 
 def test_a_history_joins_equal_conditions_only(gathered: Report) -> None:
