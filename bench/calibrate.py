@@ -17,6 +17,7 @@ import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine.launch import PROCESS_OPTION
 from bench.engine.plan import DEFAULT, Plan
 from bench.engine.request import Request, Settings, automatic_batch
 from bench.engine.sweep import ROUND_SECONDS
@@ -42,6 +43,7 @@ def parser() -> Parser:
     add("--device", type=cli.device, default="auto")
     add("--dtype", type=cli.dtype, choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
     add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
+    add("--process", **PROCESS_OPTION)
     add("--no-save", action="store_true", help="print only")
     return p
 
@@ -57,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if not args.no_save:
         store.check()
-    settings = Settings(device=args.device, dtype=args.dtype, threads=args.threads or physical_cores())
+    settings = Settings(
+        device=args.device, dtype=args.dtype, threads=args.threads or physical_cores(), process=args.process
+    )
     checked = check(settings, {"models": [args.model], "settings": asdict(settings), "dtypes": [args.dtype]})
     environment = checked["environment"]
     batch = automatic_batch(checked["device"], args.resolution) if args.batch_size == "auto" else args.batch_size

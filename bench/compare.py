@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine import runtimes
-from bench.engine.launch import FORK, WAYS
+from bench.engine.launch import PROCESS_OPTION
 from bench.engine.plan import DEFAULT, QUICK, Plan
 from bench.engine.request import Settings
 from bench.list import add_list
@@ -93,9 +93,7 @@ def parser() -> Parser:
         help="half width of the ratios' intervals to aim at (default: 5%%)",
     )
     add("--time", type=cli.seconds, default=60.0, metavar="S", help="seconds of each group of models (default: 60)")
-    add(
-        "--process", choices=WAYS, default=FORK, help="fork workers from a preloaded one (default), or start fresh ones"
-    )
+    add("--process", **PROCESS_OPTION)
     add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
     add(
         "--quick",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
+from bench.engine.launch import PROCESS_OPTION
 from bench.engine.plan import DEFAULT
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
@@ -62,6 +63,7 @@ def parser() -> Parser:
     speed("--layout", choices=("auto", "channels_last", "channels_first"), default="channels_last")
     speed("--device", type=cli.device, default="auto")
     speed("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
+    speed("--process", **PROCESS_OPTION)
     speed("--rounds", type=cli.positive, default=DEFAULT.rounds, metavar="N", help="before the first verdict")
     speed("--max-rounds", type=cli.positive, default=4 * DEFAULT.rounds, metavar="N", help="before giving up")
     speed("--block", type=_above_zero, default=DEFAULT.block, metavar="SECONDS", help="of each timed block")
@@ -210,6 +212,7 @@ def _speed(args: argparse.Namespace) -> int:
             batch=args.batch_size,
             threads=args.threads or physical_cores(),
             imports=project.imports,
+            process=args.process,
         ),
         rounds=args.rounds,
         most=args.max_rounds,

@@ -40,6 +40,12 @@ importlib.import_module(module).main()
 
 FORK, EXEC = "fork", "exec"
 WAYS = (FORK, EXEC)
+PROCESS_OPTION: dict[str, Any] = {
+    "choices": WAYS,
+    "default": FORK,
+    "help": "fork workers from a preloaded one (default), or start fresh ones",
+}
+"""`--process` of every command that times."""
 MOST_SERVERS = 3
 """Of this process, at a time: each holds about 500 MB, most of it shared with the workers."""
 

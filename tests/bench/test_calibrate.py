@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from bench import calibrate
+from bench import calibrate, gate
 from bench.engine.plan import DEFAULT
+from bench.engine.request import Settings
 from bench.engine.statistics import smallest_visible
+from bench.gates import speed_tier
 from bench.machine import calibration
 from bench.records.record import Record
 from bench.validation import peers, trials
@@ -88,6 +91,25 @@ def test_too_few_rounds_are_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "4 rounds or more" in done.stderr
+
+
+class Asked(Exception):
+    """What a command was to measure with."""
+
+
+@pytest.mark.parametrize("way", ["fork", "exec"])
+def test_the_way_that_processes_start_is_asked_of_every_command(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def calibration_asked(model: str, resolution: Any, settings: Settings, plan: Any) -> None:
+        raise Asked(settings.process)
+
+    def gate_asked(asked: speed_tier.SpeedGate, bar: Any) -> None:
+        raise Asked(asked.settings.process)
+
+    monkeypatch.setattr(calibrate, "measured", calibration_asked)
+    monkeypatch.setattr(speed_tier, "run", gate_asked)
+    for main, arguments in ((calibrate.main, ["--no-save", "--model", "resnet10t"]), (gate.main, ["--speed"])):
+        with pytest.raises(Asked, match=way):
+            main([*arguments, "--process", way])
 
 
 @pytest.mark.slow
