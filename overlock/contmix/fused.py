@@ -59,6 +59,7 @@ SHORT_BACKWARD_LAUNCHES = (Launch(16, 2, 1), Launch(16, 1, 1), Launch(16, 4, 1))
 
 launches: dict[str, Launch] = {
     "shared": SHARED_LAUNCHES[0],
+    "float32 shared": Launch(64, 8, 2),  # with four warps it spills 440 bytes a thread
     "sliding": SLIDING_LAUNCHES[0],
     "small": Launch(16, 1, 2),
     "short": Launch(16, 1, 2),  # sliding windows of at most 8 rows
@@ -95,6 +96,11 @@ def why_not(value: Tensor) -> str | None:
     return f"it needs a CUDA device, and these inputs are on {value.device.type}"
 
 
+def left_out(width: int, kernel_size: int) -> bool:
+    """Whether the backward in float32, without TF32, is left out on maps of this width."""
+    return kernel_size > SHORT and width > FLOAT32_COLUMNS
+
+
 def why_no_gradient(value: Tensor, kernel_size: int) -> str | None:
     """The reason why the backward does not run on values like these, or None where it does.
 
@@ -103,7 +109,7 @@ def why_no_gradient(value: Tensor, kernel_size: int) -> str | None:
     """
     if not value.is_cuda or value.dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32:
         return None
-    if kernel_size <= SHORT or value.shape[-1] <= FLOAT32_COLUMNS:
+    if not left_out(value.shape[-1], kernel_size):
         return None
     return (
         f"its backward in float32 takes maps of at most {FLOAT32_COLUMNS} columns at K = {kernel_size}, not "
@@ -229,7 +235,7 @@ def _launch_forward(
 ) -> None:
     k, height, width = branch.k, branch.height, branch.width
     if shared_windows(height, width, k):
-        launch = launches["shared"]
+        launch = launches["float32 shared" if value.dtype == torch.float32 else "shared"]
         block = [n if n == k else (k + 1) // 2 for n in (height, width)]
         queries = min(launch.queries, next_power_of_2(block[0] * block[1], MIN_DOT))
         tiles = height // block[0] * (width // block[1]) * -(-block[0] * block[1] // queries)

@@ -189,6 +189,8 @@ def test_every_kernel_and_dtype_compiles_for_hopper(dtype: str) -> None:
     contmix = {"stage 3": "shared_kernel", "stage 4": "shared_kernel", "stage 3 at 288": "sliding_kernel"}
     depthwise = {"place_kernel", "depthwise_kernel", "depthwise_weight_kernel"}
     wanted = {f"contmix {stage}": {"small_kernel", name, *gradients} for stage, name in contmix.items()}
+    if dtype == "float32":
+        wanted["contmix stage 3 at 288"] -= gradients  # left out: `fused.why_no_gradient`
     for i in (1, 3, 4):
         wanted[f"depthwise stage {i}"] = depthwise
         wanted[f"depthwise stage {i} as it is"] = {"depthwise_last_kernel"}
@@ -196,7 +198,7 @@ def test_every_kernel_and_dtype_compiles_for_hopper(dtype: str) -> None:
     assert kernels == wanted
     for r in rows:
         assert r["shared"] <= 200 << 10, f"{r['kernel']} takes {r['shared']} bytes of shared memory"
-        assert r["spilled"] <= (64 if dtype != "float32" else 400), (
+        assert r["spilled"] <= (64 if dtype != "float32" else 300), (
             f"{r['kernel']} spills {r['spilled']} bytes a thread"
         )
         if dtype != "float32":
