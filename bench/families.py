@@ -82,18 +82,33 @@ class Family:
         are not its own: a file, or words."""
         return self.model(size), ""
 
+    def register(self) -> Any:
+        """The module of its networks, whose import registers them with timm.
+
+        Raises:
+            BadInput: if it cannot be imported: it may be another package's.
+        """
+        try:
+            return importlib.import_module(self.network)
+        except (Exception, SystemExit) as error:  # whatever another package does
+            why = f"{type(error).__name__}: {error}"
+            raise BadInput(
+                f"{self.name}: {self.network} cannot be imported ({why}): mend or remove its package"
+            ) from error
+
     def configuration(self, model: str) -> PretrainedCfg:
         """timm's configuration: how the weights of a model are evaluated."""
         from timm.models import get_pretrained_cfg
 
-        importlib.import_module(self.network)
+        self.register()
         configuration = get_pretrained_cfg(model)
-        assert configuration is not None, f"timm has no configuration of {model}"
+        if configuration is None:
+            raise BadInput(f"{self.network} registers no {model} with a configuration: mend or remove its package")
         return configuration
 
     def release(self, model: str) -> Release | None:
         """The released ImageNet-1K file of a model, in its training form; None where timm itself has the weights."""
-        file: Release = importlib.import_module(self.network).release(model)
+        file: Release = self.register().release(model)
         return file
 
     def fine_tuned(self, model: str, resolution: int) -> Release | None:

@@ -73,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.simulate and args.plant is None:
         from bench.gpu.failures import table_of_failures
 
+        if args.out is not None:
+            _check_out(args.out)
+            if any(args.out.iterdir()):
+                raise BadInput(f"--out {args.out}: it is not empty: give a new folder, for one of each run")
         return table_of_failures(args.out, args.speed)
     if not 0 < args.minutes < 1e6:
         raise BadInput(f"--minutes {args.minutes:g}: give a time above 0")

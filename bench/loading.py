@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import math
 import textwrap
@@ -43,7 +42,7 @@ def create(entry: Entry, **kwargs: Any) -> nn.Module:
     """Build a model by timm, with the package imported that registers it."""
     import timm
 
-    importlib.import_module(entry.family.network)
+    entry.family.register()
     model: nn.Module = timm.create_model(entry.timm_name, pretrained=False, **kwargs)
     return model.eval()
 

@@ -11,12 +11,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, NoneType
 
 from bench.families import FAMILIES as OWN
 from bench.families import Family
 
 GROUP = "overlock_bench.models"
+
+FACTS = {"name": (str,), "network": (str,), "sizes": (tuple, list), "structure": (Mapping,),
+         "figures": (Path, NoneType)}  # fmt: skip
+"""What every command reads of a family, and of which types it is."""
 
 
 def registered() -> Iterator[Family]:
@@ -44,6 +49,11 @@ def _loaded(point: EntryPoint) -> Family:
     family = made() if isinstance(made, type) else made
     if not isinstance(family, Family):
         raise TypeError(f"{point.value} is no bench.families.Family")
+    for name, kinds in FACTS.items():
+        if not isinstance(value := getattr(family, name, None), kinds):
+            raise TypeError(f"its {name} is {value!r}, no {' or '.join(kind.__name__ for kind in kinds)}")
+    if not all(isinstance(size, str) for size in family.sizes) or len(set(family.sizes)) < len(family.sizes):
+        raise TypeError(f"its sizes are {family.sizes!r}, no names that differ")
     return family
 
 

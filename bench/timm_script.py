@@ -6,7 +6,6 @@ told to import one (`--device-modules overlock baselines`). Under torchrun: torc
 
 from __future__ import annotations
 
-import importlib
 import runpy
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.script.is_file():
         parser().error(f"there is no script {args.script}: give a file of timm's repository, train.py say")
     for family in FAMILIES.values():
-        importlib.import_module(family.network)
+        family.register()
     before = sys.argv, list(sys.path)
     sys.argv = [str(args.script), *given[1:]]
     sys.path.insert(0, str(args.script.resolve().parent))  # as Python has it for a script that it runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import timm
@@ -27,7 +26,7 @@ def build_backbone(name: str, task: str, form: str = "deploy", **kwargs: Any) ->
     """
     assert task in TASKS, task
     entry = models.find(name) or models.entry_for_timm(name)
-    importlib.import_module(entry.family.network)
+    entry.family.register()
     if not timm.is_model(entry.timm_name):
         raise models.unknown(name, timm.list_models())
     kwargs = {**entry.family.structure[entry.forms(form)[0]], **kwargs}

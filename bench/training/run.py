@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -147,7 +146,7 @@ def _classes(args: argparse.Namespace, images: ImageSet) -> int:
 
 def _model(args: argparse.Namespace, entry: Entry, classes: int) -> tuple[nn.Module, str]:
     """The network with its first weights, and what is to be said of them."""
-    importlib.import_module(entry.family.network)
+    entry.family.register()
     keywords: dict[str, Any] = dict(entry.family.structure.get("train", {}))
     if args.aux_weight is not None and "aux_head" not in keywords:
         raise BadInput(f"--aux-weight {args.aux_weight}: {entry.name} has no auxiliary head: leave it out")

@@ -203,3 +203,15 @@ def test_every_kernel_and_dtype_compiles_for_hopper(dtype: str) -> None:
         )
         if dtype != "float32":
             assert (r["matrix"] > 0) == (r["kernel"] not in WITHOUT_PRODUCTS), f"{r['kernel']}: matrix instructions"
+
+
+def test_the_table_of_failures_needs_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gpu.failures.table_of_failures", lambda *args: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    for out, why in (
+        (tmp_path, "it is not empty"),
+        (tmp_path / "file", "File exists"),
+        (Path("/dev/full"), "File exi"),
+    ):
+        with pytest.raises(BadInput, match=f"--out {out}: {why}"):
+            gpu_run.main(["--simulate", "--out", str(out)])

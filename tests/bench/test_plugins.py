@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import sysconfig
 import venv
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from bench import plugins
 from bench.accuracy.recipes import recipe_for
+from bench.cli import BadInput
 from bench.families import FAMILIES as OWN
 from bench.models import MODELS, Entry, chosen
 from bench.paths import REPOSITORY
@@ -56,6 +58,40 @@ def test_one_that_cannot_be_had_is_told_and_left_out(value: str, path: Path) -> 
     installed(path, "example_family:Example")
     with pytest.warns(UserWarning, match=f"broken = {value}: .*{BROKEN[value]}.*: left out"):
         assert [family.name for family in plugins.registered()] == ["Example"]
+
+
+RAISING = {
+    "import sys; sys.exit(3)": "SystemExit: 3",
+    "def (": "SyntaxError",
+    "Family = lambda: 3": "is no bench.families.Family",
+    "class Family:\n    def __init__(self, a): pass": "TypeError",
+    **{
+        f"from example_family import Example\nclass Family(Example):\n    {fact} = {value}": f"its {fact}"
+        for fact, value in (("name", "3"), ("sizes", "None"), ("sizes", "'ab'"), ("sizes", "(1, 2)"),
+                            ("sizes", "('a', 'a')"), ("figures", "'f.csv'"), ("structure", "()"), ("network", "None"))
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", RAISING)
+def test_a_package_that_fails_in_any_way_is_left_out(text: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that is wrong in a fact that every command reads would end them all, also for models of the suite."""
+    monkeypatch.delitem(sys.modules, "odd_family", raising=False)
+    (path / "odd_family.py").write_text(text)
+    installed(path, "odd_family:Family", "odd")
+    with pytest.warns(UserWarning, match=f"odd = odd_family:Family: .*{RAISING[text]}.*: left out"):
+        assert not list(plugins.registered())
+
+
+@pytest.mark.parametrize("network", ["nowhere", "example_family.exits", "bench.paths"])
+def test_networks_that_cannot_be_had_are_bad_input(network: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "example_family.exits", None)  # its import raises
+    installed(path, "example_family:Example")
+    (family,) = plugins.registered()
+    family.network = network
+    for call in (lambda: family.configuration("example_none"), lambda: recipe_for(Entry("e", family, "example_none"))):
+        with pytest.raises(BadInput, match=rf"{network} (cannot be imported|registers no example_none).*its package"):
+            call()
 
 
 def test_all_are_the_suites_own() -> None:
