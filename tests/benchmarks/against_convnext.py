@@ -1,7 +1,8 @@
-"""Every deployed variant against ConvNeXt-B in its faster layout, in one process, the models' calls in turn.
+r"""Every deployed variant against ConvNeXt-B in its faster layout, in one process, the models' calls in turn.
 
     python -m tests.benchmarks.against_convnext
-    OVERLOCK_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m tests.benchmarks.against_convnext
+    OVERLOCK_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+        python -m tests.benchmarks.against_convnext
 
 A ratio is ConvNeXt-B's time over the variant's, of each round: its median, smallest and largest. A minute on two cores.
 A batch after another one in the same process is not what a process of its own measures: see docs/contmix.md.

@@ -1,7 +1,8 @@
-"""Whether what is chosen on a CPU is the fastest: each choice and its alternatives in turn, in one process.
+r"""Whether what is chosen on a CPU is the fastest: each choice and its alternatives in turn, in one process.
 
     python -m tests.benchmarks.choices
-    OVERLOCK_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m tests.benchmarks.choices
+    OVERLOCK_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+        python -m tests.benchmarks.choices
 
 A line is a shape: what is taken, its time over that of the fastest, each the least of the rounds, and all times.
 It exits with 1 where that is more than 1.05. Half a minute on two cores.
