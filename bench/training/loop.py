@@ -212,8 +212,8 @@ def _end_of_epoch(
     reached = max(row.get("top1", -1.0), row.get("top1_ema", -1.0))
     if reached > t.best:
         t.best = reached
-        content = t.content(about, [])
-        del content["optimiser"]
+        worse = "state_dict" if row.get("top1_ema", -1.0) == reached else "state_dict_ema"
+        content = {key: value for key, value in t.content(about, []).items() if key not in ("optimiser", worse)}
         state.save(folder / "best.pth", content)
 
 

@@ -69,6 +69,21 @@ def test_trains_validates_and_tells(digits: Path, tmp_path: Path, caplog: pytest
     assert best.keys() == torch.load(tmp_path / "run" / "last.pth", weights_only=True)["state_dict_ema"].keys()
 
 
+@pytest.mark.parametrize("better", ["state_dict", "state_dict_ema"])
+def test_the_best_are_the_weights_that_reached_it(
+    better: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a short run the averaged ones are hardly trained: what `bench.top1` reads is what the log has."""
+    reached = iter((90.0, 10.0) if better == "state_dict" else (10.0, 90.0))  # first the model, then its average
+    monkeypatch.setattr("bench.training.run._top1", lambda *_: next(reached))
+    run = ("--epochs", "1", "--warmup", "0", "--cooldown", "0", "--ema-decay", "0.5")
+    assert train_imagenet.main(argv(digits, tmp_path, *run)) == 0
+    last = torch.load(tmp_path / "last.pth", weights_only=True)
+    best = read_checkpoint(tmp_path / "best.pth")
+    assert all(torch.equal(value, last[better][name]) for name, value in best.items())
+    assert any(not torch.equal(value, last["state_dict_ema"][name]) for name, value in last["state_dict"].items())
+
+
 def loop_rate(peak: float, epoch: int) -> float:
     return 1e-5 + (peak - 1e-5) * (1 + np.cos(np.pi * epoch / 3)) / 2
 
