@@ -41,6 +41,22 @@ def test_a_planted_ctrl_c_arrives_also_where_a_shell_has_it_ignored(tmp_path: Pa
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize(("took", "lost", "tries"), [("1300", 0, 2), ("1300", 1, 1), ("500", 0, 1)])
+def test_a_run_that_was_held_up_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: str, lost: int, tries: int
+) -> None:
+    """But not one that has lost something, or that ended in its time."""
+    made: list[Path] = []
+
+    def tried(scenario: Scenario, out: Path, speed: float) -> tuple[object, ...]:
+        made.append(out)
+        return scenario.what, "", took, 1, 5, 5 - lost, lost, "exit code 1, not 0"
+
+    monkeypatch.setattr(failures, "_tried", tried)
+    assert table_of_failures(tmp_path, 12, [Scenario("nothing", ())]) == 1
+    assert made == [tmp_path / "01", tmp_path / "01" / "again"][:tries]
+
+
 def test_what_is_lost_is_seen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
