@@ -218,6 +218,13 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def part(text: str) -> str:
+    """What becomes a folder, and with more around it a file: the name of a set's part."""
+    path(text)
+    path(f"instances_{text}.json")  # COCO's annotations
+    return text
+
+
 def device(text: str) -> str:
     """auto, cpu, mps, cuda or cuda:N."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):

@@ -175,11 +175,13 @@ def exit_code(main: Callable[[], int]) -> object:
 
 @pytest.mark.parametrize("text", ["", "a" * 300, "folder/" + "9" * 5000])
 def test_a_path_that_no_system_has_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from bench import ade20k, report
+    from bench import ade20k, report, train_coco
 
     for command in (
         lambda: report.parser().parse_args(["--results", text]),
         lambda: ade20k.parser().parse_args(["--data", text, "--models", "overlock_t", "--weights", "random"]),
+        lambda: ade20k.parser().parse_args(["--split", text, "--data", ".", "--models", "overlock_t"]),
+        lambda: train_coco.parser().parse_args(["--split", text, "--data", ".", "--model", "overlock_t"]),
     ):
         with pytest.raises(SystemExit) as ended:
             command()
