@@ -217,7 +217,7 @@ def for_people(findings: Sequence[Finding], everything: bool) -> str:
 
 
 def _more(hidden: int, what: str) -> str:
-    return f" ({hidden} that are {what} are left out: --all shows them)" if hidden else ""
+    return f" ({hidden} {what}: left out, --all shows them)" if hidden else ""
 
 
 def table(findings: Sequence[Finding], style: str) -> str:
