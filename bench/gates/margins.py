@@ -65,7 +65,7 @@ def of_machine(machine: str, results: Path) -> float:
     """The margin on a machine: 3 %, or three times its own A/A spread if that is more.
 
     Raises:
-        BadInput: if this machine was never calibrated.
+        BadInput: if this machine was never calibrated, or spreads so far that half the speed would pass.
     """
     folder = results / machine
     spreads = [r for r in store.read(folder) if r.metric == SPREAD and r.value is not None] if folder.is_dir() else []
@@ -77,6 +77,11 @@ def of_machine(machine: str, results: Path) -> float:
         )
     latest = max(spreads, key=lambda record: record.time)
     assert latest.value is not None
+    if SPREADS * latest.value >= 1:
+        raise BadInput(
+            f"{folder}: its calibration of {latest.time[:10]} has a spread of {latest.value:.3g}, by which half the speed "
+            "would pass: run python -m bench.calibrate again on a quiet machine, or give --margin"
+        )
     return max(LEAST, SPREADS * latest.value)
 
 

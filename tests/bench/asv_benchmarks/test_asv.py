@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import asv_machine
+from bench.asv_benchmarks import accuracy
 from bench.cli import BadInput
 from bench.models import MODELS
 from bench.paths import REPOSITORY
@@ -58,11 +59,15 @@ def test_methods_are_versioned_and_timings_have_rounds_enough(name: str) -> None
 
 
 def test_accuracy_is_skipped_where_no_data_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.asv_benchmarks.accuracy import VARIABLE, Top1
+    monkeypatch.delenv(accuracy.VARIABLE, raising=False)
+    with pytest.raises(NotImplementedError, match=accuracy.VARIABLE):
+        accuracy.Top1().setup("overlock_t")
 
-    monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(NotImplementedError, match=VARIABLE):
-        Top1().setup("overlock_t")
+
+def test_why_accuracy_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(accuracy.VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(RuntimeError, match=r"BENCH_IMAGENET: bench\.top1: error: --data .*none: there is no such file"):
+        accuracy.Top1().track_error("overlock_t")
 
 
 def test_the_machine_is_described_with_gpu_driver_and_torch(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def test_the_margin_is_the_machines(tmp_path: Path) -> None:
     assert of_machine("here", tmp_path) == pytest.approx(0.06)
     with pytest.raises(BadInput, match=r"machines recorded: here.*bench\.calibrate"):
         of_machine("there", tmp_path)
+    for day, spread in (("03", 0.34), ("04", 1e300)):
+        wild = Record(**{**CALIBRATED.to_dict(), "value": spread, "time": f"2026-01-{day}"})
+        store.append(folder / "records.csv", [wild])
+        with pytest.raises(BadInput, match=rf"2026-01-{day} has a spread of .*or give --margin"):
+            of_machine("here", tmp_path)
 
 
 def simulated(generator: np.random.Generator, rounds: int, effect: float, noise: float) -> list[float]:
