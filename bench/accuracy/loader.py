@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,8 +33,11 @@ class Batch:
 
 def decode(content: bytes) -> Image.Image:
     """An encoded image as RGB, the way timm's data set opens it: no EXIF rotation, alpha dropped."""
-    with Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:  # Pillow's words have an address in memory, another one in each process
+        raise UnidentifiedImageError("no image that Pillow knows") from error
 
 
 class Batches(Dataset[Batch]):

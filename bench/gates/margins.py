@@ -79,8 +79,8 @@ def of_machine(machine: str, results: Path) -> float:
     assert latest.value is not None
     if SPREADS * latest.value >= 1:
         raise BadInput(
-            f"{folder}: its calibration of {latest.time[:10]} has a spread of {latest.value:.3g}, by which half the speed "
-            "would pass: run python -m bench.calibrate again on a quiet machine, or give --margin"
+            f"{folder}: its calibration of {latest.time[:10]} has a spread of {latest.value:.3g}, by which half the "
+            "speed would pass: run python -m bench.calibrate again on a quiet machine, or give --margin"
         )
     return max(LEAST, SPREADS * latest.value)
 

@@ -61,9 +61,11 @@ def test_where_one_process_fails_all_keep_and_say_why(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))
-    processes = [multiprocessing.get_context("fork").Process(target=_process, args=(k, tmp_path)) for k in (0, 1)]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_process, args=(rank, tmp_path), daemon=True) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
+        process.kill()
     assert [(tmp_path / str(k)).read_text() for k in (0, 1)] == ["[0, 1] b.png is torn"] * 2
