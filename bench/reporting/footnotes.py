@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.metrics import METRICS
-from bench.published import distinct
 from bench.reporting.rows import Row
-from bench.reporting.tables import DIRTY, WORDS, columns, common_base, shared, varying
+from bench.reporting.tables import DIRTY, WORDS, columns, common_base, contradictions, shared, varying
 from bench.tasks import FIXED_PATH
 
 
@@ -52,19 +51,6 @@ def doubts(rows: Sequence[Row], notes: bool = False, ratios: bool = True) -> lis
     return [
         f"{'' if who == whole else f'{who} '}{', '.join(metrics)}: {text}" for (who, text), metrics in lines.items()
     ]
-
-
-def contradictions(rows: Sequence[Row]) -> list[str]:
-    """Where published figures contradict each other ("28/29"): both, with their sources."""
-    lines = []
-    for row in rows:
-        for metric in dict.fromkeys((*columns(rows), "top1")):
-            figures = distinct(row.beside(metric))
-            if len(figures) > 1:
-                cell = "/".join(figure.text for figure in figures)
-                who = "; ".join(f"{f.text} {f.unit} by {f.source} ({f.protocol})" for f in figures)
-                lines.append(f"published {cell}, {METRICS[metric].published_as} of {row.model}: {who}.")
-    return list(dict.fromkeys(lines))
 
 
 def dirty(rows: Sequence[Row]) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 from bench.cli import BadInput
 from bench.files import read_text
 from bench.reporting.data import Report
-from bench.reporting.footnotes import contradictions, dirty, doubts
+from bench.reporting.footnotes import dirty, doubts
 from bench.reporting.rows import Row, main_rows
-from bench.reporting.tables import comparison, shared
+from bench.reporting.tables import comparison, contradictions, shared
 
 TABLE, FIGURE = "table", "figure"
 FIGURE_FILE = "results/figure.svg"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.metrics import METRICS
+from bench.published import distinct
 from bench.records.record import OUT_OF_MEMORY, Record
 from bench.render import table
 from bench.reporting.rows import SHOWN, Row
@@ -90,8 +91,22 @@ def comparison(rows: Sequence[Row], style: str = "markdown", mark: bool = False,
     headings, cells, words = grid(rows, mark)
     if style == "latex":
         headings = [f"{headings[i - 1]} {text}" if text == PUBLISHED else text for i, text in enumerate(headings)]
-        caption = f"{caption} {PAPER_NOTE}".strip()
+        sources = [text.replace("published", "Published", 1) for text in contradictions(rows)]
+        caption = " ".join(filter(None, (caption, PAPER_NOTE, *sources)))
     return table(headings, cells, style, words, caption)
+
+
+def contradictions(rows: Sequence[Row]) -> list[str]:
+    """Where published figures contradict each other ("28/29"): both, with their sources."""
+    lines = []
+    for row in rows:
+        for metric in dict.fromkeys((*columns(rows), "top1")):
+            figures = distinct(row.beside(metric))
+            if len(figures) > 1:
+                cell = "/".join(figure.text for figure in figures)
+                who = "; ".join(f"{f.text} {f.unit} by {f.source} ({f.protocol})" for f in figures)
+                lines.append(f"published {cell}, {METRICS[metric].published_as} of {row.model}: {who}.")
+    return list(dict.fromkeys(lines))
 
 
 def grid(rows: Sequence[Row], mark: bool = False) -> tuple[list[str], list[list[str]], int]:

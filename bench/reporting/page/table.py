@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.metrics import HIGH, METRICS
-from bench.reporting.footnotes import contradictions, dirty
+from bench.reporting.footnotes import dirty
 from bench.reporting.rows import Row
-from bench.reporting.tables import WORDS, columns, common_base, heading, marked
+from bench.reporting.tables import WORDS, columns, common_base, contradictions, heading, marked
 
 FIRST = ("throughput_ratio", "throughput", "memory", "top1")
 """The metrics that stand first; a published top-1 follows them."""

@@ -9,7 +9,7 @@ import pytest
 from bench.reporting.data import Report, gather
 from bench.reporting.readme import TABLE, parts
 from bench.reporting.results import results_readme
-from bench.reporting.tables import DIRTY
+from bench.reporting.tables import DIRTY, comparison
 from tests.bench.reporting.made_records import cost, kept, timed
 
 NOTE = "round 1 set aside: a process over 1.3 times off its side's other ones"
@@ -35,6 +35,12 @@ def test_contradicting_figures_have_both_sources(report: Report) -> None:
         (line,) = [line for line in text.splitlines() if "published 28/29, parameters of convnext_t" in line]
         assert '28 M by facebookresearch/ConvNeXt@048efce README.md "ImageNet-1K trained models"' in line
         assert '29 M by facebookresearch/ConvNeXt@048efce README.md "ImageNet-22K trained models"' in line
+
+
+def test_in_a_paper_both_sources_are_in_the_caption(report: Report) -> None:
+    caption = next(line for line in comparison(report.rows, "latex").splitlines() if line.startswith("\\caption"))
+    assert "Published 28/29, parameters of ConvNeXt-T: 28 M by" in caption
+    assert "29 M by facebookresearch/ConvNeXt@048efce" in caption
 
 
 def test_figures_of_a_dirty_tree_are_marked(report: Report) -> None:
