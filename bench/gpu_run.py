@@ -133,10 +133,18 @@ def summarise(path: Path) -> int:
     """Print the summary of an archive, of a run that was killed before it wrote one, say."""
     from bench.gpu.summary import summary
 
-    with scratch("gpu") as folder:
-        kept = kept_in(read(path), folder)
-    said = verdict([p for p in CORRECTNESS if p in kept.planned or p in kept.tests], kept.planned, kept.tests)
-    print(summary(kept, str(kept.environment.get("device", "")).startswith("cuda"), said.words))
+    try:
+        with scratch("gpu") as folder:
+            kept = kept_in(read(path), folder)
+        said = verdict([p for p in CORRECTNESS if p in kept.planned or p in kept.tests], kept.planned, kept.tests)
+        print(summary(kept, str(kept.environment.get("device", "")).startswith("cuda"), said.words))
+    except BadInput:
+        raise
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise BadInput(
+            f"--summarise {path}: its files are not as a run keeps them ({why}): give a {ARCHIVE}"
+        ) from error
     return said.code
 
 

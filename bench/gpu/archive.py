@@ -66,6 +66,8 @@ def read(path: Path) -> dict[str, str]:
     try:
         with tarfile.open(path) as archive:
             files = {m.name: archive.extractfile(m) for m in archive.getmembers() if m.isfile()}
+            if elsewhere := [name for name in files if Path(name).name != name]:  # they would be unpacked there
+                raise ValueError(f"it has a file {elsewhere[0]}")
             return {name: file.read().decode() for name, file in files.items() if file is not None}
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
         raise BadInput(f"{path}: no archive of bench.gpu_run ({error}): give a {ARCHIVE}") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +218,38 @@ def test_the_table_of_failures_needs_a_folder_of_its_own(tmp_path: Path, monkeyp
     ):
         with pytest.raises(BadInput, match=f"--out {out}: {why}"):
             gpu_run.main(["--simulate", "--out", str(out)])
+
+
+ENVIRONMENT = b'{"run": "r", "environment": {"cpu": "c", "cores": 2}}'
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"../planted.csv": b"model,metric\n"},
+        {"/dev/shm/planted.csv": b"model,metric\n"},
+        {},
+        {"environment.json": b"[]"},
+        {"environment.json": b"{"},
+        {"environment.json": b"[" * 200_000},
+        {"environment.json": ENVIRONMENT},
+        {"environment.json": b'{"environment": 3}'},
+        {"environment.json": ENVIRONMENT, "tests.jsonl": b'{"no": "part"}\n'},
+        {"environment.json": ENVIRONMENT, "parts.jsonl": b"3\n"},
+        {"environment.json": ENVIRONMENT, "speed.csv": b"a,b\n1,2\n"},
+    ],
+)
+def test_an_archive_of_others_is_refused_and_nothing_is_unpacked_elsewhere(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(BadInput):
+        gpu_run.main(["--summarise", str(tmp_path / ARCHIVE)])
+    assert not list(tmp_path.rglob("planted.csv"))
+    assert not Path("/dev/shm/planted.csv").exists()
