@@ -92,12 +92,13 @@ class Runner:
         )
 
     def _measure(self) -> None:
-        rows, beside = self.sweep.rows(), 1 if self.sweep.settings.device.startswith("cuda") else physical_cores()
+        beside = 1 if self.sweep.settings.device.startswith("cuda") else physical_cores()
         for point in self.sweep.points():
             for kind in self.sweep.timed(point):
-                for group in self.sweep.groups():
+                for group in self.sweep.groups(kind):
                     self._time(kind, group, point)
             for kind in self.sweep.passes(point):
+                rows = self.sweep.rows(kind)
                 together = beside if kind == MEMORY else 1  # others are timed, or take all memory that is free
                 for i in range(0, len(rows), together):
                     self._pass(kind, rows[i : i + together], point)
@@ -137,7 +138,7 @@ class Runner:
         if "energy" in metrics and self.sweep.settings.device.startswith("cuda"):
             plan = replace(plan, block=max(plan.block, ENERGY_BLOCK))
         outcome = Outcome.of_none(sides, plan)
-        baseline_again = group != self.sweep.groups()[0]
+        baseline_again = group != self.sweep.groups(kind)[0]
 
         def begun(what: str) -> None:
             self.begun(f"{kind} {at}: {what}")
@@ -158,9 +159,8 @@ class Runner:
     def _seconds(self, kind: str, group: Sequence[Row], point: Point) -> float:
         """The time of a measurement's rounds: of the first, what is left of `time` after checking, counting and passes,
         so that a command that compares one group takes about so long in all."""
-        first = (kind, group, point) == (
-            self.sweep.timed(point)[0], self.sweep.groups()[0], self.sweep.points()[0]
-        )  # fmt: skip
+        kind_first = self.sweep.timed(point)[0]
+        first = (kind, group, point) == (kind_first, self.sweep.groups(kind_first)[0], self.sweep.points()[0])
         if not first:
             return self.sweep.plan.seconds
         passes = PASS_SECONDS * len(self.sweep.passes(point)) * len(group)

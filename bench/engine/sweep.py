@@ -48,9 +48,17 @@ class Sweep:
     task: str = "classification"
     head: str = ""
 
-    def rows(self) -> list[Row]:
-        """The sides compared, in the table's order."""
-        return [(entry.name, form) for entry in self.entries for form in entry.forms(self.form)]
+    def rows(self, kind: str = "") -> list[Row]:
+        """The sides of a kind of measurement, or all of them, in the table's order."""
+        return [(entry.name, form) for entry in self.entries for form in self._forms(entry, kind)]
+
+    def _forms(self, entry: Entry, kind: str) -> tuple[str, ...]:
+        """What is trained is the training form, whichever is asked for."""
+        asked, trained = entry.forms(self.form), entry.forms("train")
+        if kind:
+            return trained if kind == TRAINING else asked
+        others = set(self.metrics) - set(of_kind(TRAINING))
+        return tuple(dict.fromkeys((*(asked if others else ()), *(trained if self.wanted(TRAINING) else ()))))
 
     def points(self) -> list[Point]:
         """The points of the sweep, in order."""
@@ -71,10 +79,10 @@ class Sweep:
     def _kinds(self, kinds: Sequence[str], point: Point, once: str) -> list[str]:
         return [k for k in kinds if self.wanted(k) and (k != once or point.batch == self.batches[0])]
 
-    def groups(self) -> list[list[Row]]:
+    def groups(self, kind: str) -> list[list[Row]]:
         """Sides timed against each other: the baseline's, and a few others."""
-        base = [row for row in self.rows() if row[0] == self.baseline]
-        others = [row for row in self.rows() if row[0] != self.baseline]
+        base = [row for row in self.rows(kind) if row[0] == self.baseline]
+        others = [row for row in self.rows(kind) if row[0] != self.baseline]
         room = max(1, TOGETHER - len(base))
         return [[*others[i : i + room], *base] for i in range(0, len(others), room)] or [base]
 
@@ -86,13 +94,13 @@ class Sweep:
         """
         steps = {CHECK: (1, CHECK_SECONDS), COST: (sum(map(len, self.counts())), COUNT_SECONDS)}
         by_time = self.plan.precision > 0
-        rounds = len(self.groups()) * (1 if by_time else self.plan.rounds)
         for point in self.points():
             for kind in self.timed(point):
+                rounds = len(self.groups(kind)) * (1 if by_time else self.plan.rounds)
                 seconds = self.plan.seconds if by_time else ROUND_SECONDS
                 steps[kind] = steps.get(kind, (0, 0.0))[0] + rounds, seconds
             for kind in self.passes(point):
-                steps[kind] = steps.get(kind, (0, 0.0))[0] + len(self.rows()), PASS_SECONDS
+                steps[kind] = steps.get(kind, (0, 0.0))[0] + len(self.rows(kind)), PASS_SECONDS
         return steps
 
     def counts(self) -> list[list[Count]]:

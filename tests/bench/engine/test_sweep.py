@@ -20,7 +20,7 @@ def sweep(*names: str, baseline: str, form: str = "deploy", **kwargs: object) ->
 @pytest.mark.parametrize("form", ["deploy", "both"])
 def test_every_side_is_timed_beside_the_baseline(form: str) -> None:
     run = sweep(*MODELS, baseline="overlock_t", form=form)
-    groups = run.groups()
+    groups = run.groups("throughput")
     base = [row for row in run.rows() if row[0] == "overlock_t"]
     assert all(group[-len(base) :] == base for group in groups)
     assert all(len(group) <= TOGETHER for group in groups)
@@ -29,7 +29,18 @@ def test_every_side_is_timed_beside_the_baseline(form: str) -> None:
 
 
 def test_a_model_alone_is_its_own_baseline() -> None:
-    assert sweep("overlock_t", baseline="overlock_t").groups() == [[("overlock_t", "deploy")]]
+    assert sweep("overlock_t", baseline="overlock_t").groups("throughput") == [[("overlock_t", "deploy")]]
+
+
+@pytest.mark.parametrize("form", ["deploy", "train", "both"])
+def test_what_is_trained_is_the_training_form(form: str) -> None:
+    trained = [("overlock_t", "train"), ("convnext_t", "deploy")]  # the one form that it has
+    alone = sweep("overlock_t", "convnext_t", baseline="convnext_t", form=form, metrics=["training"])
+    assert alone.rows() == alone.rows("training") == trained
+    assert alone.groups("training") == [trained]
+    both = sweep("overlock_t", "convnext_t", baseline="convnext_t", form=form, metrics=["training", "throughput"])
+    assert both.rows("training") == trained
+    assert set(both.rows()) == {*trained, *both.rows("throughput")}
 
 
 def test_a_sweep_visits_every_point_and_latency_once_a_size_and_dtype() -> None:
