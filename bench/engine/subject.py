@@ -118,7 +118,9 @@ def prepare(request: Request) -> Subject:
     model = task.load(resolve(request.model), request)
     if training and getattr(model, "aux_head", 0) is None:
         if request.model not in s.weights:
-            raise ValueError(f"the {request.form} form of {request.model} is for inference only: train the training form")
+            raise ValueError(
+                f"the {request.form} form of {request.model} is for inference only: train the training form"
+            )
         path = s.weights[request.model]
         raise BadInput(f"--weights {request.model}={path} has no auxiliary head: leave the metric training out")
     layout = "channels_first" if s.layout == "auto" else s.layout  # until the faster one is known
