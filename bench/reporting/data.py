@@ -49,7 +49,7 @@ def gather(results: Path) -> Report:
         known = environments(folder)
         run = max(known.keys() & _timed(evidence, folder.name) or known, default="")
         try:
-            machines[folder.name] = describe(known[run]) if run else folder.name
+            machines[folder.name] = describe(known[run]) if known else folder.name
         except (KeyError, TypeError, AttributeError) as error:
             where = f"{folder / ENVIRONMENTS}: the environment of run {run}"
             raise BadInput(f"{where} does not describe a machine ({error}): {MEND}") from error
