@@ -25,7 +25,7 @@ def _parser(command: str, about: str, heads: Sequence[str], dtypes: Sequence[str
     """The arguments that evaluation and training both take."""
     p = Parser(prog=f"bench.{command}", description=about)
     p.add_argument("--data", type=Path, required=True, metavar="PATH", help="the data set's folder")
-    p.add_argument("--split", type=part, default=split, metavar="NAME", help=f"of the set's part (default: {split})")
+    p.add_argument("--split", type=part, default=split, metavar="NAME", help=f"the set's part (default: {split})")
     p.add_argument("--categories", metavar="N|FILE",
                    help="of a set of your own: how many, or a file of them, `ID NAME` a line or JSON")  # fmt: skip
     p.add_argument("--head", choices=heads, default=heads[0])

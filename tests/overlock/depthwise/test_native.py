@@ -48,6 +48,20 @@ def test_against_the_definition(
     assert relative_rms(out, wanted) < BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("isa", isas.HERE)
+@pytest.mark.parametrize("factor", [1.0, 1 + 2**-8, 1 + 2**-9, 3.0])  # 1 + 2^-8 makes ties
+def test_every_bfloat16_is_read_and_rounded_as_pytorch_does(
+    factor: float, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isas.compile_for(isa, monkeypatch)
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = every.view(1, 64, 64, 16).permute(0, 3, 1, 2)
+    out = convolve(x, torch.full((1, 16), factor), None)
+    wanted = (x.float() * factor).bfloat16()
+    assert torch.equal(out.isnan(), wanted.isnan())
+    assert torch.equal(out[~out.isnan()], wanted[~wanted.isnan()])
+
+
 @pytest.mark.parametrize(
     ("x", "kernel_size", "reason"),
     [
