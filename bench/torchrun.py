@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -44,7 +43,7 @@ class Workers:
                 raise BadInput(f"WORLD_SIZE={self.size}: {error}: {MEND}") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.size > 1 and kind is None:
             dist.destroy_process_group()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def measure(
     """
     assert len({side.kind for side in sides}) == 1, "sides of one kind are measured in turn"
     outcome = outcome or Outcome.of_none(sides, plan)
-    run = _Run(outcome, plan, begun, seen, known, meanwhile)
+    beside = not sides[0].settings.device.startswith("cuda") if plan.beside is None else plan.beside
+    run = _Run(outcome, plan, begun, seen, known, [meanwhile], beside)
     done, end, wanted, took = outcome.rounds, time.monotonic() + plan.seconds, plan.rounds, 0.0
     while not all(outcome.gone):
         r, begin = outcome.rounds, time.monotonic()
@@ -103,22 +104,17 @@ def settled(replicates: Sequence[Replicate]) -> bool:
     return all(error_of_median(logs) <= SETTLED for logs in ratios)
 
 
+@dataclass
 class _Run:
-    """The rounds of one measurement: which sides still go, and whether their processes wait beside each other."""
+    """The rounds of one measurement: what is known, and whether the sides' processes wait beside each other."""
 
-    def __init__(
-        self,
-        outcome: Outcome,
-        plan: Plan,
-        begun: Progress,
-        seen: Seen,
-        known: Progress,
-        meanwhile: Callable[[], None],
-    ) -> None:
-        self.outcome, self.plan, self.begun, self.seen, self.known = outcome, plan, begun, seen, known
-        self.meanwhile = [meanwhile]
-        on_cuda = outcome.sides[0].settings.device.startswith("cuda")
-        self.beside = not on_cuda if plan.beside is None else plan.beside
+    outcome: Outcome
+    plan: Plan
+    begun: Progress
+    seen: Seen
+    known: Progress
+    meanwhile: list[Callable[[], None]]  # what is still to be done while processes load
+    beside: bool
 
     def round(self, r: int, first: bool) -> None:
         """One fresh process for each side that goes on."""
@@ -207,7 +203,7 @@ class _Run:
         self.seen(i, r, block)
 
     def _warm(self, i: int, process: Process, check: bool) -> Replicate:
-        warm = process.call("warm", plan=self.plan.to_dict(), check=check)
+        warm = process.call("warm", plan=asdict(self.plan), check=check)
         side = self.outcome.sides[i]
         if side.settings.layout == "auto":  # what the first process found faster holds for the others
             self.outcome.sides[i] = replace(side, settings=replace(side.settings, layout=warm["layout"]))

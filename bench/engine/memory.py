@@ -11,18 +11,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
 import torch
 
-from bench.engine.statistics import Summary, summarise
+from bench.engine.statistics import summarise
 from bench.engine.subject import Subject
 from bench.machine.clock import synchronise
 
@@ -35,63 +35,55 @@ CPU_METHOD = "peak resident set of a steady call above that of the loaded, warme
 CUDA_METHOD = "peak allocated of a steady call above the loaded model"
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes. `further` are figures that only some devices have: metric, bytes, method. `outputs` are the calls'."""
-
-    weights: int
-    peak: Summary  # of a call, above what is loaded
-    method: str
-    outputs: Sequence[Any]
-    further: tuple[tuple[str, int, str], ...] = ()
-
-
-def measure(subject: Subject, allocator: Mapping[str, str]) -> Memory:
-    """Peak memory of calls, after one that loads kernels and fills caches and pools.
+@torch.inference_mode()
+def measure(subject: Subject, allocator: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Figures, in bytes, of the loaded model and of calls of it, after one that loads kernels and fills caches and
+    pools; and what the calls gave.
 
     `allocator` has the C library's settings that hold, to be named in the method.
     """
+    device, on_cuda = subject.device, subject.device.type == "cuda"
+    begin = time.perf_counter()
+    outputs = [subject.call(0)]
+    synchronise(device)
+    calls = CALLS if on_cuda or time.perf_counter() - begin < LONG else 1
+    if on_cuda:
+        torch.cuda.empty_cache()  # what cuDNN's search for its algorithms took, and no steady call needs
+    peaks = [peak_of(lambda: outputs.append(subject.call(len(outputs))), device) for _ in range(calls)]
+    peak = summarise([size for size, _ in peaks])
+    how = ", ".join([peaks[-1][1], *(f"{name}={value}" for name, value in allocator.items())])
+    method = CUDA_METHOD if on_cuda else f"{CPU_METHOD} ({how})"
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
-    with torch.inference_mode():
-        begin = time.perf_counter()
-        outputs = [subject.call(0)]
-        synchronise(subject.device)
-        if subject.device.type == "cuda":
-            return _cuda(subject, weights, outputs)
-        calls = CALLS if time.perf_counter() - begin < LONG else 1
-        peaks = []
-        for i in range(1, calls + 1):
-            gc.collect()
-            trimmed = trim()
-            with PeakResident() as resident:
-                outputs.append(subject.call(i))
-                synchronise(subject.device)
-            peaks.append(resident.peak)
-    settings = [f"{name}={value}" for name, value in allocator.items()]
-    how = [resident.method, *(["trimmed"] if trimmed else []), *settings]
-    return Memory(weights, summarise(peaks), f"{CPU_METHOD} ({', '.join(how)})", outputs)
+    figures = [
+        {"metric": "memory", "value": peak.median, "lo": peak.lo, "hi": peak.hi, "n": peak.n, "method": method},
+        {"metric": "memory_weights", "value": weights, "method": "parameters and buffers as loaded"},
+    ]
+    if on_cuda:
+        free, total = torch.cuda.mem_get_info(device)
+        used = "in use on the device after the calls, context and other processes included"
+        figures += [
+            {"metric": "memory_reserved", "value": torch.cuda.max_memory_reserved(device), "n": 1,
+             "method": "peak reserved by the caching allocator"},
+            {"metric": "memory_device", "value": total - free, "n": 1, "method": used},
+        ]  # fmt: skip
+    return figures, outputs
 
 
-def _cuda(subject: Subject, weights: int, outputs: list[Any]) -> Memory:
-    synchronise(subject.device)
-    torch.cuda.empty_cache()  # what cuDNN's search for its algorithms took, and no steady call needs
-    torch.cuda.reset_peak_memory_stats(subject.device)
-    reserved = 0
-    peaks = []
-    for i in range(1, CALLS + 1):
-        loaded = torch.cuda.memory_allocated(subject.device)
-        torch.cuda.reset_peak_memory_stats(subject.device)
-        outputs.append(subject.call(i))
-        synchronise(subject.device)
-        peaks.append(torch.cuda.max_memory_allocated(subject.device) - loaded)
-        reserved = max(reserved, torch.cuda.max_memory_reserved(subject.device))
-    free, total = torch.cuda.mem_get_info(subject.device)
-    further = (
-        ("memory_reserved", reserved, "peak reserved by the caching allocator"),
-        ("memory_device", total - free, "in use on the device after the calls, context and other processes included"),
-    )
-    return Memory(weights, summarise(peaks), CUDA_METHOD, outputs, further)
+def peak_of(call: Callable[[], object], device: torch.device) -> tuple[int, str]:
+    """Bytes that a call takes at most, above what is held before, and on a CPU how they were read."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        synchronise(device)
+        return torch.cuda.max_memory_allocated(device) - before, ""
+    gc.collect()
+    trimmed = trim()
+    with peak_resident() as resident:
+        call()
+        synchronise(device)
+    return resident.peak, resident.method + (", trimmed" if trimmed else "")
 
 
 def trim() -> bool:
@@ -102,56 +94,57 @@ def trim() -> bool:
     return False
 
 
-class PeakResident:
-    """Within it, how far the resident set of this process rises above where it began, in bytes (`peak`).
+@dataclass
+class Resident:
+    """How far the resident set of this process rose, in bytes, and how that was read."""
+
+    method: str = "high-water mark"
+    peak: int = 0
+
+
+@contextlib.contextmanager
+def peak_resident() -> Iterator[Resident]:
+    """How far the resident set rises within the block above where it began; known after the block.
 
     Linux keeps a high-water mark that can be reset; elsewhere the resident set is sampled, and a short peak may be
-    missed. `method` says which.
+    missed.
     """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+    except OSError:
+        resident = Resident("sampled every millisecond")
+        with _sampled() as sizes:
+            yield resident
+        resident.peak = max(sizes) - sizes[0]
+        return
+    resident = Resident()
+    yield resident
+    resident.peak = max(0, _status("VmHWM") - before)
 
-    def __init__(self) -> None:
-        self.peak = 0
-        self.method = ""
 
-    def __enter__(self) -> PeakResident:
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-            self.method = "high-water mark"
-            self._before = _status("VmRSS")
-        except OSError:
-            self.method = "sampled every millisecond"
-            self._before = self._top = psutil.Process().memory_info().rss
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        return self
+@contextlib.contextmanager
+def _sampled() -> Iterator[list[int]]:
+    """The resident set, read again and again as long as the block runs."""
+    process, ended = psutil.Process(), threading.Event()
+    sizes = [process.memory_info().rss]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._thread is None:
-            top = _status("VmHWM")
-        else:
-            self._stop.set()
-            self._thread.join()
-            top = self._top
-        self.peak = max(0, top - self._before)
+    def sample() -> None:
+        while not ended.wait(0.001):
+            sizes.append(process.memory_info().rss)
 
-    def _sample(self) -> None:
-        process = psutil.Process()
-        while not self._stop.wait(0.001):
-            self._top = max(self._top, process.memory_info().rss)
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _status(field: str) -> int:
     """A size in /proc/self/status, in bytes."""
-    for line in _lines("/proc/self/status"):
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def _lines(path: str) -> Iterator[str]:
-    with open(path, encoding="ascii") as file:
-        yield from file
+    found = re.search(rf"^{field}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {field}")
+    return int(found[1]) * 1024

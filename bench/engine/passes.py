@@ -28,21 +28,20 @@ def measured(requests: Sequence[Request]) -> Iterator[Known]:
         processes = [stack.enter_context(Process(r.settings, r)) for r in requests]
         for process, request in zip(processes, requests, strict=True):
             process.ask("prepare", request=request.to_dict())
-        lost: dict[int, Failed] = {}
-        for i, process in enumerate(processes):
-            try:
-                process.answer()
-            except Failed as error:
-                lost[i] = error
-        for i, (process, request) in enumerate(zip(processes, requests, strict=True)):
-            metric = metrics.of_kind(request.kind)[0]
-            answer: dict[str, Any] | Failed
-            try:
-                answer = lost[i] if i in lost else process.call(request.kind)
-            except Failed as error:
-                answer = error
+        prepared = [_answer(process) for process in processes]
+        for process, request, answer in zip(processes, requests, prepared, strict=True):
+            if not isinstance(answer, Failed):
+                process.ask(request.kind)
+                answer = _answer(process)
             process.end()
-            yield request, _records(request, metric, answer)
+            yield request, _records(request, metrics.of_kind(request.kind)[0], answer)
+
+
+def _answer(process: Process) -> dict[str, Any] | Failed:
+    try:
+        return process.answer()
+    except Failed as error:
+        return error
 
 
 @contextmanager
@@ -101,18 +100,17 @@ class _Share:
 
     def poll(self, seconds: float) -> Known | None:
         """The next count, if it comes within `seconds`."""
-        request, metric = self.left[0]
+        answer: dict[str, Any] | Failed | None
         try:
             answer = self.process.poll(seconds)
         except Failed as error:
-            self.left.popleft()
-            if error.ended and self.left:
-                self.process.end()
-                self._start({})
-            return request, _records(request, metric, error)
+            answer = error
         if answer is None:
             return None
-        self.left.popleft()
+        request, metric = self.left.popleft()
+        if isinstance(answer, Failed) and answer.ended and self.left:
+            self.process.end()
+            self._start({})
         return request, _records(request, metric, answer)
 
 

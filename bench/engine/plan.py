@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +23,6 @@ class Plan:
     rough: bool = False  # automatic batches are halved on a CPU, and the operators that ran are not looked up
     timeout: float = 900.0  # seconds that a process may take for one answer
     beside: bool | None = None  # whether a round's processes live at the same time; None: elsewhere than on CUDA
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 LEAST_ROUNDS, MOST_ROUNDS = 2, 40

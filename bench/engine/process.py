@@ -14,7 +14,6 @@ import queue
 import signal
 import tempfile
 import threading
-from types import TracebackType
 from typing import IO, Any
 
 from bench.cli import BadInput
@@ -34,7 +33,7 @@ class Failed(Exception):
         super().__init__(self.reason)
 
 
-class Process:
+class Process(contextlib.AbstractContextManager["Process"]):
     """A process of its own, for one request or for whatever needs no loaded model.
 
     `how` it was started is `fork` or `exec`; `why_not_forked` says why, where it was to be forked and was not.
@@ -116,12 +115,7 @@ class Process:
         self._worker.wait(ENDING_SECONDS)
         self._errors.close()
 
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
 

@@ -20,8 +20,7 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from bench.engine.launch import kill_session
 
@@ -85,27 +84,17 @@ def _one_thread_of_blas() -> Iterator[None]:
 
 def why_not_fork() -> str:
     """Why a fork of this process would not be safe; empty if it is."""
-    if sys.platform != "linux":
-        return f"forking is not safe on {sys.platform}"
-    threads = len(list(Path("/proc/self/task").iterdir()))
+    threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"importing started threads ({threads} run), and a fork would lose them"
-    if _run_in_a_fork(_cuda_is_lost):
-        return "importing asked CUDA for its devices, which a fork cannot use then"
-    return ""
-
-
-def _cuda_is_lost() -> bool:
     import torch
 
-    return bool(getattr(torch._C, "_cuda_isInBadFork", bool)())
-
-
-def _run_in_a_fork(question: Callable[[], bool]) -> bool:
     pid = os.fork()
     if pid == 0:
-        os._exit(int(question()))
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+        os._exit(int(getattr(torch._C, "_cuda_isInBadFork", bool)()))
+    if os.waitpid(pid, 0)[1]:
+        return "importing asked CUDA for its devices, which a fork cannot use then"
+    return ""
 
 
 def _serve(control: socket.socket) -> None:

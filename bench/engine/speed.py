@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.engine.statistics import summarise
 from bench.engine.subject import Subject
-from bench.machine import energy
+from bench.machine import nvml
 from bench.machine.clock import synchronise, time_calls, time_each
 from overlock.loss import AuxiliaryLoss
 
@@ -40,26 +40,18 @@ SHORT = 0.1
 """Calls shorter than this many seconds go once untimed before a block: another process has used the caches since."""
 
 
-class Work(Protocol):
+class Work:
     """Something to time over and over."""
 
-    subject: Subject
-
-    def call(self, i: int) -> Any: ...
-
-    def first_call(self) -> float: ...
-
-    def problems(self) -> tuple[str, ...]: ...
-
-    def launch_bound(self, seconds: float) -> bool: ...
-
-
-class _Work:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
 
     def call(self, i: int) -> Any:
         raise NotImplementedError
+
+    def seconds(self, i: int) -> float:
+        """Seconds of one call."""
+        return time_calls(self.call, 1, self.subject.device, i)[0]
 
     def first_call(self) -> float:
         """Seconds of the first call: kernels are chosen, memory is taken, compiled code is compiled."""
@@ -79,7 +71,7 @@ class _Work:
         return summarise(hosts).median >= LAUNCH_BOUND * seconds
 
 
-class Inference(_Work):
+class Inference(Work):
     """Forward passes in inference mode, with inputs that take turns."""
 
     def call(self, i: int) -> Any:
@@ -87,7 +79,7 @@ class Inference(_Work):
             return self.subject.call(i)
 
 
-class Training(_Work):
+class Training(Work):
     """Steps of training: forward, cross entropy (with the auxiliary head's, weighted 0.4), backward, AdamW."""
 
     def __init__(self, subject: Subject) -> None:
@@ -127,16 +119,11 @@ class Warmth:
     calls: int
 
 
-def warm_up(work: Work, limit: float, before: float = math.inf) -> Warmth:
-    """Call until two successive windows agree within 1 %, or `limit` seconds are over.
+def warm_up(call: Callable[[int], float], limit: float, before: float = math.inf) -> Warmth:
+    """Call what returns its seconds until two successive windows agree within 1 %, or `limit` seconds are over.
 
     `before` are the seconds of a call that was made already: a call as long as that has warmed up what there is.
     """
-    return warm_up_calls(lambda i: time_calls(work.call, 1, work.subject.device, i)[0], limit, before)
-
-
-def warm_up_calls(call: Callable[[int], float], limit: float, before: float = math.inf) -> Warmth:
-    """`warm_up` of anything that returns its seconds."""
     if limit <= before < math.inf:
         return Warmth(before, True, 0)
     end = time.perf_counter() + limit
@@ -169,18 +156,23 @@ def block(work: Work, seconds: float, length: float, each: bool, start: int) -> 
     device = work.subject.device
     calls = max(1, round(length / seconds))
     if seconds < SHORT:
-        time_calls(work.call, 1, device, start)
+        work.seconds(start)
     if each:
         times = time_each(work.call, calls, device, start)
         return Block(summarise(times).median, calls, 0.0, tuple(times))
-    before = energy.joules(device)
+    before = _joules(device)
     took, host = time_calls(work.call, calls, device, start)
-    after = energy.joules(device)
+    after = _joules(device)
     joules = after - before if before is not None and after is not None else None
     return Block(took / calls, calls, host / calls, joules=joules)
 
 
-def faster_layout(subject: Subject, kind: type[Inference] | type[Training] = Inference) -> str:
+def _joules(device: torch.device) -> float | None:
+    """What the device has used so far; None if it does not count it."""
+    return nvml.joules(nvml.uuid(device)) if device.type == "cuda" else None
+
+
+def faster_layout(subject: Subject, kind: type[Work] = Inference) -> str:
     """The memory layout that is taken for the faster one; `subject` is left in it.
 
     It is channels_last unless channels_first is 5 % faster, twice: what noise decides would be decided otherwise in the
@@ -193,7 +185,7 @@ def faster_layout(subject: Subject, kind: type[Inference] | type[Training] = Inf
         subject.images = [x[:images] for x in whole]
         subject.lay_out(layout)  # not in inference mode: what is made there cannot be trained
         work = kind(subject)
-        return min(time_calls(work.call, 1, subject.device, i)[0] for i in range(calls))
+        return min(map(work.seconds, range(calls)))
 
     def channels_first_is_faster() -> bool:
         last, first = (seconds_in(layout, images, calls) for layout in ("channels_last", "channels_first"))
@@ -215,5 +207,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's or the host's memory did not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    signs: tuple[Any, ...] = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc")
+    signs = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

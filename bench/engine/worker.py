@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import BadInput
 from bench.engine.plan import Plan
 from bench.engine.request import TIMED, Request
-from bench.metrics import LATENCY, MEMORY, TRAINING
+from bench.metrics import LARGEST_BATCH, LATENCY, MEMORY, TRAINING
 
 if TYPE_CHECKING:
     from bench.engine.subject import Checked
@@ -136,14 +136,8 @@ class Commands:
 
         self._lay_out()
         with subject.BackendsSeen() as seen:
-            result = memory.measure(self.subject, self.allocator)
-        conditions = self._conditions(subject.Checked(subject.check_outputs(*result.outputs[:2]), seen.label))
-        figures = [
-            {"metric": "memory", "value": result.peak.median, "lo": result.peak.lo, "hi": result.peak.hi,
-             "n": result.peak.n, "method": result.method},
-            {"metric": "memory_weights", "value": result.weights, "method": "parameters and buffers as loaded"},
-            *({"metric": name, "value": value, "n": 1, "method": how} for name, value, how in result.further),
-        ]  # fmt: skip
+            figures, outputs = memory.measure(self.subject, self.allocator)
+        conditions = self._conditions(subject.Checked(subject.check_outputs(*outputs[:2]), seen.label))
         return {**conditions, "figures": figures}
 
     def largest_batch(self) -> dict[str, Any]:
@@ -151,9 +145,8 @@ class Commands:
         from bench.engine import fit
 
         conditions = self._settle()
-        result = fit.largest_batch(self.subject, self.request.resolution, self.request.settings.memory_budget)
-        figure = {"metric": "largest_batch", "value": result.batch, "method": result.method, "notes": result.notes}
-        return {**conditions, "figures": [figure]}
+        batch, how = fit.largest_batch(self.subject, self.request.resolution, self.request.settings.memory_budget)
+        return {**conditions, "figures": [{"metric": LARGEST_BATCH, "value": batch, "method": how}]}
 
     def breakdown(self) -> dict[str, Any]:
         """Time, MACs, parameters and activations of each kind of operator and each stage."""
@@ -185,7 +178,7 @@ class Commands:
         first = math.nan if called_before and eager else self.work.first_call()
         limit = self.plan.warmup * (speed.MORE_WARMUP if training else 1)
         before = math.inf if training or not eager else self.checked.seconds if check else first
-        warm = speed.warm_up(self.work, limit, before)
+        warm = speed.warm_up(self.work.seconds, limit, before)
         self.seconds, self.position = warm.seconds, 0
         self.before = self.canary.read()
         return {

@@ -206,7 +206,7 @@ def _cuda(device: str) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_benchmark": CUDNN_BENCHMARK,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else "",
+        "uuid": nvml.uuid(device),
         "driver": _cuda_driver(),
     }
 

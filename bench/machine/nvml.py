@@ -9,9 +9,20 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
+
+
+@functools.cache
+def uuid(device: torch.device | str) -> str:
+    """The name by which NVML knows a CUDA device."""
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def in_this_process(side: Request, seconds: float) -> dict[str, float]:
 
     torch.set_num_threads(side.settings.threads)
     work = speed.Inference(subject.prepare(side))
-    one = speed.warm_up(work, 3.0).seconds
+    one = speed.warm_up(work.seconds, 3.0).seconds
     methods: dict[str, Callable[[], float]] = {
         OURS: lambda: speed.block(work, one, seconds, each=False, start=0).seconds,
         TIMM: lambda: timm_method(work, max(2, round(seconds / one))),

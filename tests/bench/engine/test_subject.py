@@ -117,14 +117,14 @@ def test_long_calls_are_not_repeated_untimed() -> None:
 
 def test_warm_up_that_never_settles_says_so() -> None:
     durations = itertools.cycle((1.0, 2.0))
-    assert not speed.warm_up_calls(lambda i: next(durations), 0.001).steady
+    assert not speed.warm_up(lambda i: next(durations), 0.001).steady
     settling = (4.0, 3.0, 2.0, 1.0, 1.0)
-    settled = speed.warm_up_calls(lambda i: settling[i], 60.0)
+    settled = speed.warm_up(lambda i: settling[i], 60.0)
     assert settled.steady
     assert settled.seconds == 1.0
-    long = speed.warm_up_calls(lambda i: pytest.fail("a call as long as the limit has warmed up"), 0.5, before=0.8)
+    long = speed.warm_up(lambda i: pytest.fail("a call as long as the limit has warmed up"), 0.5, before=0.8)
     assert (long.seconds, long.steady, long.calls) == (0.8, True, 0)
-    assert speed.warm_up_calls(lambda i: 0.1, 0.001, before=0.0005).calls > 0
+    assert speed.warm_up(lambda i: 0.1, 0.001, before=0.0005).calls > 0
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_peak_resident_sees_what_was_held(sampled: bool, monkeypatch: pytest.Mon
         monkeypatch.setattr(Path, "write_text", refuse)
     size = 64 * 2**20
     fresh_pages(4 * size).close()  # an earlier peak is not this one's
-    with memory.PeakResident() as resident:
+    with memory.peak_resident() as resident:
         held = fresh_pages(size)
         time.sleep(0.1)
         held.close()
@@ -254,10 +254,10 @@ def test_memory_of_a_call_is_above_the_loaded_model() -> None:
         second = torch.ones(size, dtype=torch.uint8)
         return x * (first[0] + second[0])
 
-    result = memory.measure(subject_of(copies), {})
-    assert 1.8 * size < result.peak.median < 3 * size
-    assert result.weights == 0
-    assert result.further == ()
+    figures, _ = memory.measure(subject_of(copies), {})
+    peak, weights = (figure["value"] for figure in figures)
+    assert 1.8 * size < peak < 3 * size
+    assert weights == 0
 
 
 def test_environment_is_told() -> None:
