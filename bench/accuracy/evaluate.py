@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from bench.engine.subject import DTYPES, LAYOUTS, BackendsSeen
 from bench.evaluation import passes
 from bench.evaluation.passes import Missing
 from bench.evaluation.store import Store
+from bench.machine.device import autocast
 from bench.torchrun import Workers
 
 TOP = 5
@@ -48,10 +48,8 @@ class Conditions:
     def cast(self) -> torch.dtype:
         return torch.float32 if self.dtype.startswith("amp-") else DTYPES[self.dtype]
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        if not self.dtype.startswith("amp-"):
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype.removeprefix("amp-")])
+    def autocast(self) -> torch.autocast:
+        return autocast(self.device, DTYPES[self.dtype.removeprefix("amp-")] if self.dtype.startswith("amp-") else None)
 
     def apply(self) -> None:
         """Set what holds for the whole process."""

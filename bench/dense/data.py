@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,11 +22,7 @@ from bench.dense import categories
 from bench.dense.annotations import check
 from bench.dense.categories import Classes
 from bench.dense.transforms import Image
-from bench.evaluation.files import EXTENSIONS, LeftOut, Listing, described, listing, refuse_repeated
-
-
-class UnreadableImage(ValueError):
-    """An image that cannot be evaluated; the message says why."""
+from bench.evaluation.files import EXTENSIONS, LeftOut, Listing, UnreadableImage, described, listing, refuse_repeated
 
 
 def read_image(path: Path) -> Image:
@@ -35,13 +31,16 @@ def read_image(path: Path) -> Image:
     Raises:
         UnreadableImage: where it is missing, damaged or no image.
     """
-    return _read(path, lambda file: np.array(ImageOps.exif_transpose(file).convert("RGB")))
+    with _opened(path) as file:
+        return np.array(ImageOps.exif_transpose(file).convert("RGB"))
 
 
-def _read(path: Path, pixels: Callable[[PIL.Image], NDArray[Any]]) -> NDArray[Any]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image]:
+    """An image's file; within it, whatever its decoder raises is an `UnreadableImage`."""
     try:
         with PIL.open(path) as file:
-            return pixels(file)
+            yield file
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds
@@ -54,15 +53,10 @@ TURNED = (5, 6, 7, 8)
 
 def _header(path: Path, upright: bool) -> tuple[tuple[int, int], str]:
     """Height and width of an image, as it lies in the file or `upright`, and PIL's mode: without its pixels."""
-    try:
-        with PIL.open(path) as file:
-            turned = upright and file.getexif().get(ExifTags.Base.Orientation) in TURNED
-            size = (file.width, file.height) if turned else (file.height, file.width)
-            return size, file.mode
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise many kinds
-        raise UnreadableImage(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    with _opened(path) as file:
+        turned = upright and file.getexif().get(ExifTags.Base.Orientation) in TURNED
+        size = (file.width, file.height) if turned else (file.height, file.width)
+        return size, file.mode
 
 
 def files_hash(files: list[Path], *contents: bytes, sizes: bool = True) -> str:
@@ -159,7 +153,8 @@ class ADE20K:
     def label(self, name: str) -> NDArray[np.uint8]:
         """(H, W) as in the file."""
         path = self.files[name][1]
-        label = _read(path, np.array)
+        with _opened(path) as file:
+            label = np.array(file)
         if label.ndim != 2 or label.dtype != np.uint8:
             raise UnreadableImage(f"{path.name}: no annotation of {len(self.classes)} classes in 8 bits")
         if unknown := self.classes.unknown(label):

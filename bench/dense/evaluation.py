@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bench.dense.data import ADE20K, COCO, UnreadableImage
+from bench.dense.data import ADE20K, COCO
 from bench.dense.detection import Detections, ImageSize
 from bench.dense.layers import resize
 from bench.dense.miou import image_counts, to_row
 from bench.dense.transforms import DETECTION_LIMITS, Image, SegmentationTest, detection_input, segmentation_input
 from bench.evaluation import passes
+from bench.evaluation.files import UnreadableImage
 from bench.evaluation.passes import Missing, loaded
 from bench.evaluation.store import Store
+from bench.machine.device import autocast
 from bench.torchrun import Workers
 
 Row = dict[str, Any]
@@ -42,9 +44,8 @@ class Place:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        dtype, kind = AUTOCAST[self.dtype], self.device.split(":")[0]
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        with torch.inference_mode(), torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.inference_mode(), autocast(self.device, AUTOCAST[self.dtype]):
             yield
 
 

@@ -18,6 +18,11 @@ EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 SYSTEM = ("__MACOSX", "lost+found", "@eaDir")
 NAMED = 3
 
+
+class UnreadableImage(ValueError):
+    """An image that cannot be used; the message names it and says why."""
+
+
 LeftOut = dict[str, list[str]]
 """Why names are left out -> these names."""
 

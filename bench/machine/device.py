@@ -38,3 +38,8 @@ def choose_device(asked: str, dtypes: Sequence[str] = ()) -> str:
     if device == "mps" and not torch.backends.mps.is_available():
         raise BadInput("--device mps: there is no MPS device here; give --device cpu")
     return device
+
+
+def autocast(device: str, dtype: torch.dtype | None) -> torch.autocast:
+    """Autocast on a device: what runs in it computes in `dtype` where that is safe; None: as it would without."""
+    return torch.autocast(device.partition(":")[0], dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -7,7 +7,6 @@ number, so that a run that was stopped anywhere ends with the numbers of one tha
 from __future__ import annotations
 
 import logging
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,16 +19,19 @@ from timm.data import Mixup
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from bench.cli import BadInput, write_whole
 from bench.files import parse_csv, read_text
+from bench.machine.device import autocast
 from bench.torchrun import Workers
 from bench.training import state
 from bench.training.samples import seed_all
+from bench.training.steps import descend, distributed
 from overlock.loss import AuxiliaryLoss
 
 log = logging.getLogger("bench.train")
+
+MEND = "give --output another folder"
 
 
 @dataclass
@@ -107,16 +109,11 @@ def train(
     """
     t, last = training, folder / "last.pth"
     if workers.rank == 0:
-        state.read(folder / "best.pth", about, "cpu")  # what is there is written over
+        state.restore(folder / "best.pth", about, "cpu", MEND)  # what is there is written over
         _lines(folder / "log.csv")
-    if content := state.read(last, about, t.device):
-        try:
-            t.restore(content, workers.rank)
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            why = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
-            raise BadInput(f"{last} is damaged ({why}): {state.MEND}") from error
+    if state.restore(last, about, t.device, MEND, lambda content: t.restore(content, workers.rank)):
         log.info("goes on from step %d of %d of %s", t.step, t.total, last)
-    network = _shared(t, workers)
+    network = distributed(t.model, t.device, workers)
     source = batches(t.step)
     clock = _Clock(t)
 
@@ -146,16 +143,6 @@ def train(
             keep()
 
 
-def _shared(t: Training, workers: Workers) -> nn.Module:
-    """The network that computes gradients, of all processes' images where there are several."""
-    if workers.size == 1:
-        return t.model
-    if t.device.startswith("cuda"):
-        t.model = nn.SyncBatchNorm.convert_sync_batchnorm(t.model)
-        return DistributedDataParallel(t.model, [t.device])
-    return DistributedDataParallel(t.model)
-
-
 def _step(
     t: Training, network: nn.Module, images: Tensor, labels: Tensor, workers: Workers
 ) -> tuple[dict[str, float], int]:
@@ -166,18 +153,11 @@ def _step(
     target = labels
     if t.mixup is not None:
         images, target = t.mixup(images, labels)
-    kind = t.device.partition(":")[0]
-    with torch.autocast(kind, dtype=t.autocast or torch.bfloat16, enabled=t.autocast is not None):
+    with autocast(t.device, t.autocast):
         parts = t.loss.parts(network(images), target)
         loss = t.loss.total(parts)
     values = {"loss": loss.item()} | ({name: part.item() for name, part in parts.items()} if len(parts) > 1 else {})
-    if not loss.isfinite():
-        raise BadInput(f"the loss is not finite at step {t.step}: {values}: give a lower --lr, or --dtype float32")
-    t.optimiser.zero_grad()
-    loss.backward()
-    if t.clip is not None:
-        nn.utils.clip_grad_norm_(t.model.parameters(), t.clip)
-    t.optimiser.step()
+    descend(loss, values, t.model, t.optimiser, t.clip, f"step {t.step}")
     if t.ema is not None:
         t.ema.update(t.model, step=t.step)
     return values, len(labels)
@@ -194,7 +174,7 @@ def _merge_statistics(t: Training, workers: Workers) -> None:
 def _end_of_epoch(
     t: Training, epoch: int, workers: Workers, folder: Path, about: dict[str, str], validate_every: int
 ) -> None:
-    """Validate, tell, and keep what is best."""
+    """Validate, log, and keep what is best."""
     row: dict[str, float] = {"epoch": epoch + 1, "lr": t.optimiser.param_groups[0]["lr"]}
     every = workers.gather(t.sums)
     row |= {name: sum(sums[name] for sums in every) / workers.size / t.steps for name in t.sums}
@@ -228,14 +208,14 @@ def _lines(path: Path) -> list[str]:
     """
     if not path.exists():
         return []
-    rows = parse_csv(read_text(path, state.MEND), path, LOG, state.MEND)
+    rows = parse_csv(read_text(path, MEND), path, LOG, MEND)
     if not all(row["epoch"].isdecimal() for _, row in rows):
-        raise BadInput(f"{path} is no log of a training: {state.MEND}")
+        raise BadInput(f"{path} is no log of a training: {MEND}")
     return [",".join(row[name] for name in LOG) for _, row in rows]
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """A line an epoch; lines of epochs that are done again after a stop are replaced."""
+    """Add the line of an epoch; lines of epochs that are done again after a stop are replaced."""
     kept = [line for line in _lines(path) if int(line.partition(",")[0]) < row["epoch"]]
     made = ",".join(f"{row[name]:.10g}" if name in row else "" for name in LOG)
     write_whole(path, "\n".join([",".join(LOG), *kept, made]) + "\n")
@@ -249,7 +229,7 @@ class _Clock:
         self.last = self.begun, training.step
 
     def line(self, epoch: int, at: int, parts: dict[str, float], images: int) -> str:
-        """What is told of a step: where it is, losses, learning rate, speed, and the time that is left."""
+        """What is logged of a step: where it is, losses, learning rate, speed, and the time that is left."""
         t, now = self.t, time.monotonic()
         since, done = self.last
         rate = images * (t.step - done) / (now - since)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,40 +18,31 @@ from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from bench.accuracy import loader
 from bench.accuracy.data import ImageSet, open_images
 from bench.accuracy.recipes import Recipe, recipe_for
 from bench.cli import OK, BadInput
-from bench.files import alone
+from bench.evaluation.files import UnreadableImage
 from bench.loading import resolve
 from bench.machine.device import choose_device
 from bench.models import Entry
 from bench.torchrun import KEPT, Workers
-from bench.training import state, weights
-from bench.training.loop import Training, train
-from bench.training.samples import Samples, Shares, collate, readable, seed_all
+from bench.training import samples, weights
+from bench.training.loop import MEND, Training, train
+from bench.training.samples import Shares, seed_all
+from bench.training.steps import about, processes
 from overlock.checkpoints.download import Unavailable
 from overlock.loss import AUX_WEIGHT, AuxiliaryLoss
 
 log = logging.getLogger("bench.train")
 
-ANY = ("device", "threads", "workers", "output", "every", "print_every", "weights")
-"""Arguments that may be others when a stopped training goes on."""
-
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     entry, device = resolve(args.model), choose_device(args.device)
     training_set, test_set, tested = _sets(args)
-    with (
-        Workers("nccl" if device.startswith("cuda") else "gloo") as workers,
-        alone(args.output / "last.pth", state.MEND) if workers.rank == 0 else nullcontext(),
-    ):
+    with processes(args, device, args.output / "last.pth", MEND) as workers:
         share = _share(args, len(training_set), workers)
         classes = _classes(args, training_set)
         seed_all(args.seed, 2)  # the first weights, the same in every process
@@ -87,19 +76,15 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             start=said,
         )
-        about = {f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items() if k not in ANY}
-        about |= {"--data": training_set.named, "torchrun": f"{workers.size} processes"}
-        samples = Samples(training_set, args.data / "train", _augmentation(args, recipe), args.seed)
+        load = partial(_sample, training_set, args.data / "train", _augmentation(args, recipe))
 
         def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
             every = range(start, training.total)
-            sampler = Shares(len(training_set), args.batch_size, every, args.seed, workers)
-            read = DataLoader(
-                samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate, pin_memory=device != "cpu"
-            )
-            return readable(iter(read))
+            shares = Shares(len(training_set), args.batch_size, every, args.seed, workers, whole=True)
+            return samples.batches(load, shares, args.workers, pin_memory=device != "cpu")
 
-        train(training, batches, workers, args.output, about, args.every, args.print_every, args.validate_every)
+        known = about(args, training_set.named) | {"torchrun": f"{workers.size} processes"}
+        train(training, batches, workers, args.output, known, args.every, args.print_every, args.validate_every)
     return OK
 
 
@@ -124,8 +109,6 @@ def _share(args: argparse.Namespace, count: int, workers: Workers) -> int:
     """Images of a batch in this process."""
     if count < args.batch_size:
         raise BadInput(f"--batch-size {args.batch_size}: --data has {count} training images: give {count} or fewer")
-    if args.batch_size % workers.size:
-        raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {workers.size} processes")
     share: int = args.batch_size // workers.size
     if (args.mixup or args.cutmix) and share % 2:
         raise BadInput(f"--batch-size {args.batch_size}: Mixup pairs images, and {share} a process are odd")
@@ -170,8 +153,8 @@ def _model(args: argparse.Namespace, entry: Entry, classes: int) -> tuple[nn.Mod
         raise BadInput(f"--weights {args.weights}: {error}") from error
     if args.checkpointing:
         model.set_grad_checkpointing()
-    told = f"{args.weights} has {had} classes: the last layer of {classes} begins anew"
-    return model, told if had not in (None, classes) else ""
+    said = f"{args.weights} has {had} classes: the last layer of {classes} begins anew"
+    return model, said if had not in (None, classes) else ""
 
 
 def _optimiser(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
@@ -193,41 +176,43 @@ def _loss(args: argparse.Namespace, mixup: Mixup | None) -> AuxiliaryLoss:
     return AuxiliaryLoss(SoftTargetCrossEntropy() if mixup else hard, weight)
 
 
+def _sample(images: ImageSet, where: Path, transform: Callable[[Any], Tensor], i: int) -> tuple[Tensor, int]:
+    """A transformed image (3, H, W) and its class."""
+    try:
+        image = loader.decode(images.source.read(i))
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds; whichever, the image is named
+        raise UnreadableImage(f"{where / images.source.names[i]}: {type(error).__name__}: {error}") from error
+    return transform(image), images.labels[i]
+
+
 def _augmentation(args: argparse.Namespace, recipe: Recipe) -> Any:
     try:
-        transform = _transform(args, recipe)
+        transform: Any = create_transform(
+            (3, *args.resolution),
+            is_training=True,
+            auto_augment=None if args.augment == "none" else args.augment,
+            color_jitter=0.4,
+            re_prob=args.erase,
+            re_mode="pixel",
+            interpolation="random",
+            mean=recipe.mean,
+            std=recipe.std,
+        )
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise BadInput(
             f"--augment {args.augment}: timm has none of that name ({error}); give none for flips and crops"
         ) from error
-    return _one_bit(transform)
-
-
-def _one_bit(transform: Any) -> Any:
-    """timm's posterizing keeps 0 bits at the strongest draws, which Pillow refuses: at least one here."""
     for part in transform.transforms:
         for op in getattr(part, "ops", ()):
-            if op.name.startswith("Posterize"):
+            if op.name.startswith("Posterize"):  # keeps 0 bits at the strongest draws, which Pillow refuses
                 op.level_fn = partial(_at_least_one, op.level_fn)
     return transform
 
 
 def _at_least_one(level: Callable[..., tuple[int]], *given: Any) -> tuple[int]:
     return (max(1, *level(*given)),)
-
-
-def _transform(args: argparse.Namespace, recipe: Recipe) -> Any:
-    return create_transform(
-        (3, *args.resolution),
-        is_training=True,
-        auto_augment=None if args.augment == "none" else args.augment,
-        color_jitter=0.4,
-        re_prob=args.erase,
-        re_mode="pixel",
-        interpolation="random",
-        mean=recipe.mean,
-        std=recipe.std,
-    )
 
 
 def _top1(

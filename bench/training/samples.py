@@ -5,17 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from bench.accuracy.data import ImageSet
-from bench.accuracy.loader import decode
 from bench.cli import BadInput
+from bench.evaluation.files import UnreadableImage
 from bench.torchrun import MEND_IMAGE, Workers
 
 Place = tuple[int, int]
@@ -38,57 +36,68 @@ class Unreadable:
 
 
 class Samples(Dataset[Any]):
-    """A transformed image (3, H, W) and its class, by `Place`."""
+    """What `load` gives of an image's index, by `Place`. It raises `UnreadableImage` for one that cannot be used."""
 
-    def __init__(self, images: ImageSet, where: Path, transform: Callable[[Any], Tensor], seed: int) -> None:
-        self.images, self.where, self.transform, self.seed = images, where, transform, seed
+    def __init__(self, load: Callable[[int], Any], seed: int) -> None:
+        self.load, self.seed = load, seed
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, int] | Unreadable:
+    def __getitem__(self, place: Place) -> Any:
         draw, i = place
         seed_all(self.seed, 0, draw)
         try:
-            image = decode(self.images.source.read(i))
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise many kinds; whichever, the image is named
-            return Unreadable(f"{self.where / self.images.source.names[i]}: {type(error).__name__}: {error}")
-        return self.transform(image), self.images.labels[i]
+            return self.load(i)
+        except UnreadableImage as error:
+            return Unreadable(str(error))
 
 
 class Shares(Sampler[list[Place]]):
-    """This process's places of each batch, from batch `start` on; images are shuffled anew each epoch.
+    """This process's places of each of the `batches`, by number; images are shuffled anew each epoch.
 
-    An epoch has `count // batch` batches; what is left over is another epoch's luck.
+    An epoch has all `count` images, or where `whole` those that fill batches: the others are another epoch's luck.
     """
 
-    def __init__(self, count: int, batch: int, batches: range, seed: int, workers: Workers) -> None:
+    def __init__(self, count: int, batch: int, batches: range, seed: int, workers: Workers, whole: bool) -> None:
         self.count, self.batch, self.batches, self.seed, self.workers = count, batch, batches, seed, workers
+        self.epoch = count - count % batch if whole else count
 
     def __iter__(self) -> Iterator[list[Place]]:
-        epoch, order = -1, torch.empty(0)
+        @lru_cache(maxsize=1)
+        def order(epoch: int) -> list[int]:
+            return torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
+
         for number in self.batches:
-            now, at = divmod(number, self.count // self.batch)
-            if now != epoch:
-                epoch = now
-                order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + epoch))
-            first = at * self.batch
-            yield self.workers.share([(number * self.batch + k, int(order[first + k])) for k in range(self.batch)])
+            draws = self.workers.share(list(range(number * self.batch, (number + 1) * self.batch)))
+            yield [(draw, order(draw // self.epoch)[draw % self.epoch]) for draw in draws]
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
-def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor] | Unreadable:
-    """A batch (B, 3, H, W) and its classes (B,), or the first image of it that could not be read."""
-    for sample in samples:
-        if isinstance(sample, Unreadable):
-            return sample
-    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+def batches(
+    load: Callable[[int], Any],
+    shares: Shares,
+    loaders: int,
+    pin_memory: bool,
+    collate: Callable[[list[Any]], Any] = default_collate,
+) -> Iterator[Any]:
+    """The batches of `shares`, each `collate` of what `load` gives, read by `loaders` processes (0: by this one).
 
-
-def readable(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Raises BadInput for an image that could not be read."""
-    for batch in batches:
+    Raises:
+        BadInput: for an image that cannot be read.
+    """
+    samples = Samples(load, shares.seed)
+    for batch in DataLoader(
+        samples,
+        batch_sampler=shares,
+        num_workers=loaders,
+        collate_fn=partial(_collated, collate),
+        pin_memory=pin_memory,
+    ):
         if isinstance(batch, Unreadable):
             raise BadInput(f"--data: {batch.reason}: {MEND_IMAGE}")
         yield batch
+
+
+def _collated(collate: Callable[[list[Any]], Any], samples: Sequence[Any]) -> Any:
+    """A batch, or the first image of it that could not be read."""
+    return next((sample for sample in samples if isinstance(sample, Unreadable)), None) or collate(list(samples))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.cli import BadInput
-
-MEND = "give --output another folder"
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -29,20 +28,35 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         raise BadInput(f"cannot write {path}: {error}") from error
 
 
-def read(path: Path, about: Mapping[str, str], device: str) -> dict[str, Any] | None:
-    """What `save` wrote there; None where there is no file.
+def restore(
+    path: Path,
+    about: Mapping[str, str],
+    device: str,
+    mend: str,
+    take: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> bool:
+    """Have `take` take what `save` wrote there; returns whether there is such a file.
+
+    Args:
+        about: what the weights depend on; the content has it as `meta.about`.
+        mend: what to do where the file cannot be used.
 
     Raises:
-        BadInput: if it is no such state, or of a run whose `about` differs.
+        BadInput: if it is no such state, is damaged, or is of a run whose `about` differs.
     """
     if not path.exists():
-        return None
+        return False
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         known = dict(content["meta"]["about"])
     except Exception as error:  # what kind it is depends on what the file is instead
-        raise BadInput(f"{path} is there and is no state of this training: {MEND}") from error
+        raise BadInput(f"{path} is there and is no state of this training: {mend}") from error
     differ = [name for name in {**known, **about} if known.get(name) != about.get(name)]
     if differ:
-        raise BadInput(f"{path} is of a run with other {', '.join(sorted(map(str, differ)))}: {MEND}")
-    return content
+        raise BadInput(f"{path} is of a run with other {', '.join(sorted(map(str, differ)))}: {mend}")
+    try:
+        take(content)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        why = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        raise BadInput(f"{path} is damaged ({why}): {mend}") from error
+    return True

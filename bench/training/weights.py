@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.accuracy.networks import RANDOM, RELEASED, RELEASED_CLASSES
 from bench.cli import BadInput
 from bench.loading import create_on_meta
 from bench.models import Entry
 from overlock.checkpoints.loading import fitted
 from overlock.checkpoints.reading import read_checkpoint
 
-RELEASED_CLASSES = 1000
 HEADS = ("head.", "aux_head.", "fc.", "classifier.")
 """How the names of a classifier's last layers begin."""
 
@@ -23,9 +23,9 @@ def classes_of(entry: Entry, weights: str, keywords: Mapping[str, Any]) -> int |
     Raises:
         BadInput: if the file cannot be read, or is another model's with any number of classes.
     """
-    if weights == "random":
+    if weights == RANDOM:
         return None
-    if weights == "released":
+    if weights == RELEASED:
         return RELEASED_CLASSES
     try:
         state = read_checkpoint(Path(weights))

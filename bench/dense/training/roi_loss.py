@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,7 @@ from bench.dense.training.assign import match_boxes, sample
 NUMBER, POSITIVE_SHARE = 512, 0.25
 
 
-@dataclass(frozen=True)
-class Objects:
+class Objects(NamedTuple):
     """What an image shows, in the network's input: boxes (G, 4), labels (G,), masks (G, H, W) of 0 and 1."""
 
     boxes: Tensor

@@ -14,9 +14,10 @@ pytest.importorskip("pycocotools")
 
 from bench.cli import BadInput
 from bench.dense.average_precision import average_precision, evaluated, matches, paired_difference, weighted_ap
-from bench.dense.data import COCO, UnreadableImage
+from bench.dense.data import COCO
 from bench.dense.detection import Detections, ImageSize
 from bench.dense.evaluation import Pass, Place, Run, evaluate_coco
+from bench.evaluation.files import UnreadableImage
 from bench.torchrun import Workers
 from tests.bench.dense.trees import COCO_IDS, write_coco
 

@@ -21,8 +21,9 @@ from bench.coco import main as coco
 from bench.dense.average_precision import average_precision, evaluated
 from bench.dense.build import build_dense
 from bench.dense.categories import Classes, narrowed, of_objects, of_pixels
-from bench.dense.data import ADE20K, COCO, UnreadableImage
+from bench.dense.data import ADE20K, COCO
 from bench.dense.weights import load_start
+from bench.evaluation.files import UnreadableImage
 from bench.train_ade20k import main as train_ade20k
 from bench.train_coco import main as train_coco
 from tests.bench.dense.trees import Shapes, write_ade20k, write_coco_split

@@ -21,7 +21,8 @@ from pycocotools.mask import encode
 
 from bench.ade20k import main as ade20k
 from bench.cli import BadInput
-from bench.dense.data import ADE20K, COCO, UnreadableImage, read_image
+from bench.dense.data import ADE20K, COCO, read_image
+from bench.evaluation.files import UnreadableImage
 from bench.train_ade20k import main as train_ade20k
 from bench.train_coco import main as train_coco
 from tests.bench.dense.trees import write_ade20k, write_coco, write_coco_split
@@ -120,7 +121,7 @@ def test_what_a_training_state_depends_on(tmp_path: Path, monkeypatch: pytest.Mo
     """All arguments but those of where and how often, and what is in the set: another would make it of two runs."""
     root = as_training(write_ade20k(tmp_path / "data", {n: LABEL for n in "ab"}))
     kept: list[dict[str, str]] = []
-    monkeypatch.setattr("bench.dense.training.run.train", lambda *args: kept.append(args[-2]))
+    monkeypatch.setattr("bench.dense.training.run.train", lambda *args, **_: kept.append(args[-2]))
     args = train_arguments(root, tmp_path / "t.pth")
     with pytest.raises(BadInput, match="2 images or more"):
         train_ade20k(args)

@@ -12,10 +12,11 @@ pytest.importorskip("torchvision")
 
 from bench.cli import BadInput
 from bench.dense.categories import of_pixels
-from bench.dense.data import ADE20K, UnreadableImage
+from bench.dense.data import ADE20K
 from bench.dense.evaluation import Pass, Place, evaluate_ade20k, segment
 from bench.dense.miou import from_row, image_counts, paired_difference, score, to_row
 from bench.dense.transforms import MULTI_SCALES, SegmentationTest
+from bench.evaluation.files import UnreadableImage
 from bench.torchrun import Workers
 from tests.bench.dense.trees import ReadsLabels, write_ade20k
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,10 +31,13 @@ from bench.dense.training.augment import (
     detection_sample,
     segmentation_sample,
 )
-from bench.dense.training.loop import Endless, Schedule, optimiser_for, train
+from bench.dense.training.loop import Schedule, optimiser_for, train
 from bench.dense.training.roi_loss import Objects, roi_losses, stages_of
 from bench.dense.training.rpn_loss import rpn_losses
+from bench.evaluation.files import UnreadableImage
 from bench.torchrun import Workers
+from bench.training import samples
+from bench.training.samples import Shares
 from tests.bench.dense.trees import write_ade20k
 
 TWELVE = Schedule(1000, 2e-4, 0.05, 500, 1e-3, (8 / 12, 11 / 12))
@@ -202,92 +206,82 @@ def test_weight_decay_spares_what_has_one_axis() -> None:
     assert spared["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_processes_see_each_image_once_an_epoch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", str(size))
-    shares = []
-    for rank in range(size):
-        monkeypatch.setenv("RANK", str(rank))
-        shares.append(list(itertools.islice(Endless(6, Workers()), 12 // size)))
-    together = [image for turn in zip(*shares, strict=True) for image in turn]
-    assert sorted(together[:6]) == sorted(together[6:]) == list(range(6))
-    assert together[:6] != together[6:]
-    monkeypatch.setenv("RANK", "0")
-    later = list(itertools.islice(Endless(6, Workers(), start=6), 6 // size))
-    assert later == together[6::size]
-
-
 class Line(nn.Module):
-    """One weight that is pulled to 3."""
+    """One weight that is pulled to about 3."""
+
+    stop = 10**9  # calls after which it is stopped
 
     def __init__(self) -> None:
         super().__init__()
         self.model = nn.Linear(1, 1, bias=False)
+        self.calls = 0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"square": (self.model(x) - 3 * x).square().mean()}
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return {"square": (self.model(x) - (2.5 + torch.rand(())) * x).square().mean()}
+
+
+def load(torn: set[int], i: int) -> tuple[Tensor]:
+    """An image, whose augmentation is a random number."""
+    if i in torn:
+        raise UnreadableImage(f"{i}.png is torn")
+    return (torch.rand(1) + i,)
 
 
 def run(
-    folder: Path, schedule: Schedule, stop: int = 10**9, every: int = 4, seed: str = "0", **facts: object
-) -> nn.Module:
+    folder: Path, schedule: Schedule, torn: set[int] | None = None, every: int = 4, seed: int = 0, **facts: object
+) -> Line:
     torch.manual_seed(0)
     losses = Line()
 
-    def batches(start: int):
-        return ((torch.full((1, 1), float(i + 1)),) for i in itertools.count(start))
+    def batches(start: int) -> Iterator[Any]:
+        shares = Shares(7, 2, range(start, schedule.iterations), seed, Workers(), whole=False)
+        return samples.batches(partial(load, torn or set()), shares, 0, False)
 
-    def report(iteration: int, values: dict[str, float]) -> None:
-        if iteration == stop:
-            raise KeyboardInterrupt
-
-    train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", every, report, {"--seed": seed}, facts)
-    return losses.model
+    train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", {"--seed": str(seed)}, facts,
+          seed=seed, every=every, print_every=5)  # fmt: skip
+    return losses
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What augmentation and losses draw is the same again."""
     schedule = Schedule(20, 0.05, 0.0, 3, 1e-3)
-    (tmp_path / "a").mkdir()
     whole = run(tmp_path / "a", schedule)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "b", schedule, stop=10, start="of a file", categories=[["cat", [1]]])
+    with monkeypatch.context() as patched:
+        patched.setattr(Line, "stop", 10)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "b", schedule, start="of a file", categories=[["cat", [1]]])
     kept = torch.load(tmp_path / "b" / "m.pth", weights_only=True)
     assert kept["meta"]["iteration"] == 8
+    assert kept["meta"]["categories"] == [["cat", [1]]]
     resumed = run(tmp_path / "b", schedule, start="another file's")
-    assert torch.equal(whole.weight, resumed.weight)
+    assert torch.equal(whole.model.weight, resumed.model.weight)
     assert torch.load(tmp_path / "b" / "m.pth", weights_only=True)["meta"]["start"] == "of a file"
     assert not list((tmp_path / "b").glob("*.part"))
-    with pytest.raises(BadInput, match="another schedule"):
+    with pytest.raises(BadInput, match="of a run with other schedule"):
         run(tmp_path / "b", Schedule(30, 0.05, 0.0, 3, 1e-3))
     with pytest.raises(BadInput, match="of a run with other --seed: give --output another file"):
-        run(tmp_path / "b", schedule, seed="1")
+        run(tmp_path / "b", schedule, seed=1)
 
 
-def test_a_batch_that_cannot_be_read_loses_no_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule, count, torn = Schedule(20, 0.05, 0.0, 3, 1e-3), itertools.count, [11]
-
-    def until_torn(start: int) -> Iterator[int]:
-        for i in count(start):
-            if i in torn:
-                raise BadInput("a.png is torn")
-            yield i
-
-    (tmp_path / "whole").mkdir()
+def test_an_image_that_cannot_be_read_loses_no_iteration(tmp_path: Path) -> None:
+    schedule = Schedule(20, 0.05, 0.0, 3, 1e-3)
     whole = run(tmp_path / "whole", schedule)
-    monkeypatch.setattr(itertools, "count", until_torn)
-    with pytest.raises(BadInput, match=r"a\.png"):
-        run(tmp_path, schedule, every=1000)
-    assert torch.load(tmp_path / "m.pth", weights_only=True)["meta"]["iteration"] == 11
-    torn.clear()
-    assert torch.equal(whole.weight, run(tmp_path, schedule, every=1000).weight)
+    with pytest.raises(BadInput, match=r"--data: 3\.png is torn: mend the file"):
+        run(tmp_path, schedule, {3}, every=1000)
+    assert 0 < torch.load(tmp_path / "m.pth", weights_only=True)["meta"]["iteration"] < 4
+    assert torch.equal(whole.model.weight, run(tmp_path, schedule, every=1000).model.weight)
 
 
 STATES = {
     "a released checkpoint": ({"meta": {"epoch": 300}, "state_dict": {"weight": torch.ones(1, 1)}}, "no state of this"),
     "a flat one": ({"weight": torch.ones(1, 1)}, "no state of this"),
-    "another model's": ({"state_dict": {"bias": torch.ones(1)}}, "another model"),
-    "another shape": ({"state_dict": {"weight": torch.ones(2, 1)}}, "another model"),
-    "no optimiser's": ({"optimiser": {"param_groups": []}}, "damaged state of the optimiser"),
+    "another model's": ({"state_dict": {"bias": torch.ones(1)}}, "damaged"),
+    "another shape": ({"state_dict": {"weight": torch.ones(2, 1)}}, "damaged"),
+    "no optimiser's": ({"optimiser": {"param_groups": []}}, "damaged"),
+    "an iteration that there is not": ({"meta": {"iteration": 9}}, "damaged .*iteration 9 of 4"),
     "text": (None, "no state of this"),
 }
 
@@ -302,7 +296,8 @@ def test_an_output_that_is_something_else_is_refused_and_left_as_it_is(case: str
         torch.save(content, path)
     else:
         run(tmp_path, schedule)
-        torch.save(torch.load(path, weights_only=True) | content, path)
+        known = torch.load(path, weights_only=True)
+        torch.save(known | content | {"meta": known["meta"] | content.get("meta", {})}, path)
     before = path.read_bytes()
     with pytest.raises(BadInput, match=words) as error:
         run(tmp_path, schedule)

@@ -6,8 +6,8 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -21,14 +21,16 @@ from bench import published
 from bench.accuracy import labels, predictions
 from bench.cli import BadInput
 from bench.dense import data
-from bench.dense.evaluation import JSONLines
+from bench.dense.evaluation import JSONLines, Place
 from bench.dense.training import loop
+from bench.evaluation.files import UnreadableImage
 from bench.evaluation.store import Store
 from bench.evidence import evidence
 from bench.gates import expected
 from bench.machine import calibration
 from bench.paths import REPOSITORY
 from bench.records import store
+from bench.torchrun import Workers
 from overlock.checkpoints.loading import read_checkpoint
 from overlock.checkpoints.released import read_rows
 from tests.bench.dense.trees import write_ade20k, write_coco
@@ -120,26 +122,26 @@ def read_journal(path: Path) -> Any:
     return opened.results
 
 
-SCHEDULE = loop.Schedule(4, 0.1, 0.0, 0, 1.0)
+class Line(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": self.model(x).sum()}
 
 
-def trained() -> tuple[Any, Any]:
-    model = torch.nn.Linear(2, 2)
-    optimiser = loop.optimiser_for(model, SCHEDULE)
-    model(torch.ones(1, 2)).sum().backward()
-    optimiser.step()
-    return SimpleNamespace(model=model), optimiser
+def read_training_state(path: Path) -> None:
+    """A training of two iterations, from the file at `path` on."""
+    schedule, batches = loop.Schedule(2, 0.1, 0.0, 0, 1.0), repeat((torch.ones(1, 2),))
+    loop.train(Line(), lambda start: batches, schedule, Place(), Workers(), path, {"--seed": "0"}, {},
+               seed=0, every=1, print_every=1)  # fmt: skip
 
 
 def training_state() -> bytes:
-    losses, optimiser = trained()
     with tempfile.TemporaryDirectory() as folder:
-        loop._save(Path(folder, "t.pth"), losses, optimiser, SCHEDULE, 2, {"--seed": "0"})
+        read_training_state(Path(folder, "t.pth"))
         return Path(folder, "t.pth").read_bytes()
-
-
-def read_training_state(path: Path) -> Any:
-    return loop._resume(path, *trained(), SCHEDULE, "cpu", {"--seed": "0"})
 
 
 class Case(NamedTuple):
@@ -183,8 +185,8 @@ CASES = {
     "checkpoint": Case(checkpoint, "w.pth", read_checkpoint, (ValueError,)),
     "safetensors": Case(lambda: save({"a": torch.zeros(3)}), "w.safetensors", read_checkpoint, (ValueError,)),
     "annotation of ADE20K": Case(lambda: image_file("PNG"), "annotations/validation/a.png", read_label,
-                                 (BadInput, data.UnreadableImage)),
-    "image": Case(lambda: image_file("JPEG"), "a.jpg", read_image, (BadInput, data.UnreadableImage)),
+                                 (BadInput, UnreadableImage)),
+    "image": Case(lambda: image_file("JPEG"), "a.jpg", read_image, (BadInput, UnreadableImage)),
     "published.csv": Case(lambda: head(RESULTS / "published.csv", 60), "published.csv", read_published),
     "weights.csv": Case(lambda: head(RESULTS / "weights.csv"), "weights.csv", read_rows, (ValueError,)),
     "a calibration": Case(calibration_file, "here/records.csv", read_calibration),
