@@ -231,14 +231,20 @@ def load(torn: set[int], i: int) -> tuple[Tensor]:
 
 
 def run(
-    folder: Path, schedule: Schedule, torn: set[int] | None = None, every: int = 4, seed: int = 0, **facts: object
+    folder: Path,
+    schedule: Schedule,
+    torn: set[int] | None = None,
+    every: int = 4,
+    seed: int = 0,
+    loaders: int = 0,
+    **facts: object,
 ) -> Line:
     torch.manual_seed(0)
     losses = Line()
 
     def batches(start: int) -> Iterator[Any]:
         shares = Shares(7, 2, range(start, schedule.iterations), seed, Workers(), whole=False)
-        return samples.batches(partial(load, torn or set()), shares, 0, False)
+        return samples.batches(partial(load, torn or set()), shares, loaders, False)
 
     train(losses, batches, schedule, Place(), Workers(), folder / "m.pth", {"--seed": str(seed)}, facts,
           seed=seed, every=every, print_every=5)  # fmt: skip
@@ -256,7 +262,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
     kept = torch.load(tmp_path / "b" / "m.pth", weights_only=True)
     assert kept["meta"]["iteration"] == 8
     assert kept["meta"]["categories"] == [["cat", [1]]]
-    resumed = run(tmp_path / "b", schedule, start="another file's")
+    resumed = run(tmp_path / "b", schedule, loaders=1, start="another file's")
     assert torch.equal(whole.model.weight, resumed.model.weight)
     assert torch.load(tmp_path / "b" / "m.pth", weights_only=True)["meta"]["start"] == "of a file"
     assert not list((tmp_path / "b").glob("*.part"))
