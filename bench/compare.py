@@ -305,9 +305,8 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
         lines.append(
             f"  {now.model} {now.resolution} {now.form} {now.metric}: {then.value:g} -> {now.value:g} {change}"
         )
-    for refused in pairing.refused:
-        r = refused.ours
-        lines.append(f"  {r.model} {r.resolution} {r.form} {r.metric}: not compared: {refused.reason}")
+    for r, reason in pairing.refused:
+        lines.append(f"  {r.model} {r.resolution} {r.form} {r.metric}: not compared: {reason}")
     return lines
 
 

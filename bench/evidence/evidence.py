@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.cli import BadInput
 from bench.files import parse_csv, read_text
 from bench.paths import data_file
 from bench.published import Subject
 from bench.records.record import Record
-from bench.records.store import machines, read
+from bench.records.store import files_of, machines, read
 from bench.tasks import WITHOUT_AUXILIARY
 
 MAIN_COUNTERS = ("", "defined", "fvcore, checked by torch FlopCounterMode")
@@ -80,28 +79,17 @@ def load(results: Path) -> Evidence:
 
 
 def load_files(files: Sequence[Path]) -> Evidence:
-    """The records of files (CSV or JSON) or of machines' folders.
+    """The records of files (CSV or JSON) or of folders.
 
     Raises:
         BadInput: if one cannot be read, or holds no records.
     """
-    placed: list[Placed] = []
-    for path in files:
-        if path.is_dir():
-            files = sorted(path.glob("*.csv"))
-            if not files:
-                raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
-            placed += [item for file in files for item in _in(file)]
-        else:
-            placed += _in(path)
-    return Evidence(placed)
+    return Evidence(item for path in files for file in files_of(path) for item in _in(file))
 
 
 def _in(file: Path) -> list[Placed]:
     """A file's records. In CSV a record is a line, after the line of headings."""
     first = 2 if file.suffix == ".csv" else None
-    if not file.exists():
-        raise BadInput(f"there is no file {file}; python -m bench.compare --save keeps records under results/")
     name = "/".join(file.parts[-3:]) if first else str(file)
     return [Placed(r, f"{name}:{first + i}" if first else f"{name}#{i}") for i, r in enumerate(read(file))]
 

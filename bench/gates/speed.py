@@ -113,7 +113,7 @@ def beside_anchor(
     paired = comparability.pair([record], recorded)
     if not paired.pairs:
         shown = {"ratio": f"{ratio.value:.3f}"}
-        reason = f"no recorded ratio to compare: {paired.refused[0].reason}"
+        reason = f"no recorded ratio to compare: {paired.refused[0][1]}"
         return Judgement(subject, RATIO, INVALID, shown, reason), record
     ((_, before),) = paired.pairs
     assert before.value is not None
@@ -132,7 +132,7 @@ def _refused(planned: Record, recorded: Sequence[Record]) -> str:
     """Why no recorded ratio can be compared with what is planned, whichever backend will run; empty if one can."""
     backends = dict.fromkeys(record.backend for record in recorded if record.model == planned.model) or {"": None}
     pairings = [comparability.pair([replace(planned, value=1.0, backend=b)], recorded) for b in backends]
-    return "" if any(pairing.pairs for pairing in pairings) else pairings[-1].refused[0].reason
+    return "" if any(pairing.pairs for pairing in pairings) else pairings[-1].refused[0][1]
 
 
 def _size(side: Request) -> str:

@@ -16,6 +16,8 @@ from bench.records.record import Record
 IDENTITY = ("model", "metric", "task", "head", "variant", "resolution")
 """What makes two records figures of the same thing."""
 
+NOTHING = "nothing of the kind was recorded"
+
 MAY_DIFFER = ("commit", "dirty", "torch", "timm", "python", "driver", "weights", "method")
 
 
@@ -62,20 +64,11 @@ def differences(ours: Record, theirs: Record) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A record that nothing could be compared with; `theirs` is the nearest recorded one, if there is any."""
-
-    ours: Record
-    theirs: Record | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class Pairing:
-    """Two sets of records side by side: `pairs` of (ours, theirs); ours that are `refused`."""
+    """Two sets of records side by side: `pairs` of (ours, theirs); ours that are `refused`, each with the reason."""
 
     pairs: tuple[tuple[Record, Record], ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[tuple[Record, str], ...]
 
 
 def pair(ours: Sequence[Record], theirs: Sequence[Record]) -> Pairing:
@@ -89,11 +82,9 @@ def pair(ours: Sequence[Record], theirs: Sequence[Record]) -> Pairing:
         comparable = [other for other in candidates if not refusal(record, other)]
         if comparable:
             pairs.append((record, max(reversed(comparable), key=lambda other: other.time)))
-        elif candidates:
-            nearest = min(reversed(candidates), key=lambda other: refusal(record, other).count(";"))
-            refused.append(Refused(record, nearest, refusal(record, nearest)))
-        else:
-            refused.append(Refused(record, None, "nothing of the kind was recorded"))
+        else:  # by the recorded one that is the nearest
+            reasons = [refusal(record, other) for other in reversed(candidates)]
+            refused.append((record, min(reasons, key=lambda reason: reason.count(";"), default=NOTHING)))
     return Pairing(tuple(pairs), tuple(refused))
 
 

@@ -22,7 +22,6 @@ VERSION = 3
 OUT_OF_MEMORY = "OOM"
 """How the first reason of a record begins when the measurement ran out of memory."""
 
-
 NO_FIGURE: Mapping[str, Any] = {"value": None, "lo": None, "hi": None, "n": None, "valid": False}
 """What a record without a figure has in the place of one."""
 
@@ -82,9 +81,9 @@ class Record:
         Raises:
             ValueError: for a field that is not of its type, or that no measurement can give; it names the field.
         """
-        for field in fields(self):
-            if not _FITS[str(field.type)](getattr(self, field.name)):
-                raise _refusal(field.name, getattr(self, field.name))
+        for name, kind in TYPES.items():
+            if not _FITS[kind](getattr(self, name)):
+                raise _refusal(name, getattr(self, name))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (() if value is None else (value,))
@@ -118,7 +117,7 @@ class Record:
     def of_other_set(self) -> bool:
         """Whether an accuracy is of other images than published figures are: ImageNet-1K's, COCO's or ADE20K's.
 
-        The latter two are told by their hash alone, others by a name before it.
+        The latter two go by their hash alone, others have a name before it.
         """
         name, sign, _ = self.dataset.partition(":")
         return bool(sign) and name != "imagenet"
@@ -146,11 +145,8 @@ def stamped(record: Record, environment: Mapping[str, Any], run: str) -> Record:
     return replace(record, **{name: value for name, value in stamp.items() if getattr(record, name) in ("", None)})
 
 
-FIELDS = tuple(f.name for f in fields(Record))
-"""Names of a record's fields, in the order of a file's columns."""
-
-TUPLES = ("reasons", "notes", "samples", "moved")
-"""Fields that hold several values."""
+TYPES: Mapping[str, str] = {field.name: str(field.type) for field in fields(Record)}
+"""A record's fields in the order of a file's columns, with their types as they are written above."""
 
 
 def new_run() -> str:
@@ -166,10 +162,10 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"not a record: {values!r:.60}")
-    known = {key: value for key, value in values.items() if key in FIELDS}
-    for name in TUPLES:
-        if name in known and isinstance(known[name], list | None):
-            known[name] = tuple(known[name] or ())
+    known = {name: values[name] for name in TYPES if name in values}
+    for name, value in known.items():
+        if TYPES[name].startswith("tuple") and isinstance(value, list | None):
+            known[name] = tuple(value or ())
     try:
         record = Record(**known)
     except TypeError as error:
@@ -226,12 +222,12 @@ def _up_to_date(record: Record) -> Record:
     if record.version < 2 and not record.device:  # what is counted had the counter in `method`
         record = replace(record, counter=record.counter or record.method)
     old = record.version < 3 and record.task != "classification"
-    if old and (found := _HEAD_IN_METHOD.match(record.method)):  # a record without a value could lack it
-        how = record.method[found.end() :]
+    if old and (match := _HEAD_IN_METHOD.match(record.method)):  # a record without a value could lack it
+        how = record.method[match.end() :]
         if how in ("single scale", "multi-scale and flip"):  # of an accuracy
-            record = replace(record, head=found[1], variant="" if how == "single scale" else how, method="")
+            record = replace(record, head=match[1], variant="" if how == "single scale" else how, method="")
         else:
-            record = replace(record, head=found[1], variant=found[2] or "", method=how)
+            record = replace(record, head=match[1], variant=match[2] or "", method=how)
     return replace(record, version=max(record.version, VERSION))
 
 

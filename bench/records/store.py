@@ -20,7 +20,7 @@ from typing import Any
 from bench.cli import BadInput, check_writable, unwritable, write_whole
 from bench.files import locked, parse_csv, read_text
 from bench.project import project
-from bench.records.record import FIELDS, TUPLES, Record, from_dict, from_json
+from bench.records.record import TYPES, Record, from_dict, from_json
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ ENVIRONMENTS = "environments.jsonl"
 MEND = "give a file of records that bench.compare wrote, or mend it by hand or from git"
 """What a user can do about a file that cannot be read."""
 
-_NUMBERS = ("value", "lo", "hi", "noise")
-_COUNTS = ("n", "batch", "threads", "version")
 _FLAGS = {"true": True, "false": False}
 
 
@@ -53,11 +51,7 @@ def save(records: Sequence[Record], environment: Mapping[str, Any], results: Pat
             "these records cannot be kept: their environment names no machine; give --output to keep them in a file"
         )
     folder = (results or results_folder()) / machine
-    known = environments(folder)
-    new = sorted({record.run for record in records} - known.keys())
-    if new:
-        text = "".join(json.dumps({"run": run, "environment": dict(environment)}) + "\n" for run in new)
-        _append_text(folder / ENVIRONMENTS, text)
+    _add_environments(folder, {record.run: environment for record in records})
     append(folder / RECORDS, records)
     return folder / RECORDS
 
@@ -89,19 +83,13 @@ def add_missing(
         if not machine:
             raise BadInput(f"these records cannot be kept: they name no machine: {MEND}")
         folder = (results or results_folder()) / machine
-        rows = {tuple(row.values()): row for row in (_cells(r) for r in records if r.machine == machine)}
-        runs = dict.fromkeys(record.run for record in records if record.machine == machine)
-        known = {run: environments_of[run] for run in runs if run in environments_of}
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ENVIRONMENTS):
-            new = sorted(known.keys() - environments(folder).keys())
-            lines = [json.dumps({"run": run, "environment": dict(known[run])}) + "\n" for run in new]
-            if lines:
-                _repair(folder / ENVIRONMENTS)
-                _add(folder / ENVIRONMENTS, "".join(lines))
+        of_machine = [record for record in records if record.machine == machine]
+        runs = {record.run for record in of_machine} & environments_of.keys()
+        _add_environments(folder, {run: environments_of[run] for run in runs})
         path = folder / RECORDS
         with locked(path):
             there = {tuple(_cells(record).values()) for record in read(path)} if path.exists() else set()
+            rows = {tuple(row.values()): row for row in map(_cells, of_machine)}
             missing = [row for cells, row in rows.items() if cells not in there]
             if missing:
                 _append(path, missing)
@@ -124,7 +112,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Add lines; the caller holds the lock."""
     columns = _columns(path)
     _repair(path)
-    missing = [name for name in FIELDS if name not in columns]
+    missing = [name for name in TYPES if name not in columns]
     if missing:
         columns = [*columns, *missing]
         _rewrite(path, columns)
@@ -133,7 +121,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
 
 def csv_of(records: Iterable[Record]) -> str:
     """The text of a file of these records."""
-    return _text([FIELDS, *([*_cells(record).values()] for record in records)])
+    return _text([[*TYPES], *([*_cells(record).values()] for record in records)])
 
 
 def check(results: Path | None = None) -> None:
@@ -187,18 +175,26 @@ def machines(results: Path | None = None) -> list[Path]:
     return sorted({file.parent for file in (results or results_folder()).glob("*/*.csv")})
 
 
+def files_of(path: Path) -> list[Path]:
+    """A file itself; of a folder all CSV files: a machine's, or one with a folder for each machine.
+
+    Raises:
+        BadInput: if a folder has none.
+    """
+    files = sorted(path.glob("*.csv")) or sorted(path.glob("*/*.csv")) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
+    return files
+
+
 def read(path: Path) -> list[Record]:
-    """The records of a file (CSV or JSON), or of a folder with all its CSV files, in the order written: a machine's, or
-    one with a folder for each machine.
+    """The records of `files_of` a path, in the order written.
 
     Raises:
         BadInput: if there is nothing there, or it holds no records.
     """
     if path.is_dir():
-        files = sorted(path.glob("*.csv")) or sorted(path.glob("*/*.csv"))
-        if not files:
-            raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
-        return [record for file in files for record in read(file)]
+        return [record for file in files_of(path) for record in read(file)]
     content = read_text(path, MEND)
     if not content.lstrip().startswith("{"):
         return _parse(content, path)
@@ -227,10 +223,14 @@ def _environment_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield run, environment
 
 
-def _append_text(path: Path, text: str) -> None:
+def _add_environments(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep the environments of those runs that a machine's folder does not have yet."""
+    path = folder / ENVIRONMENTS
     with locked(path):
-        _repair(path)
-        _add(path, text)
+        new = sorted(known.keys() - environments(folder).keys())
+        if new:
+            _repair(path)
+            _add(path, "".join(json.dumps({"run": run, "environment": dict(known[run])}) + "\n" for run in new))
 
 
 def _add(path: Path, text: str) -> None:
@@ -273,7 +273,7 @@ def _columns(path: Path) -> list[str]:
     """
     content = read_text(path, MEND) if path.exists() else ""
     first, end, _ = content.partition("\n")
-    if not end and _text([FIELDS]).startswith(first):
+    if not end and _text([[*TYPES]]).startswith(first):
         return []
     parse_csv(first, path, ("model", "metric"), MEND)
     if not end:
@@ -296,7 +296,7 @@ def _text(rows: Iterable[Sequence[str]]) -> str:
 
 def _cells(record: Record) -> dict[str, str]:
     """A record's fields as text without line breaks, so that a line is a record."""
-    return {name: _cell(getattr(record, name)) for name in FIELDS}
+    return {name: _cell(getattr(record, name)) for name in TYPES}
 
 
 def _cell(value: Any) -> str:
@@ -313,7 +313,7 @@ def _parse(content: str, path: Path) -> list[Record]:
     records = []
     for number, row in parse_csv(_whole(content, path), path, ("model", "metric"), MEND):
         try:
-            values = {name: _value(name, text) for name, text in row.items() if name in FIELDS and text}
+            values = {name: _value(name, text) for name, text in row.items() if name in TYPES and text}
             records.append(from_dict({"value": None, "unit": "", "form": "", "version": 1, **values}))
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{path}, line {number}: {error}: {MEND}") from error
@@ -321,12 +321,13 @@ def _parse(content: str, path: Path) -> list[Record]:
 
 
 def _value(name: str, text: str) -> Any:
-    if name in TUPLES:
+    kind = TYPES[name].removesuffix(" | None")
+    if kind.startswith("tuple"):
         return json.loads(text)
-    if name in ("dirty", "valid"):
+    if kind == "bool":
         if text not in _FLAGS:
             raise ValueError(f"{name} is {text!r}, neither true nor false")
         return _FLAGS[text]
-    if name in _COUNTS or (name in _NUMBERS and text.lstrip("-").isdecimal()):
+    if kind == "int" or (kind == "float" and text.lstrip("-").isdecimal()):
         return int(text)
-    return float(text) if name in _NUMBERS else text
+    return float(text) if kind == "float" else text

@@ -21,7 +21,7 @@ from bench.engine.check import import_modules
 from bench.evidence.evidence import Placed
 from bench.gates import expected
 from bench.records import store
-from bench.records.record import FIELDS, Record, to_json
+from bench.records.record import TYPES, Record, to_json
 from bench.render import table
 from bench.reporting.rows import rows
 from tests.bench.dense.trees import write_ade20k, write_coco
@@ -186,7 +186,7 @@ def test_a_rewritten_file_keeps_its_link_and_its_mode(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o664
     assert len(store.read(real)) == 2
-    assert real.read_text().startswith(",".join(FIELDS))
+    assert real.read_text().startswith(",".join(TYPES))
 
 
 def test_output_is_looked_at_and_left_alone(tmp_path: Path) -> None:
