@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
 
 from bench.evidence.evidence import Placed
 from bench.evidence.statement import Statement
@@ -71,9 +69,3 @@ class Finding:
     def dirty(self) -> bool:
         """Whether it rests on a figure that was measured from a tree with uncommitted changes."""
         return any(placed.record.dirty for placed in self.evidence)
-
-
-def count(findings: Iterable[Finding]) -> dict[Verdict, int]:
-    """How many findings have each verdict, in the verdicts' order."""
-    ordered = sorted(findings, key=lambda f: list(Verdict).index(f.verdict))
-    return {verdict: len(list(same)) for verdict, same in groupby(ordered, key=lambda f: f.verdict)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from bench import render
 from bench.evidence.commands import command
 from bench.evidence.evidence import main_counter
-from bench.evidence.finding import FOLDED, Finding, Verdict, count
+from bench.evidence.finding import FOLDED, Finding, Verdict
 from bench.evidence.rule import RULE
 from bench.evidence.statement import Statement
 from bench.published import SCALE, Printed
@@ -86,7 +87,8 @@ def row(finding: Finding) -> dict[str, Any]:
 
 def summary(findings: Sequence[Finding]) -> str:
     """How many findings have each verdict, on one line."""
-    return ", ".join(f"{n} {verdict.value}" for verdict, n in count(findings).items())
+    counts = Counter(finding.verdict for finding in findings)
+    return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict])
 
 
 def would_change(finding: Finding) -> str:

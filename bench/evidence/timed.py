@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.evidence.decide import decide, join, not_measured
@@ -41,16 +42,14 @@ def _where(record: Record) -> object:
     return r.machine, r.device, r.dtype, r.batch, r.threads, r.compile, r.layout if r.device == "cuda" else ""
 
 
-def _ratios(evidence: Evidence, first: Subject, second: Subject) -> list[Ratio]:
+def _ratios(evidence: Evidence, first: Subject, second: Subject) -> Iterator[Ratio]:
     """The paired ratios of first to second, whichever of them the run took for its baseline."""
-    found = []
     for placed in evidence.ratios(first, second):
         low, high = _interval(placed)
-        found.append((placed.value, low, high, placed))
+        yield placed.value, low, high, placed
     for placed in evidence.ratios(second, first):
         low, high = _interval(placed)
-        found.append((1 / placed.value, 1 / high, 1 / low if low > 0 else math.inf, placed))
-    return [(value, low, high, placed) for value, low, high, placed in found]
+        yield 1 / placed.value, 1 / high, 1 / low if low > 0 else math.inf, placed
 
 
 def _interval(placed: Placed) -> tuple[float, float]:

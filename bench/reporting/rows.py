@@ -83,9 +83,17 @@ class Row:
         """The records of what was measured, not only counted."""
         return [placed for metric, placed in self.cells.items() if not METRICS[metric].cost]
 
+    def record(self, metric: str) -> Record | None:
+        """The record of a metric; None where there is none."""
+        return self.cells[metric].record if metric in self.cells else None
+
     def value(self, metric: str) -> float | None:
         """A figure in whole units, whether valid or not; None where there is none."""
         return self.cells[metric].record.value if metric in self.cells else None
+
+    def valid(self, metric: str) -> float | None:
+        """A figure in whole units; None where there is none that is valid."""
+        return self.cells[metric].record.value if metric in self.cells and self.cells[metric].record.valid else None
 
     def beside(self, metric: str) -> tuple[Printed, ...]:
         """Everything published that this row's figure can be set against."""
@@ -113,7 +121,7 @@ def rows(placed: Iterable[Placed]) -> list[Row]:
         if metric not in SHOWN or item.record.of_other_set:  # a table has one column for what is of the published set
             continue
         row = made[conditions_of(metric)].of(_row(item.record))
-        if _stands(item.record, row.cells[metric].record if metric in row.cells else None):
+        if _stands(item.record, row.record(metric)):
             row.cells[metric] = item
     result: list[Row] = []
     for conditions, parts in made.items():

@@ -7,7 +7,6 @@ from typing import Any
 
 from bench.metrics import METRICS, PAIRED, QUOTIENT
 from bench.published import distinct
-from bench.records.record import Record
 from bench.reporting.rows import Row
 from bench.reporting.tables import columns, status
 
@@ -27,8 +26,8 @@ def wide(rows: Sequence[Row], baseline: str) -> list[dict[str, Any]]:
 def _base(rows: Sequence[Row], row: Row, baseline: str) -> Row | None:
     """The baseline's row under the same conditions."""
     same = ("task", "head", "resolution", "training", "device", "dtype", "compile", "threads", "batch")
-    found = [r for r in rows if r.model == baseline and r.under_the(same) == row.under_the(same)]
-    return next((r for r in found if r.form == row.form), found[0] if found else None)
+    alike = [r for r in rows if r.model == baseline and r.under_the(same) == row.under_the(same)]
+    return max(alike, key=lambda r: r.form == row.form, default=None)
 
 
 def _row(row: Row, base: Row | None, metrics: Sequence[str]) -> dict[str, Any]:
@@ -36,40 +35,29 @@ def _row(row: Row, base: Row | None, metrics: Sequence[str]) -> dict[str, Any]:
     for metric in metrics:
         made |= _cells(row, base, metric)
     made |= _published(row, "top1")
-    records = {metric: found.record for metric, found in row.cells.items()}
+    records = {metric: placed.record for metric, placed in row.cells.items()}
     made["valid"] = all(record.valid for record in records.values())
     made["reasons"] = "; ".join(f"{metric}: {reason}" for metric, r in records.items() for reason in r.reasons)
     return made
 
 
 def _cells(row: Row, base: Row | None, metric: str) -> dict[str, Any]:
-    of, record = METRICS[metric], _record(row, metric)
+    of, record = METRICS[metric], row.record(metric)
     cells = {metric: record and record.value, f"{metric}_status": status(record) if record else ""}
     if of.spread:
         cells |= {f"{metric}_{end}": record and getattr(record, end) for end in ("lo", "hi")}
     if of.published:
         cells |= _published(row, metric)
-    reference = _record(base, metric) if base else None
-    quotient = _quotient(record, reference)
+    ours, theirs = row.valid(metric), base.valid(metric) if base else None
+    quotient = ours / theirs if ours is not None and theirs else None
     if of.ratio == QUOTIENT:
         cells[f"{metric}_ratio"] = quotient
     elif of.ratio == PAIRED:
-        paired = _record(row, f"{metric}_ratio")
+        paired = row.record(f"{metric}_ratio")
         known = paired if paired is not None and paired.valid and quotient is not None else None
         cells[f"{metric}_ratio"] = known.value if known else quotient if row is base else None
         cells |= {f"{metric}_ratio_{end}": known and getattr(known, end) for end in ("lo", "hi")}
     return cells
-
-
-def _record(row: Row, metric: str) -> Record | None:
-    return row.cells[metric].record if metric in row.cells else None
-
-
-def _quotient(record: Record | None, reference: Record | None) -> float | None:
-    """The ratio of two figures that are both valid."""
-    if record is None or reference is None or not (record.valid and reference.valid):
-        return None
-    return None if record.value is None or not reference.value else record.value / reference.value
 
 
 def _published(row: Row, metric: str) -> dict[str, Any]:

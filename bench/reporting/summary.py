@@ -64,7 +64,7 @@ def _speed(rows: Sequence[Row]) -> str:
 
 
 def _memory(rows: Sequence[Row]) -> str:
-    known = sorted((row for row in rows if _valid(row, "memory")), key=lambda row: row.value("memory") or 0.0)
+    known = sorted((row for row in rows if row.valid("memory") is not None), key=lambda row: row.valid("memory") or 0.0)
     if len(known) < 2:
         return ""
     least, most = known[0], known[-1]
@@ -78,21 +78,17 @@ def _cost(report: Report) -> str:
     counted = {row.model: row for row in report.rows if (row.task, row.form, row.resolution) == usual}
     one, other = counted.get("overlock_t"), counted.get("convnext_b")
     costs = ("params", "macs")
-    if one is None or other is None or not all(_valid(row, metric) for row in (one, other) for metric in costs):
+    if one is None or other is None or not all(row.valid(metric) for row in (one, other) for metric in costs):
         return ""
     said = [f"{cell(one, metric)} {METRICS[metric].shown_unit} {METRICS[metric].heading}" for metric in costs]
-    shares = [f"{(one.value(metric) or 0.0) / (other.value(metric) or 1.0):.2f}" for metric in costs]
+    shares = [f"{(one.valid(metric) or 0.0) / (other.valid(metric) or 1.0):.2f}" for metric in costs]
     return f"{label(one.model)} has {' and '.join(said)}, {' and '.join(shares)} of {label(other.model)}'s."
 
 
 def _accuracy(report: Report) -> str:
-    measured = [row for row in report.rows if row.task == "classification" and _valid(row, "top1")]
+    measured = [row for row in report.rows if row.task == "classification" and row.valid("top1") is not None]
     if not measured:
         return "nothing was measured here; each top-1 on this page is as published."
     named = dict.fromkeys(f"{label(row.model)} {cell(row, 'top1')} % at {row.resolution}" for row in measured)
     more = f", and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"top-1 measured here: {', '.join(list(named)[:NAMED])}{more}; the others are as published."
-
-
-def _valid(row: Row, metric: str) -> bool:
-    return metric in row.cells and row.cells[metric].record.valid and row.value(metric) is not None

@@ -48,9 +48,9 @@ def cell(row: Row, metric: str, against: str = "") -> str:
 
     A ratio names the model that it refers to, unless that is `against`, which the heading names.
     """
-    if metric not in row.cells:
+    record, of = row.record(metric), METRICS[metric]
+    if record is None:
         return ""
-    record, of = row.cells[metric].record, METRICS[metric]
     if record.value is None:
         return status(record)
     text = f"{record.value / of.divisor:,.{of.digits}f}"
@@ -103,9 +103,9 @@ def contradictions(rows: Sequence[Row]) -> list[str]:
         for metric in dict.fromkeys((*columns(rows), "top1")):
             figures = distinct(row.beside(metric))
             if len(figures) > 1:
-                cell = "/".join(figure.text for figure in figures)
+                texts = "/".join(figure.text for figure in figures)
                 who = "; ".join(f"{f.text} {f.unit} by {f.source} ({f.protocol})" for f in figures)
-                lines.append(f"published {cell}, {METRICS[metric].published_as} of {row.model}: {who}.")
+                lines.append(f"published {texts}, {METRICS[metric].published_as} of {row.model}: {who}.")
     return list(dict.fromkeys(lines))
 
 
@@ -136,14 +136,14 @@ def varying(rows: Sequence[Row]) -> list[str]:
     """The conditions in which rows differ; ContMix's backend where models that have ContMix do."""
     values = {name: {getattr(row, name) for row in rows} for name in WORDS}
     values["backend"].discard("")
-    return [name for name, found in values.items() if len(found) > 1]
+    return [name for name, different in values.items() if len(different) > 1]
 
 
 def shared(rows: Sequence[Row]) -> str:
     """The conditions that all rows share, in words."""
-    parts = []
+    differ, parts = varying(rows), []
     for name, words in WORDS.items():
-        found = {getattr(row, name) for row in rows} - {"", "none", None}
-        if len(found) == 1 and name not in varying(rows):
-            parts.append(words.format(found.pop()))
+        values = {getattr(row, name) for row in rows} - {"", "none", None}
+        if len(values) == 1 and name not in differ:
+            parts.append(words.format(*values))
     return ", ".join(parts)

@@ -12,7 +12,7 @@ from bench.families import IN_22K
 from bench.metrics import HIGH, METRICS
 from bench.models import MODELS
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, leads, texts
+from bench.reporting.charts.panel import Channel, Point, labelled, markers, panel
 from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, described, look, quantity
 from bench.reporting.data import Report
 from bench.reporting.readme import headlines
@@ -24,8 +24,6 @@ COSTS = ("macs", "params", "throughput", "latency", "memory")
 PUBLISHED, MEASURED = "published", "measured"
 COLUMNS = 2  # panels of the figure beside one another
 BETWEEN = 55  # pixels from a panel to the one beside it
-
-Point = dict[str, Any]
 
 
 def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
@@ -74,20 +72,20 @@ def _printed(rows: Sequence[Row], metric: str, theme: Theme, named: bool = False
         return None
     where = "" if metric == "macs" else f", {rows[0].device} {rows[0].dtype}, batch {rows[0].batch}"
     titles = f"{quantity(metric)[:-1]}{where})", "Published ImageNet-1K top-1 at 224 (%)"
-    panel = _panel(points, metric, titles, theme, joined=True)
-    return {**panel, "title": rows[0].machine} if named else panel
+    made = _panel(points, metric, titles, theme, joined=True)
+    return {**made, "title": rows[0].machine} if named else made
 
 
 def _points(rows: Iterable[Row], metric: str) -> list[Point]:
     """A point for each model, size and condition, with published and with measured top-1."""
     points: dict[tuple[str, ...], Point] = {}
     for row in rows:
-        cell = row.cells.get(metric)
-        if cell is None or cell.record.value is None or not cell.record.valid:
+        figure = row.valid(metric)
+        if figure is None:
             continue
         under = "counted" if METRICS[metric].cost else f"{row.under}, batch {row.batch}"
         for kind, top1 in _top1(row).items():
-            value = cell.value / METRICS[metric].divisor
+            value = figure / METRICS[metric].divisor
             point = {**described(row), "value": value, "top1": top1, "kind": kind, "under": under}
             point["larger"] = row.model in MODELS and IN_22K in MODELS[row.model].published[0]
             points.setdefault((row.model, row.resolution, kind, under), point)
@@ -99,9 +97,8 @@ def _top1(row: Row) -> dict[str, float]:
     known = {}
     if figures := row.published("top1"):
         known[PUBLISHED] = float(figures[0])
-    measured = row.cells.get("top1")
-    if measured is not None and measured.record.valid and measured.record.value is not None:
-        known[MEASURED] = measured.value
+    if (measured := row.valid("top1")) is not None:
+        known[MEASURED] = measured
     return known
 
 
@@ -122,36 +119,37 @@ def _chart(points: Sequence[Point], metric: str, machine: str, theme: Theme) -> 
     how = METRICS[metric]
     measured = any(point["kind"] == MEASURED for point in points)
     y_title = "ImageNet-1K top-1 (%)" if measured else "Published ImageNet-1K top-1 (%)"
-    panel = _panel(points, metric, (quantity(metric), y_title), theme)
+    spec = _panel(points, metric, (quantity(metric), y_title), theme)
     choice = {"params": [{"name": "kind", "value": PUBLISHED}]}
     where = f" on {machine}" if machine else ""
     best = "right" if how.better == HIGH else "left"
-    told = f"Top-1 against {how.heading}{where}, one point a model and resolution; better is up and to the {best}. "
     chosen = "unless measured is chosen above" if measured else "not measured here"
-    told += f"Top-1 is as published, {chosen}. "
-    told += "The dashed line is the Pareto front of weights of ImageNet-1K alone."
+    caption = (
+        f"Top-1 against {how.heading}{where}, one point a model and resolution; better is up and to the {best}. "
+        f"Top-1 is as published, {chosen}. The dashed line is the Pareto front of weights of ImageNet-1K alone."
+    )
     larger = dict.fromkeys(point["name"] for point in points if point["larger"])
     if larger:
-        told += f" Hollow: pretrained on ImageNet-22K ({', '.join(larger)})."
+        caption += f" Hollow: pretrained on ImageNet-22K ({', '.join(larger)})."
     under = sorted({point["under"] for point in points} - {"counted"})
-    told += f" Measured: {'; '.join(under)}." if under else ""
+    caption += f" Measured: {'; '.join(under)}." if under else ""
     title = f"Top-1 and {how.heading}{where}"
     name, further = f"accuracy-{metric}-{machine.replace(', ', '-').replace(' ', '-')}", metric not in MAIN
-    return Chart(name, title, told, {**choice, **panel}, by_top1=True, further=further)
+    return Chart(name, title, caption, {**choice, **spec}, by_top1=True, further=further)
 
 
 def _panel(points: Sequence[Point], metric: str, titles: tuple[str, str], theme: Theme, joined: bool = False) -> Spec:
     """A panel of the theme's size; `joined` joins the sizes of each family, in the order of their cost."""
     how = METRICS[metric]
-    x = Axis.around((p["value"] for p in points), theme.width, 22, log=True)
-    y = Axis.around((p["top1"] for p in points), theme.height, 20, up=True)
+    x = Channel("value", titles[0], Axis.around((p["value"] for p in points), theme.width, 22, log=True))
+    y = Channel("top1", titles[1], Axis.around((p["top1"] for p in points), theme.height, 20, up=True))
     fronts = []
     for kind in (PUBLISHED, MEASURED):
         these = [point for point in points if point["kind"] == kind]
         lines = [sorted((p for p in these if p["family"] == f), key=lambda p: p["value"]) for f in _families(these)]
         best = front(these, metric)
         fronts += [{**point, "place": i} for i, point in enumerate(best)]
-        labelled(these, ("value", x), ("top1", y), theme.text, [*(lines if joined else ()), _steps(best)])
+        labelled(these, x, y, theme.text, [*(lines if joined else ()), _steps(best)])
     tooltip: list[Spec] = [
         {"field": "name", "title": "model"},
         {"field": "resolution"},
@@ -162,12 +160,8 @@ def _panel(points: Sequence[Point], metric: str, titles: tuple[str, str], theme:
     ]
     line = {"mark": {"type": "line", "strokeWidth": 1}, "encoding": {"color": look(points)["color"]}}
     shown = [] if joined else [{"filter": "datum.kind == kind"}]
-    marks: list[Spec] = [
-        {
-            "transform": [{"filter": f"{'' if larger else '!'}datum.larger"}],
-            "mark": {"type": "point", "filled": not larger, "size": 60},
-            "encoding": {**look(points), "tooltip": tooltip},
-        }
+    marks = [
+        {"transform": [{"filter": f"{'' if larger else '!'}datum.larger"}], **markers(points, 60, tooltip, not larger)}
         for larger in sorted({point["larger"] for point in points})
     ]
     dashed = {
@@ -176,17 +170,7 @@ def _panel(points: Sequence[Point], metric: str, titles: tuple[str, str], theme:
         "mark": {"type": "line", "interpolate": "step-after", "strokeDash": [3, 3], "style": "front"},
         "encoding": {"order": {"field": "place", "type": "quantitative"}},
     }
-    return {
-        "data": {"values": list(points)},
-        "width": theme.width,
-        "height": theme.height,
-        "transform": shown,
-        "encoding": {
-            "x": {"field": "value", "type": "quantitative", "title": titles[0], **x.encoding},
-            "y": {"field": "top1", "type": "quantitative", "title": titles[1], **y.encoding},
-        },
-        "layer": [dashed, *([line] if joined else []), leads("value", "top1"), *marks, texts()],
-    }
+    return {**panel(points, x, y, [dashed, *([line] if joined else [])], marks), "transform": shown}
 
 
 def _families(points: Iterable[Point]) -> list[str]:

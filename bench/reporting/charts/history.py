@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
 
 from bench.metrics import METRICS
 from bench.models import family_of
 from bench.names import label, size, sized
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, leads, texts
-from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, dashes, look, quantity
+from bench.reporting.charts.panel import Channel, Point, labelled, lines_by, markers, panel
+from bench.reporting.charts.spec import PAGE, Chart, Theme, quantity
 from bench.reporting.data import Report, histories
 
 LINES = 8
 """Of one chart; more are told apart by their family, in a chart each."""
-
-Point = dict[str, Any]
 
 
 def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
@@ -60,41 +57,24 @@ def _milliseconds(time: str) -> float:
 
 
 def _chart(points: list[Point], machine: str, metric: str, under: str, family: str, theme: Theme) -> Chart:
-    x = Axis.around((p["time"] for p in points), theme.width - 40, 10)
-    x = Axis(x.low, x.high + (x.high - x.low) * 40 / x.pixels, theme.width)  # labels stand at the right
-    y = Axis.around((p["value"] for p in points), theme.height, 14, up=True)
+    times = Axis.around((p["time"] for p in points), theme.width - 40, 10)
+    times = Axis(times.low, times.high + (times.high - times.low) * 40 / times.pixels, theme.width)  # for labels
+    ticks = "%d %b %H:%M" if times.high - times.low < 3 * 86_400_000 else "%d %b %Y"
+    options = {
+        "axis": {"format": ticks, "tickCount": 4, "labelOverlap": "greedy"},
+        "scale": {"type": "utc", "domain": [times.low, times.high], "nice": False},
+    }
+    x = Channel("time", "Measured (UTC)", times, "temporal", options)
+    y = Channel("value", quantity(metric), Axis.around((p["value"] for p in points), theme.height, 14, up=True))
     lines: dict[str, list[Point]] = {}
     for point in sorted(points, key=lambda p: p["time"]):
         lines.setdefault(point["series"], []).append(point)
     for line in lines.values():
         line[-1]["label"] = size(line[-1]["model"])
-    labelled(points, ("time", x), ("value", y), theme.text, lines.values())
+    labelled(points, x, y, theme.text, lines.values())
     tooltip = [{"field": "name", "title": "model"}, {"field": "time", "type": "temporal", "format": "%Y-%m-%d %H:%M"}]
     tooltip += [{"field": "commit"}, {"field": "value", "title": METRICS[metric].shown_unit}]
-    styles = look(points)
-    days = (x.high - x.low) / 86_400_000
-    axis = {"format": "%d %b %H:%M" if days < 3 else "%d %b %Y", "tickCount": 4, "labelOverlap": "greedy"}
-    spec: Spec = {
-        "data": {"values": points},
-        "width": theme.width,
-        "height": theme.height,
-        "encoding": {
-            "x": {
-                "field": "time", "type": "temporal", "title": "Measured (UTC)", "axis": axis,
-                "scale": {"type": "utc", "domain": [x.low, x.high], "nice": False},
-            },
-            "y": {"field": "value", "type": "quantitative", "title": quantity(metric), "scale": y.scale},
-        },
-        "layer": [
-            {
-                "mark": {"type": "line", "strokeWidth": 1.3},
-                "encoding": {"color": styles["color"], "strokeDash": dashes(points), "detail": {"field": "series"}},
-            },
-            leads("time", "value", "temporal"),
-            {"mark": {"type": "point", "filled": True, "size": 40}, "encoding": {**styles, "tooltip": tooltip}},
-            texts("temporal"),
-        ],
-    }  # fmt: skip
+    spec = panel(points, x, y, [lines_by("series", points)], [markers(points, 40, tooltip)])
     of = f" of {family}" if family else ""
     caption = f"{quantity(metric)}{of} on {machine} over its runs, {under}. A line is one model under equal conditions."
     slug = "".join(c if c.isalnum() else "-" for c in f"{under} {family}".strip())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from bench.reporting.charts.axes import Axis
 
 WIDE = 0.66  # of a letter, to the height of the text: wide enough for the sans-serif fonts that are common
 TALL = 1.0  # of a line of capitals and digits, to the height of the text
@@ -166,59 +162,3 @@ def _cost(
     own = sum(other.crossed((point, label.end)) for other in boxes) if label.end else 0.0
     forbidden = 1000 * ((outside > 0) + (covered > 0)) + covered
     return forbidden + 60 * ((by_leads > 0) + (own > 0)) + 2.0 * crossed
-
-
-def labelled(
-    points: Sequence[dict[str, Any]],
-    x: tuple[str, Axis],
-    y: tuple[str, Axis],
-    size: float,
-    lines: Iterable[Sequence[dict[str, Any]]] = (),
-) -> None:
-    """Give points with a text in `label` its place, in the units of the axes: `label_x`, `label_y`, and the end of the
-    line that leads there, `lead_x` and `lead_y`. `x` and `y` are the fields of the points, with their axes.
-
-    `lines` are drawn from point to point, and labels keep off them.
-    """
-
-    def pixel(point: dict[str, Any]) -> tuple[float, float]:
-        return x[1].pixel(point[x[0]]), y[1].pixel(point[y[0]])
-
-    segments = [(pixel(a), pixel(b)) for line in lines for a, b in itertools.pairwise(line)]
-    shown = [point for point in points if point.get("label")]
-    silent = [point for point in points if not point.get("label")]
-    texts = [*(str(point["label"]) for point in shown), *("" for _ in silent)]
-    found = place([pixel(point) for point in (*shown, *silent)], texts, size, (x[1].pixels, y[1].pixels), segments)
-    for point, label in zip(shown, found, strict=False):
-        box = label.box
-        point["label_x"] = x[1].value((box.left + box.right) / 2)
-        point["label_y"] = y[1].value((box.top + box.bottom) / 2)
-        if label.end:
-            point["lead_x"], point["lead_y"] = x[1].value(label.end[0]), y[1].value(label.end[1])
-
-
-def leads(x: str, y: str, x_type: str = "quantitative") -> dict[str, Any]:
-    """The layer of the lines that lead from points with fields `x` and `y` to their labels: below the points."""
-    return {
-        "transform": [{"filter": "isValid(datum.lead_x)"}],
-        "mark": {"type": "rule", "style": "lead"},
-        "encoding": {
-            "x": {"field": x, "type": x_type},
-            "y": {"field": y, "type": "quantitative"},
-            "x2": {"field": "lead_x"},
-            "y2": {"field": "lead_y"},
-        },
-    }
-
-
-def texts(x_type: str = "quantitative") -> dict[str, Any]:
-    """The layer of the labels."""
-    return {
-        "transform": [{"filter": "isValid(datum.label_x)"}],
-        "mark": {"type": "text", "align": "center", "baseline": "middle"},
-        "encoding": {
-            "x": {"field": "label_x", "type": x_type},
-            "y": {"field": "label_y", "type": "quantitative"},
-            "text": {"field": "label"},
-        },
-    }

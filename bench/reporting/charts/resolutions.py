@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from bench.metrics import METRICS
 from bench.names import sized
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, leads, texts
-from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, dashes, described, look, quantity
+from bench.reporting.charts.panel import Channel, Point, labelled, lines_by, markers, panel
+from bench.reporting.charts.spec import PAGE, PRINT, Chart, Spec, Theme, described, quantity
 from bench.reporting.data import Report
 from bench.reporting.readme import elsewhere
 from bench.reporting.rows import main_rows
 
 SHOWN = ("throughput", "latency", "memory", "top1")
 LONE = 0.3  # of a panel's width, for a batch that was measured at one resolution
-
-Point = dict[str, Any]
 
 
 def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
@@ -27,16 +24,15 @@ def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
     for machine in report.machines:
         for metric in SHOWN:
             for under, points in _points(report, machine, metric).items():
-                told = f"{quantity(metric)} at several resolutions on {machine}, {under}, both axes logarithmic. "
+                caption = f"{quantity(metric)} at several resolutions on {machine}, {under}, both axes logarithmic. "
                 if metric == "top1":
-                    told = f"{quantity(metric)} at several resolutions, measured on {machine}, {under}. "
-                told += "A line is one model under equal conditions"
-                told += " and one batch: points of different batches are not joined." if _batched(metric) else "."
+                    caption = f"{quantity(metric)} at several resolutions, measured on {machine}, {under}. "
+                caption += "A line is one model under equal conditions"
+                caption += " and one batch: points of different batches are not joined." if _batched(metric) else "."
                 title = f"{METRICS[metric].heading.capitalize()} across resolutions, {machine}"
                 name = f"sweep-{metric}-{machine}{_suffix(report, machine, metric, under)}"
-                made.append(
-                    Chart(name, title, told, _figure(points, metric, theme), further=elsewhere(report, machine))
-                )
+                spec = _figure(points, metric, theme)
+                made.append(Chart(name, title, caption, spec, further=elsewhere(report, machine)))
     return made
 
 
@@ -68,15 +64,14 @@ def _points(report: Report, machine: str, metric: str) -> dict[str, list[Point]]
     """Conditions -> points of the models that have two resolutions or more under them, whatever the batch."""
     found: dict[str, list[Point]] = {}
     for row in main_rows(report.rows):
-        if (row.task, row.form, row.machine) != ("classification", "deploy", machine) or metric not in row.cells:
-            continue
-        if not row.cells[metric].record.valid or row.value(metric) is None or not row.pixels:
+        value, here = row.valid(metric), (row.task, row.form, row.machine) == ("classification", "deploy", machine)
+        if value is None or not here or not row.pixels:
             continue
         batch = row.batch if _batched(metric) else None
         point = {
             **described(row),
             "side": row.pixels**0.5,
-            "value": row.cells[metric].value / METRICS[metric].divisor,
+            "value": value / METRICS[metric].divisor,
             "batch": batch,
             "under": row.under,
             "line": f"{row.model} {row.under} {batch}",
@@ -108,38 +103,21 @@ def _figure(points: Sequence[Point], metric: str, theme: Theme) -> Spec:
 
 
 def _panel(
-    points: Sequence[Point], everything: Sequence[Point], metric: str, y: Axis, width: int, theme: Theme
+    points: Sequence[Point], everything: Sequence[Point], metric: str, scale: Axis, width: int, theme: Theme
 ) -> Spec:
-    x = Axis.around((p["side"] for p in points), width, 26, log=True)
+    sides = {point["side"]: sized(point["resolution"]) for point in points}
+    ticks = {"axis": {"values": sorted(sides), "labelExpr": _names(sides), "grid": True}}
+    x = Channel("side", "Image (pixels)", Axis.around(sides, width, 26, log=True), options=ticks)
+    y = Channel("value", quantity(metric), scale)
     lines = _lines(points)
     for line in lines.values():  # one label a line, at its end
         for point in line[:-1]:
             point["label"] = ""
         line[-1]["label"] = line[-1]["label"].partition(" ")[0]  # the axis has the resolution
-    labelled(points, ("side", x), ("value", y), theme.text, lines.values())
+    labelled(points, x, y, theme.text, lines.values())
     tooltip = [{"field": "name", "title": "model"}, *({"field": name} for name in ("resolution", "batch", "under"))]
     tooltip.append({"field": "value", "title": METRICS[metric].shown_unit, "format": f",.{METRICS[metric].digits}f"})
-    sides = {point["side"]: sized(point["resolution"]) for point in points}
-    axis = {"values": sorted(sides), "labelExpr": _names(sides), "grid": True}
-    styles = look(everything)
-    return {
-        "data": {"values": list(points)},
-        "width": width,
-        "height": theme.height,
-        "encoding": {
-            "x": {"field": "side", "type": "quantitative", "scale": x.scale, "title": "Image (pixels)", "axis": axis},
-            "y": {"field": "value", "type": "quantitative", "title": quantity(metric), **y.encoding},
-        },
-        "layer": [
-            {
-                "mark": {"type": "line", "strokeWidth": 1.3},
-                "encoding": {"color": styles["color"], "strokeDash": dashes(everything), "detail": {"field": "line"}},
-            },
-            leads("side", "value"),
-            {"mark": {"type": "point", "filled": True, "size": 45}, "encoding": {**styles, "tooltip": tooltip}},
-            texts(),
-        ],
-    }
+    return panel(points, x, y, [lines_by("line", everything)], [markers(everything, 45, tooltip)])
 
 
 def _lines(points: Iterable[Point]) -> dict[str, list[Point]]:

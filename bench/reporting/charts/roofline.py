@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from bench.reporting.breakdowns import Roofline, rooflines
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import labelled, leads, texts
-from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, described, look
+from bench.reporting.charts.panel import Channel, labelled, markers, panel
+from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme, described
 from bench.reporting.data import Report
 from bench.reporting.readme import elsewhere
 
@@ -25,32 +25,22 @@ def _chart(roof: Roofline, theme: Theme) -> Chart:
     low = min(ridge / SLOPE, *(p.intensity / 1.3 for p in roof.points))
     high = max(ridge * SLOPE, *(p.intensity * 1.3 for p in roof.points))
     corners = [{"intensity": at, "rate": min(roof.peak, at * roof.bandwidth) / 1e9} for at in (low, ridge, high)]
-    x = Axis.around((low, high), theme.width, 6, log=True)
-    y = Axis.around([*(c["rate"] for c in corners), *(p["rate"] for p in points)], theme.height, 22, log=True, up=True)
-    labelled(points, ("intensity", x), ("rate", y), theme.text, [corners])
-    tooltip = [{"field": "name", "title": "model"}, {"field": "resolution"}]
+    rates = [point["rate"] for point in (*corners, *points)]
+    x = Channel("intensity", "MACs per byte moved", Axis.around((low, high), theme.width, 6, log=True))
+    y = Channel("rate", "Achieved rate (GMACs/s)", Axis.around(rates, theme.height, 22, log=True, up=True))
+    labelled(points, x, y, theme.text, [corners])
+    tooltip: list[Spec] = [{"field": "name", "title": "model"}, {"field": "resolution"}]
     tooltip += [{"field": name, "format": ".3~g"} for name in ("intensity", "rate")]
-    spec: Spec = {
-        "data": {"values": points},
-        "width": theme.width,
-        "height": theme.height,
-        "encoding": {
-            "x": {"field": "intensity", "type": "quantitative", "title": "MACs per byte moved", **x.encoding},
-            "y": {"field": "rate", "type": "quantitative", "title": "Achieved rate (GMACs/s)", **y.encoding},
-        },
-        "layer": [
-            {"data": {"values": corners}, "mark": {"type": "line", "style": "roof"}},
-            _note(corners[2], f"measured peak {peak:.0f} GMACs/s, {roof.dtype}", {"align": "right", "dy": -8}),
-            _note(
-                {"intensity": low, "rate": peak},
-                ["measured", "copy bandwidth", f"{roof.bandwidth / 1e9:.1f} GB/s"],
-                {"align": "left", "dx": 3, "dy": 12},
-            ),
-            leads("intensity", "rate"),
-            {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**look(points), "tooltip": tooltip}},
-            texts(),
-        ],
-    }
+    below = [
+        {"data": {"values": corners}, "mark": {"type": "line", "style": "roof"}},
+        _note(corners[2], f"measured peak {peak:.0f} GMACs/s, {roof.dtype}", {"align": "right", "dy": -8}),
+        _note(
+            {"intensity": low, "rate": peak},
+            ["measured", "copy bandwidth", f"{roof.bandwidth / 1e9:.1f} GB/s"],
+            {"align": "left", "dx": 3, "dy": 12},
+        ),
+    ]
+    spec = panel(points, x, y, below, [markers(points, 60, tooltip)])
     caption = (
         f"{roof.machine}: the roof is the measured peak of {peak:.0f} GMACs/s ({roof.dtype}) and, where it slopes, the "
         f"measured copy bandwidth of {roof.bandwidth / 1e9:.1f} GB/s. Bytes are those that operators read and write, "

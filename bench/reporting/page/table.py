@@ -152,8 +152,8 @@ def _metric(rows: Sequence[Row], metric: str) -> Column:
 
 
 def _cell(row: Row, metric: str, base: str) -> Cell:
-    value, placed = row.value(metric), row.cells.get(metric)
-    bad = placed is not None and not placed.record.valid
+    value, record = row.value(metric), row.record(metric)
+    bad = record is not None and not record.valid
     return Cell(marked(row, metric, base, True), "" if value is None else value, "number invalid" if bad else "number")
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from bench.reporting.charts import accuracy, charts, history, resolutions, roofline
 from bench.reporting.charts.axes import Axis
-from bench.reporting.charts.labels import MARKER, Box, extent, labelled, place
+from bench.reporting.charts.labels import MARKER, Box, extent, place
+from bench.reporting.charts.panel import Channel, labelled
 from bench.reporting.charts.spec import PAGE, PRINT, Spec, Theme
 from bench.reporting.data import Report
 
@@ -128,12 +129,13 @@ def test_a_logarithmic_axis_has_its_round_values_each_with_its_label(
 
 
 def test_labels_are_in_units_of_the_axes() -> None:
-    x, y = Axis.around([1, 100], 330, 20, log=True), Axis.around([80, 85], 250, 16, up=True)
+    x = Channel("cost", "MACs", Axis.around([1, 100], 330, 20, log=True))
+    y = Channel("top1", "top-1", Axis.around([80, 85], 250, 16, up=True))
     points: list[dict[str, Any]] = [
         {"cost": 10.0, "top1": 83.0, "label": "T"},
         {"cost": 20.0, "top1": 84.0, "label": ""},
     ]
-    labelled(points, ("cost", x), ("top1", y), 11)
+    labelled(points, x, y, 11)
     assert points[0]["label_x"] > 10.0, "on the right"
     assert points[0]["label_y"] == pytest.approx(83.0)
     assert "label_x" not in points[1]
