@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.launch import PROCESS_OPTION
-from bench.engine.plan import DEFAULT
+from bench.engine.plan import DEFAULT, Plan
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
 from bench.list import add_list
@@ -214,9 +214,8 @@ def _speed(args: argparse.Namespace) -> int:
             imports=project.imports,
             process=args.process,
         ),
-        rounds=args.rounds,
+        plan=Plan(rounds=args.rounds, block=args.block),
         most=args.max_rounds,
-        block=args.block,
         results=args.results or project.results,
         project=project,
         base=args.base,

@@ -120,19 +120,18 @@ def table(sweep: Sweep) -> list[dict[str, Any]]:
     for cell in sweep.grid.cells:
         state = cells.state(sweep.place(cell))
         job = jobs.get(cell.name, "")
-        begun = cells.attempts(sweep.place(cell))
         word = state.word
         if word in (cells.OPEN, cells.STOPPED) and states.get(job) in (WAITING, RUNNING):
             word = states[job]
-        values = (state.end or {}), (begun[-1] if begun else {})
+        end, begun = state.end or {}, state.attempts[-1] if state.attempts else {}
         rows.append({
             "cell": cell.name,
             "state": word,
-            "attempts": state.attempts,
+            "attempts": len(state.attempts),
             "job": job,
-            "host": values[0].get("host") or values[1].get("host", ""),
-            "seconds": values[0].get("seconds"),
-            "words": str(values[0].get("words", ""))[:100],
+            "host": end.get("host") or begun.get("host", ""),
+            "seconds": end.get("seconds"),
+            "words": str(end.get("words", ""))[:100],
         })  # fmt: skip
     return rows
 

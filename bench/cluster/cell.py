@@ -31,7 +31,7 @@ CRASHED = 1
 class State:
     """What is known of a cell."""
 
-    attempts: int
+    attempts: Sequence[Mapping[str, Any]]  # those that were begun
     end: Mapping[str, Any] | None
 
     @property
@@ -46,14 +46,9 @@ class State:
 
 def state(folder: Path) -> State:
     """What a cell's folder says; a file that a full disk cut short, or another program's, says nothing."""
-    return State(len(attempts(folder)), _object(folder / END))
-
-
-def attempts(folder: Path) -> list[Mapping[str, Any]]:
-    """The attempts that were begun."""
     path = folder / ATTEMPTS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return [line for text in lines if isinstance(line := _parsed(text), dict)]
+    return State([line for text in lines if isinstance(line := _parsed(text), dict)], _object(folder / END))
 
 
 def begin(folder: Path, what: Mapping[str, Any]) -> None:
@@ -104,10 +99,10 @@ def merge(folders: Sequence[Path], results: Path) -> int:
 
 def _object(path: Path) -> Mapping[str, Any] | None:
     try:
-        found = _parsed(path.read_text(encoding="utf-8", errors="replace"))
+        value = _parsed(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _parsed(text: str) -> Any:

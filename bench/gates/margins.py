@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.cli import BadInput
 from bench.engine.statistics import CONFIDENCE, POWER, Ratio, t_quantile
 from bench.gates.verdict import INVALID, OK, REGRESSION, UNDECIDED, Judgement
-from bench.machine.calibration import SPREAD
+from bench.machine import calibration
 from bench.records import store
 
 LEAST = 0.03
@@ -68,21 +68,19 @@ def of_machine(machine: str, results: Path) -> float:
         BadInput: if this machine was never calibrated, or spreads so far that half the speed would pass.
     """
     folder = results / machine
-    spreads = [r for r in store.read(folder) if r.metric == SPREAD and r.value is not None] if folder.is_dir() else []
-    if not spreads:
+    spread = calibration.latest(machine, results).get(calibration.SPREAD)
+    if spread is None or spread.value is None:
         others = ", ".join(path.name for path in store.machines(results)) or "none"
         raise BadInput(
             f"{folder} has no calibration of this machine (machines recorded: {others}): "
             "run python -m bench.calibrate, or give --margin"
         )
-    latest = max(spreads, key=lambda record: record.time)
-    assert latest.value is not None
-    if SPREADS * latest.value >= 1:
+    if SPREADS * spread.value >= 1:
         raise BadInput(
-            f"{folder}: its calibration of {latest.time[:10]} has a spread of {latest.value:.3g}, by which half the "
+            f"{folder}: its calibration of {spread.time[:10]} has a spread of {spread.value:.3g}, by which half the "
             "speed would pass: run python -m bench.calibrate again on a quiet machine, or give --margin"
         )
-    return max(LEAST, SPREADS * latest.value)
+    return max(LEAST, SPREADS * spread.value)
 
 
 def judgement(subject: str, metric: str, ratio: Ratio, margin: float, reason: str = "") -> Judgement:

@@ -15,9 +15,9 @@ from bench.cli import resolution_name
 from bench.engine.interleaved import measure
 from bench.engine.outcome import Outcome
 from bench.engine.plan import Plan
-from bench.engine.request import Request, Settings
+from bench.engine.request import Request
 from bench.engine.statistics import Ratio
-from bench.gates.margins import cells, change_of, judgement
+from bench.gates.margins import cells, change_of, judgement, verdict
 from bench.gates.verdict import INVALID, REGRESSION, UNDECIDED, Judgement
 from bench.metrics import THROUGHPUT
 from bench.records import comparability
@@ -46,32 +46,30 @@ def against_base(base: Request, tip: Request, rules: Rules) -> Judgement:
 
     A red of the first run is the verdict only if a second run, with fresh processes throughout, is red too.
     """
-    subject = f"{tip.model} {tip.form} {_size(tip)}"
-    first, outcome = _decided(base, tip, rules)
-    if first is None:
-        return _invalid(subject, outcome)
-    judged = judgement(subject, THROUGHPUT, first, rules.margin)
-    if judged.verdict != REGRESSION:
+    first, judged = _run(base, tip, rules)
+    if first is None or judged.verdict != REGRESSION:
         return judged
-    rules.say(f"{subject}: slower, once; measured again to confirm")
-    second, outcome = _decided(base, tip, rules)
+    rules.say(f"{judged.subject}: slower, once; measured again to confirm")
+    second, again = _run(base, tip, rules)
     if second is None:
-        return _invalid(subject, outcome)
-    again = judgement(subject, THROUGHPUT, second, rules.margin)
+        return again
     if again.verdict == REGRESSION:
         return replace(again, reason=f"{again.reason}; a first run said {first.value:.3f}")
     return replace(again, reason=f"a first run said {first.value:.3f}, a second did not confirm it; {again.reason}")
 
 
-def _decided(base: Request, tip: Request, rules: Rules) -> tuple[Ratio | None, Outcome]:
-    """The ratio of tip to base; None if a side cannot be measured."""
+def _run(base: Request, tip: Request, rules: Rules) -> tuple[Ratio | None, Judgement]:
+    """The ratio of tip to base, None if a side cannot be measured, and the verdict on it."""
 
     def clear(outcome: Outcome) -> bool:
         ratio = outcome.ratio(1, 0)
-        return ratio is not None and judgement("", "", ratio, rules.margin).verdict != UNDECIDED
+        return ratio is not None and verdict(ratio, rules.margin) != UNDECIDED
 
     outcome = _rounds([base, tip], rules, clear)
-    return outcome.ratio(1, 0), outcome
+    ratio = outcome.ratio(1, 0)
+    if ratio is None:
+        return None, _invalid(_subject(tip), outcome)
+    return ratio, judgement(_subject(tip), THROUGHPUT, ratio, rules.margin)
 
 
 def _rounds(sides: Sequence[Request], rules: Rules, clear: Callable[[Outcome], bool]) -> Outcome:
@@ -98,7 +96,7 @@ def beside_anchor(
     `planned` is the ratio's record without a value, stamped. Where nothing recorded is comparable with it, nothing is
     measured, unless it is to be recorded.
     """
-    subject = f"{model.model} {model.form} {_size(model)}"
+    subject = _subject(model)
     refused = _refused(planned, recorded)
     if refused and not recording:
         return Judgement(subject, RATIO, INVALID, {}, f"no recorded ratio to compare: {refused}"), planned
@@ -135,17 +133,11 @@ def _refused(planned: Record, recorded: Sequence[Record]) -> str:
     return "" if any(pairing.pairs for pairing in pairings) else pairings[-1].refused[0][1]
 
 
-def _size(side: Request) -> str:
-    return resolution_name(side.resolution)
+def _subject(side: Request) -> str:
+    return f"{side.model} {side.form} {resolution_name(side.resolution)}"
 
 
-def sides(
-    model: str, form: str, resolution: tuple[int, int], settings: Settings, roots: Sequence[Path]
-) -> tuple[Request, Request]:
-    """The base's and the tip's side of a row."""
-    labels = ("base", "tip")
-    base, tip = (
-        Request(model=model, form=form, resolution=resolution, settings=settings, root=str(root), label=label)
-        for root, label in zip(roots, labels, strict=True)
-    )
-    return base, tip
+def revisions_of(side: Request, roots: Sequence[Path]) -> tuple[Request, Request]:
+    """The base's and the tip's side of a row, each of the checkout at its root."""
+    base, tip = roots
+    return replace(side, root=str(base), label="base"), replace(side, root=str(tip), label="tip")

@@ -20,7 +20,6 @@ from bench.project import Project
 from bench.records import store
 from bench.records.record import Record, new_run, stamped
 
-Row = tuple[str, str, Resolution]  # model, form, resolution
 ROW = "row"
 ROUND_SECONDS = 5.0
 """About what a round of two sides takes."""
@@ -33,9 +32,8 @@ class SpeedGate:
     Args:
         models, form, resolutions: what is timed; `form` of models that have it.
         settings: their conditions; the device and the batch may still be `auto`.
-        rounds: before the first verdict.
+        plan: of a first run; the canary's limit is this machine's.
         most: rounds before a row is given up as undecided.
-        block: seconds of each timed block.
         base: the revision to compare with; the recorded ratios to the anchor where None.
         allow_dirty: whether the working tree may have uncommitted changes.
         margin: as a fraction; the machine's where None.
@@ -49,9 +47,8 @@ class SpeedGate:
     form: str
     resolutions: Sequence[Resolution]
     settings: Settings
-    rounds: int
+    plan: Plan
     most: int
-    block: float
     results: Path
     project: Project
     base: str | None = None
@@ -78,28 +75,27 @@ def run(asked: SpeedGate, bar: Progress) -> tuple[str, list[Judgement]]:
     environment = collect(device, asked.settings.threads)
     machine = str(environment["machine"])
     margin = asked.margin or margins.of_machine(machine, asked.results)
-    calibrated = calibration.latest(machine)
+    calibrated = calibration.latest(machine, asked.results)
     bar.say(calibration.sentence(calibrated))
-    limit = calibration.canary_limit(calibrated, Plan().canary_limit)
-    plan = Plan(rounds=asked.rounds, block=asked.block, canary_limit=limit)
+    plan = replace(asked.plan, canary_limit=calibration.canary_limit(calibrated, asked.plan.canary_limit))
     rules = speed.Rules(margin=margin, plan=plan, most=asked.most, begun=bar.begun, say=bar.say)
+    rows = _rows(asked)
+    bar.total({ROW: (len(rows), plan.rounds * ROUND_SECONDS)})
     if revisions is not None:
-        return _against_base(revisions, asked, rules, bar)
-    return _beside_anchor(asked, rules, environment, bar)
+        return _against_base(revisions, asked.project, rows, rules, bar)
+    return _beside_anchor(asked, rows, rules, environment, bar)
 
 
-def _rows(asked: SpeedGate) -> list[Row]:
-    return [
-        (model, form, size)
-        for size, model in itertools.product(asked.resolutions, asked.models)
-        for form in entry_of(model).forms(asked.form)
-    ]
-
-
-def _settings(settings: Settings, size: tuple[int, int]) -> Settings:
-    if settings.batch != "auto":
-        return settings
-    return replace(settings, batch=automatic_batch(settings.device, size))
+def _rows(asked: SpeedGate) -> list[Request]:
+    """What is timed, row by row."""
+    rows = []
+    for size, model in itertools.product(asked.resolutions, asked.models):
+        settings = asked.settings
+        if settings.batch == "auto":
+            settings = replace(settings, batch=automatic_batch(settings.device, size))
+        forms = entry_of(model).forms(asked.form)
+        rows += [Request(model=model, form=form, resolution=size, settings=settings) for form in forms]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -125,26 +121,22 @@ def _revisions(project: Project, base_name: str, allow_dirty: bool) -> Revisions
 
 
 def _against_base(
-    revisions: Revisions, asked: SpeedGate, rules: speed.Rules, bar: Progress
+    revisions: Revisions, project: Project, rows: Sequence[Request], rules: speed.Rules, bar: Progress
 ) -> tuple[str, list[Judgement]]:
     rules.say(f"{revisions}: margin {rules.margin:.1%}")
     judgements = []
     commits = [revisions.base] if revisions.dirty else [revisions.base, revisions.tip]
-    rows = _rows(asked)
-    bar.total({ROW: (len(rows), asked.rounds * ROUND_SECONDS)})
-    project = asked.project
     inside = Path(worktrees.git("rev-parse", "--show-prefix", repository=project.root)) / project.source
     with worktrees.checked_out(*commits, repository=project.root) as roots:
         roots = [*(root / inside for root in roots), project.root / project.source][:2]
-        for model, form, size in rows:
-            pair = speed.sides(model, form, size, _settings(asked.settings, size), roots)
-            judgements.append(speed.against_base(*pair, rules))
+        for row in rows:
+            judgements.append(speed.against_base(*speed.revisions_of(row, roots), rules))
             bar.done(ROW)
     return f"Speed gate, {revisions}", judgements
 
 
 def _beside_anchor(
-    asked: SpeedGate, rules: speed.Rules, environment: dict[str, Any], bar: Progress
+    asked: SpeedGate, rows: Sequence[Request], rules: speed.Rules, environment: dict[str, Any], bar: Progress
 ) -> tuple[str, list[Judgement]]:
     machine = asked.machine or str(environment["machine"])
     folder = asked.results / machine
@@ -156,15 +148,10 @@ def _beside_anchor(
     ratios = [replace(r, machine=here) for r in recorded if r.metric == speed.RATIO]  # of --machine: meant to compare
     run = new_run()
     judgements, records = [], []
-    rows = _rows(asked)
-    bar.total({ROW: (len(rows), asked.rounds * ROUND_SECONDS)})
-    for model, form, size in rows:
-        sides = [
-            Request(model=name, form=kind, resolution=size, settings=_settings(asked.settings, size))
-            for name, kind in ((model, form), (ANCHOR, entry_of(ANCHOR).forms(form)[0]))
-        ]
-        planned = stamped(speed.planned(*sides), environment, run)
-        judgement, record = speed.beside_anchor(sides[0], sides[1], planned, ratios, rules, asked.record)
+    for row in rows:
+        anchor = replace(row, model=ANCHOR, form=entry_of(ANCHOR).forms(row.form)[0])
+        planned = stamped(speed.planned(row, anchor), environment, run)
+        judgement, record = speed.beside_anchor(row, anchor, planned, ratios, rules, asked.record)
         judgements.append(judgement)
         records.append(record)
         bar.done(ROW)

@@ -5,6 +5,8 @@ Importing this imports no torch.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bench.records.record import Record
 
 SPREAD, VISIBLE, CANARY = "aa_spread", "smallest_visible", "canary_spread"
@@ -12,11 +14,11 @@ SPREAD, VISIBLE, CANARY = "aa_spread", "smallest_visible", "canary_spread"
 difference that a default run shows nine times in ten, and how far the canary moves in an undisturbed process."""
 
 
-def latest(machine: str) -> dict[str, Record]:
-    """The last calibration's records by metric; empty if this machine has none."""
+def latest(machine: str, results: Path | None = None) -> dict[str, Record]:
+    """The last calibration's records by metric; empty if this machine has none in that folder of results."""
     from bench.records import store
 
-    folder = store.results_folder() / machine
+    folder = (results or store.results_folder()) / machine
     if not machine or not folder.is_dir() or not list(folder.glob("*.csv")):
         return {}
     records = [r for r in store.read(folder) if r.metric in (SPREAD, VISIBLE, CANARY) and r.value is not None]

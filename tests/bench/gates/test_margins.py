@@ -13,11 +13,12 @@ from bench.engine.statistics import Ratio, ratio_of_rounds
 from bench.gates import margins
 from bench.gates.margins import change_of, judgement, of_machine
 from bench.gates.verdict import Judgement, exit_code, render
+from bench.machine import calibration
 from bench.records import store
 from bench.records.record import Record
 
 CALIBRATED = Record(
-    model="overlock_t", form="deploy", metric=margins.SPREAD, value=0.005, unit="fraction", resolution="224"
+    model="overlock_t", form="deploy", metric=calibration.SPREAD, value=0.005, unit="fraction", resolution="224"
 )
 
 

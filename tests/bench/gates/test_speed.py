@@ -16,6 +16,7 @@ from bench.engine.plan import Plan
 from bench.engine.request import Request, Settings
 from bench.gates import speed, worktrees
 from bench.gates.speed import Rules
+from bench.machine import calibration
 from bench.machine.environment import collect
 from bench.paths import REPOSITORY
 from bench.project import Project
@@ -144,7 +145,7 @@ def test_one_quiet_measurement_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_side_that_cannot_run_is_invalid(tmp_path: Path) -> None:
     """Real processes: the base has no such package."""
-    base, tip = speed.sides("moganet_xt", "deploy", (64, 64), SETTINGS, [copy_with(None, tmp_path), tmp_path])
+    base, tip = speed.revisions_of(SIDE, [copy_with(None, tmp_path), tmp_path])
     (tmp_path / "baselines" / "moganet.py").write_text("raise RuntimeError('planted')\n")
     rules = Rules(margin=0.03, plan=Plan(rounds=1, turns=1, block=0.05, warmup=0.1))
     found = speed.against_base(base, tip, rules)
@@ -216,6 +217,19 @@ def test_a_machine_without_records_is_refused_with_the_mend(recorded: tuple[Path
         assert mend in done.stderr
         assert "machines recorded: there" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1 + ("not calibrated" in done.stderr)
+
+
+def test_the_calibration_is_that_of_the_results_that_are_given(recorded: tuple[Path, Record], tmp_path: Path) -> None:
+    folder, record = recorded
+    spread, visible = (
+        replace(record, metric=metric, value=0.01, unit="fraction", against="", samples=(), time="2026-01-02")
+        for metric in (calibration.SPREAD, calibration.VISIBLE)
+    )
+    store.append(tmp_path / record.machine / store.RECORDS, [spread, visible])
+    done = gate(folder, *ANCHORED, "--results", str(tmp_path))
+    assert done.returncode == 2
+    assert "Calibration of 2026-01-02" in done.stderr
+    assert "no recorded ratio to compare" in done.stdout
 
 
 def test_the_verdicts_that_the_documentation_tells_of_the_kept_trials() -> None:
