@@ -1,4 +1,4 @@
-"""The least time that an operator can take: bytes over bandwidth, multiply-adds and exponentials over their rates.
+"""The least time that an operator can take: bytes over bandwidth, or multiply-adds over their rate.
 
 Each input is read once, each output is written once, and nothing is stored between them. Importing this imports no
 torch.
@@ -7,6 +7,9 @@ torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+REGIONS = 49
+"""Of a map, each with a key that ContMix projects onto its taps: 7 x 7."""
 
 ITEM = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
 
@@ -17,8 +20,6 @@ class Rates:
 
     bandwidth: float  # bytes copied, read and written ones counted
     macs: dict[str, float]  # by dtype, of large matrix products
-    exponentials: float = 0.0  # 0: not known, and left out
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,38 +28,25 @@ class Work:
 
     bytes: float
     macs: float
-    exponentials: float = 0.0
 
     def floor(self, rates: Rates, dtype: str) -> float:
         """Seconds: bytes over bandwidth or MACs over rate, whichever is more."""
         return max(self.bytes / rates.bandwidth, self.macs / rates.macs[dtype])
 
-    def exponential_floor(self, rates: Rates) -> float:
-        """Seconds for the exponentials alone; 0 where the rate is not known."""
-        return self.exponentials / rates.exponentials if rates.exponentials else 0.0
-
 
 def contmix_work(
-    batch: int, side: int, kernel: int, heads: int, width: int, dtype: str, backward: bool = False, regions: int = 49
+    batch: int, side: int, kernel: int, heads: int, width: int, dtype: str, backward: bool = False
 ) -> Work:
     """ContMix with projected keys, `width` channels a head. Backward: gradients of query, key, value and the tables."""
     tokens, taps, item = batch * side * side, 25 + kernel**2, ITEM[dtype]
     maps = tokens * heads * width * item  # of the query; value and output are twice that
-    keys = batch * heads * width * regions * item
+    keys = batch * heads * width * REGIONS * item
     forward = 5 * maps + keys
-    macs = tokens * heads * width * 2 * taps + batch * heads * width * regions * taps
+    macs = tokens * heads * width * 2 * taps + batch * heads * width * REGIONS * taps
     if not backward:
-        return Work(forward, macs, tokens * heads * taps)
+        return Work(forward, macs)
     # read q, v, dO and keys, write dq, dv, dk; logits again, dW = dO v^T, dS pk, dS^T q, p^T dO
-    return Work(8 * maps + 2 * keys, tokens * heads * width * taps * 5, tokens * heads * taps)
-
-
-def mlp_work(batch: int, channels: int, side: int, dtype: str) -> Work:
-    """The folded MLP in two passes over its hidden map, four times as wide: written and read, twice, and the map that
-    is added to read and written. What must be: GRN's factor needs the whole map before any of it is multiplied, and the
-    3x3 made again from what goes into it would be a third pass."""
-    maps = batch * channels * side * side
-    return Work((3 + 4 * 4) * maps * ITEM[dtype], maps * (4 * channels * 2 + 4 * 9))
+    return Work(8 * maps + 2 * keys, tokens * heads * width * taps * 5)
 
 
 def depthwise_work(batch: int, channels: int, side: int, kernel: int, dtype: str, backward: bool = False) -> Work:

@@ -38,11 +38,27 @@ EAGER = "back-to-back calls, inputs in turn; median of blocks"
 BATCH = {False: 256, True: 1}  # by whether it is tiny
 
 
-class Cases:
-    """The cases of a part, numbered from 1 on: the run is told each that is begun, and those before `skip` are done."""
+def record(part: Sink, what: str, form: str, **values: Any) -> Record:
+    """A record of an operator, or of the machine, without a figure unless one is given."""
+    known = {"metric": "operator_time", "value": None, "unit": "s", "resolution": "none", "method": EAGER, **values}
+    return Record(model=what, form=form, device=part.device, time=now(), **known)
 
-    def __init__(self, part: Sink) -> None:
-        self.part, self.number = part, 0
+
+def filled(row: Record, timed: Timed) -> Record:
+    """The record with the time of its operator."""
+    samples = timed.samples
+    row = replace(row, value=timed.seconds, n=len(samples), lo=min(samples), hi=max(samples), samples=samples)
+    return replace(row, notes=(f"no CUDA graph: {timed.no_graph}",)) if timed.no_graph else replace(row, method=GRAPH)
+
+
+class Cases:
+    """The cases of a part, numbered from 1 on: the run is told each that is begun, and those before `skip` are done.
+
+    Each is timed by `timer`, and set against its floor by the device's `rates`.
+    """
+
+    def __init__(self, part: Sink, timer: Timer, rates: Rates) -> None:
+        self.part, self.timer, self.rates, self.number = part, timer, rates, 0
 
     def begin(self, seconds: float, what: str) -> bool:
         """Whether the next case is to be measured now."""
@@ -52,65 +68,31 @@ class Cases:
         self.part.tell(case=self.number)
         return True
 
+    def attempt(self, what: str, form: str, call: Callable[[int], Any], work: Work, **conditions: Any) -> float | None:
+        """Keep the records of a timed call, or of its failure; its seconds.
 
-def record(part: Sink, what: str, form: str, timed: Timed | None, **conditions: Any) -> Record:
-    """The record of one timed operator."""
-    graph = timed is not None and not timed.no_graph
-    return Record(
-        model=what,
-        form=form,
-        metric="operator_time",
-        value=timed.seconds if timed else None,
-        unit="s",
-        resolution=conditions.pop("resolution", "none"),
-        n=len(timed.samples) if timed else None,
-        lo=min(timed.samples) if timed else None,
-        hi=max(timed.samples) if timed else None,
-        samples=timed.samples if timed else (),
-        method=GRAPH if graph else EAGER,
-        notes=(f"no CUDA graph: {timed.no_graph}",) if timed and timed.no_graph else (),
-        device=part.device,
-        time=now(),
-        **conditions,
-    )
-
-
-def attempt(
-    part: Sink,
-    what: str,
-    form: str,
-    timer: Timer,
-    call: Callable[[int], Any],
-    work: Work,
-    rates: Rates,
-    **conditions: Any,
-) -> float | None:
-    """Keep the records of a timed call, or of its failure; its seconds. A call that fails does not end the part, unless
-    every later one would fail too."""  # fmt: skip
-    dtype = str(conditions["dtype"])
-    floor = work.floor(rates, dtype)
-    timed, error = None, None
-    try:
-        with rounding(dtype):
-            timed = timer(call, floor)
-    except Exception as caught:  # Triton raises no narrower class
-        error = caught
-    row = record(part, what, form, timed, **conditions)
-    if error is not None or timed is None:
-        text = " ".join(str(error).split())[:200]
-        oom = f"{OUT_OF_MEMORY}: " if isinstance(error, torch.OutOfMemoryError) else ""
-        part.keep([row.failed(f"{oom}{type(error).__name__}: {text}")])
-        if error is not None and is_sticky(error):
-            sys.exit(f"{what}: the device cannot be used any more by this process: {text}")
-        return None
-    plain = {"samples": (), "lo": None, "hi": None, "n": None, "reasons": ()}
-    note = f"floor {floor:.3e} s: {work.bytes:.3e} bytes, {work.macs:.3e} MACs"
-    part.keep([
-        row,
-        replace(row, metric="operator_time_eager", value=timed.eager, method=EAGER, **plain),  # type: ignore[arg-type]
-        replace(row, metric="over_floor", value=timed.seconds / floor, unit="ratio", notes=(note,), **plain),  # type: ignore[arg-type]
-    ])  # fmt: skip
-    return timed.seconds
+        A call that fails does not end the part, unless every later one would fail too.
+        """
+        floor, blank = work.floor(self.rates, conditions["dtype"]), record(self.part, what, form, **conditions)
+        try:
+            with rounding(conditions["dtype"]):
+                timed = self.timer(call, floor)
+        except Exception as error:  # Triton raises no narrower class
+            text = " ".join(str(error).split())[:200]
+            oom = f"{OUT_OF_MEMORY}: " if isinstance(error, torch.OutOfMemoryError) else ""
+            self.part.keep([blank.failed(f"{oom}{type(error).__name__}: {text}")])
+            if is_sticky(error):
+                sys.exit(f"{what}: the device cannot be used any more by this process: {text}")
+            return None
+        row = filled(blank, timed)
+        note = f"floor {floor:.3e} s: {work.bytes:.3e} bytes, {work.macs:.3e} MACs"
+        self.part.keep([
+            row,
+            replace(blank, metric="operator_time_eager", value=timed.eager, notes=row.notes),
+            replace(blank, metric="over_floor", value=timed.seconds / floor, unit="ratio", method=row.method,
+                    notes=(note,)),
+        ])  # fmt: skip
+        return timed.seconds
 
 
 @contextlib.contextmanager
@@ -130,23 +112,22 @@ def peaks(part: Sink, timer: Timer) -> Rates:
     source, target = (torch.ones(length, dtype=torch.uint8, device=device(part)) for _ in range(2))
     timed = timer(lambda i: target.copy_(source))
     bandwidth = 2 * length / timed.seconds
-    rows = [record(part, "machine", "copy", timed)]
+    rows = [filled(record(part, "machine", "copy"), timed)]
     macs = {}
     for dtype, kind in DTYPES.items():
         a, b = (torch.randn(side, side, device=device(part)).to(kind) for _ in range(2))
         with rounding(dtype):
             timed = timer(lambda i, a=a, b=b: a @ b)  # type: ignore[misc]
         macs[dtype] = side**3 / timed.seconds
-        rows.append(record(part, "machine", "matrix product", timed, dtype=dtype))
+        rows.append(filled(record(part, "machine", "matrix product", dtype=dtype), timed))
     values = [("copy_bandwidth", "", bandwidth, "bytes/s"), *(("peak_macs", d, v, "MACs/s") for d, v in macs.items())]
     how = "a copy of 1 GiB; products of 8192 x 8192"
     rows += [
-        Record(model="machine", form="", metric=metric, value=value, unit=unit, resolution="none", dtype=dtype,
-               device=part.device, time=now(), method=how)
+        record(part, "machine", "", metric=metric, value=value, unit=unit, dtype=dtype, method=how)
         for metric, dtype, value, unit in values
-    ]  # fmt: skip
+    ]
     part.keep(rows)
-    return Rates(bandwidth, macs, source="measured")
+    return Rates(bandwidth, macs)
 
 
 def device(part: Sink) -> str:
@@ -160,54 +141,52 @@ def contmix_stages() -> dict[str, ContMixShape]:
     return contmix_shapes("overlock_t", 224, 224) | larger
 
 
-def contmix(part: Sink, timer: Timer, rates: Rates) -> None:
+def contmix(cases: Cases) -> None:
     """Time every backend at the sizes of OverLoCK-T's stages, and `fused` in its other launches too."""
-    from overlock.contmix import BACKENDS, fused
+    from overlock.contmix import fused
 
-    timed = _ContMixTimes(part, timer, rates)
-    stages = {"tiny": ContMixShape(1, 1, 7, 7, 4, 8, 7)} if part.tiny else contmix_stages()
-    dtypes = ["float32"] if part.tiny else list(DTYPES)
-    names = [name for name in ("fused", "tiled", "reference") if not (part.tiny and name == "fused")]
-    batches = [1] if part.tiny else [256, 16, 1]
-    cases = sorted(itertools.product(stages, dtypes, batches), key=lambda c: (batches.index(c[2]), dtypes.index(c[1])))
-    for stage, dtype, batch in cases:
+    tiny = cases.part.tiny
+    stages = {"tiny": ContMixShape(1, 1, 7, 7, 4, 8, 7)} if tiny else contmix_stages()
+    dtypes = ["float32"] if tiny else list(DTYPES)
+    names = ("tiled", "reference") if tiny else ("fused", "tiled", "reference")
+    for batch, dtype, stage in itertools.product([1] if tiny else [256, 16, 1], dtypes, stages):
         shape, what = replace(stages[stage], batch=batch), f"contmix {stage}"
-        timed.sets.clear()
+        timed = _ContMixTimes(cases, shape, dtype)
         for name in names:
             if name == "reference" and (batch > 16 and dtype != "bfloat16"):
                 continue
-            timed(shape, dtype, BACKENDS[name], name, False, what)
+            timed(what, name, backward=False)
             if name != "reference":  # autograd of the definition, which runs the forward too
-                timed(shape, dtype, BACKENDS[name], name, True, what)
+                timed(what, name, backward=True)
         if "fused" in names and batch == 256 and dtype == "bfloat16":
             for kind, launches in _other_launches(shape.height, shape.kernel).items():
                 before = fused.launches[kind]
                 for launch in launches:
                     fused.launches[kind] = launch
-                    backend = BACKENDS["fused"]
-                    timed(shape, dtype, backend, "fused", kind == "short backward", f"{what}, {launch}")
+                    timed(f"{what}, {launch}", "fused", backward=kind == "short backward")
                 fused.launches[kind] = before
 
 
 class _ContMixTimes:
-    """Times ContMix, case by case; the inputs of a shape are made once."""
+    """Times ContMix of one shape and dtype, whose inputs are made once."""
 
-    def __init__(self, part: Sink, timer: Timer, rates: Rates) -> None:
-        self.part, self.timer, self.rates = part, timer, rates
-        self.begun = Cases(part)
+    def __init__(self, cases: Cases, shape: ContMixShape, dtype: str) -> None:
+        self.cases, self.shape, self.dtype = cases, shape, dtype
         self.sets: list[Inputs] = []
 
-    def __call__(self, shape: ContMixShape, dtype: str, backend: Backend, name: str, backward: bool, what: str) -> None:
-        form = "backward" if backward else "forward"
-        if not self.begun.begin(2.0, f"{what} {form} by {name}, {dtype} batch {shape.batch}"):
+    def __call__(self, what: str, name: str, backward: bool) -> None:
+        from overlock.contmix import BACKENDS
+
+        shape, part, form = self.shape, self.cases.part, "backward" if backward else "forward"
+        if not self.cases.begin(2.0, f"{what} {form} by {name}, {self.dtype} batch {shape.batch}"):
             return
         if not self.sets and not simulation.running():
-            seeds = range(1 if self.part.tiny else SETS)
-            self.sets += [shape.inputs(DTYPES[dtype], self.part.device, seed) for seed in seeds]
-        work = contmix_work(shape.batch, shape.height, shape.kernel, shape.heads, 16, dtype, backward)
-        attempt(
-            self.part, what, form, self.timer, _call(backend, backward, self.sets), work, self.rates, backend=name,
-            resolution=str(shape.height), batch=shape.batch, dtype=dtype, layout="channels_last",
+            seeds = range(1 if part.tiny else SETS)
+            self.sets += [shape.inputs(DTYPES[self.dtype], part.device, seed) for seed in seeds]
+        work = contmix_work(shape.batch, shape.height, shape.kernel, shape.heads, 16, self.dtype, backward)
+        self.cases.attempt(
+            what, form, _call(BACKENDS[name], backward, self.sets), work, backend=name, resolution=str(shape.height),
+            batch=shape.batch, dtype=self.dtype, layout="channels_last",
         )  # fmt: skip
 
 
@@ -286,12 +265,12 @@ WINNING = ("torch", "triton", "padded")
 """Those that `overlock.depthwise.dispatch` can take."""
 
 
-def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
+def depthwise(cases: Cases) -> None:
     """Time large depthwise convolutions by PyTorch's choice, by cuDNN (forward only), by PyTorch's own kernels and by
     Triton's two. A file keeps which of PyTorch's choice and Triton's is the fastest."""
     from overlock.depthwise.dispatch import Case
 
-    begun, winners = Cases(part), []
+    part, winners = cases.part, []
     shapes = {"tiny": DepthwiseShape(2, 7, 7, 5)} if part.tiny else depthwise_shapes("overlock_t", 224, 224)
     dtypes = ["float32"] if part.tiny else ["bfloat16", "float16", "tf32", "float32"]
     paths = ("torch", "native") if part.tiny else tuple(PATHS)
@@ -316,17 +295,17 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
                 if path == "padded" and (wanted is not None or layout != "channels_last"):  # as `triton`
                     continue
                 what = f"depthwise {kernel}x{kernel} {stage}"
-                if not begun.begin(1.5, f"{what} {form} by {path}, {dtype} {layout}"):
+                if not cases.begin(1.5, f"{what} {form} by {path}, {dtype} {layout}"):
                     continue
 
                 def call(i: int, run: Any = PATHS[path], wanted: Tensor | None = wanted) -> Any:
                     return run(x, weight, wanted)  # noqa: B023 (called before the next case)
 
-                seconds = attempt(part, what, form, timer, call, work, rates, backend=path, **conditions)
+                seconds = cases.attempt(what, form, call, work, backend=path, **conditions)
                 if seconds is not None:
                     times[path] = seconds
             if wanted is None and layout == "channels_last" and dtype == "bfloat16":
-                _other_last_launches(part, begun, timer, x, weight, work, rates, what, conditions)
+                _other_last_launches(cases, x, weight, work, what, conditions)
             if dtype == "tf32" or "torch" not in times:  # a winner holds for float32 as it is, without TF32
                 continue
             winner = min(WINNING, key=lambda path: times.get(path, math.inf))
@@ -335,18 +314,16 @@ def depthwise(part: Sink, timer: Timer, rates: Rates) -> None:
 
 
 def _other_last_launches(
-    part: Sink, begun: Cases, timer: Timer, x: Tensor, weight: Tensor, work: Work, rates: Rates, what: str,
-    conditions: dict[str, Any],
-) -> None:  # fmt: skip
+    cases: Cases, x: Tensor, weight: Tensor, work: Work, what: str, conditions: dict[str, Any]
+) -> None:
     """Time the kernel that copies nothing in its other launches; they win nothing, a change of the default would."""
     from overlock.depthwise import last
 
     before = last.launch
     for launch in last.LAUNCHES[1:]:
         last.launch, named = launch, f"{what}, {launch}"
-        if begun.begin(1.5, f"{named} forward by triton, {conditions['dtype']} {conditions['layout']}"):
-            attempt(part, named, "forward", timer, lambda i: by_triton(x, weight, None), work, rates,
-                    backend="triton", **conditions)  # fmt: skip
+        if cases.begin(1.5, f"{named} forward by triton, {conditions['dtype']} {conditions['layout']}"):
+            cases.attempt(named, "forward", lambda i: by_triton(x, weight, None), work, backend="triton", **conditions)
     last.launch = before
 
 
@@ -356,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     part = sink(args)
     timer = Timer(part.device, part.tiny, 1 if part.tiny else SETS)
-    (contmix if args.of == "contmix" else depthwise)(part, timer, peaks(part, timer))
+    (contmix if args.of == "contmix" else depthwise)(Cases(part, timer, peaks(part, timer)))
     return 0
 
 

@@ -156,13 +156,20 @@ def contmix_launches(shape: ContMixShape, dtype: str, backward: bool) -> None:
             fused.forward(inputs, shape.scale)
 
 
+def _empty(dtype: str, *size: int) -> torch.Tensor:
+    return torch.empty(size, dtype=DTYPES[dtype])
+
+
+def _maps(shape: DepthwiseShape, dtype: str, batch: int) -> torch.Tensor:
+    maps = _empty(dtype, batch, shape.channels, shape.height, shape.width)
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
 def depthwise_launches(shape: DepthwiseShape, dtype: str, batch: int, backward: bool) -> None:
     """Launch a depthwise convolution of this shape on empty tensors."""
     from overlock.depthwise import triton as depthwise_triton
 
-    x = torch.empty(batch, shape.channels, shape.height, shape.width, dtype=DTYPES[dtype])
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = torch.empty(shape.channels, 1, shape.kernel, shape.kernel, dtype=DTYPES[dtype])
+    x, weight = _maps(shape, dtype, batch), _empty(dtype, shape.channels, 1, shape.kernel, shape.kernel)
     with mock.patch.object(depthwise_triton, "_precision", return_value="ieee"):
         if backward:
             depthwise_triton.depthwise_backward_op(x, x, weight)
@@ -175,9 +182,7 @@ def last_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
     """Launch a depthwise convolution that copies nothing on empty tensors; float32 is multiplied in TF32."""
     from overlock.depthwise import last
 
-    x = torch.empty(batch, shape.channels, shape.height, shape.width, dtype=DTYPES[dtype])
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = torch.empty(shape.channels, 1, shape.kernel, shape.kernel, dtype=DTYPES[dtype])
+    x, weight = _maps(shape, dtype, batch), _empty(dtype, shape.channels, 1, shape.kernel, shape.kernel)
     with mock.patch.object(last, "_precision", return_value="tf32"):
         last.convolve(x, weight, weight[:, 0, 0, 0].contiguous(), None, x)
 
@@ -186,11 +191,8 @@ def block_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
     """Launch what stands between the convolutions of a block on empty tensors."""
     from overlock.inference import block_triton, mlp_triton
 
-    def empty(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=DTYPES[dtype])
-
     channels, inner = shape.channels, max(16, shape.channels // 8)
-    x = empty(batch, channels, shape.height, shape.width).contiguous(memory_format=torch.channels_last)
+    x, empty = _maps(shape, dtype, batch), partial(_empty, dtype)
     vector, taps, matrix = empty(channels), empty(channels, 1, 3, 3), empty(channels, channels, 1, 1)
     with (
         mock.patch.object(block_triton, "precision", return_value="ieee"),
@@ -209,11 +211,8 @@ def mlp_launches(shape: DepthwiseShape, dtype: str, batch: int) -> None:
     """Launch the MLP of a stage on empty tensors."""
     from overlock.inference import mlp_triton
 
-    def empty(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=DTYPES[dtype])
-
     channels, hidden = shape.channels, 4 * shape.channels
-    x = empty(batch, channels, shape.height, shape.width).contiguous(memory_format=torch.channels_last)
+    x, empty = _maps(shape, dtype, batch), partial(_empty, dtype)
     weights = mlp_triton.Weights(
         empty(hidden, channels, 1, 1), empty(hidden), empty(hidden, 1, 3, 3), empty(hidden), empty(1, hidden, 1, 1),
         empty(channels, hidden, 1, 1), empty(channels),

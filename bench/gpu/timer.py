@@ -6,9 +6,9 @@ the device go through many calls without it. Experimental: it has not run on a G
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -51,8 +51,8 @@ class Timer:
         if simulation.running():
             return _simulated(floor)
         time_calls(call, 2, self.device)
-        eager, _ = self._blocks(lambda i: call(i), 1)
-        replay, no_graph = None, "no CUDA device"
+        eager = samples = self._blocks(call)
+        no_graph = "no CUDA device"
         if self.device.type == "cuda":
             try:
                 replay, no_graph = captured(call, self.sets, self.device), ""
@@ -60,19 +60,15 @@ class Timer:
                 if is_sticky(error):
                     raise
                 no_graph = " ".join(str(error).split())[:120]
-        if replay is None:
-            median, samples = eager, self._last
-        else:
-            median, samples = self._blocks(lambda i: replay(), self.sets)
-        return Timed(median, samples, eager, no_graph)
+            else:
+                samples = tuple(seconds / self.sets for seconds in self._blocks(lambda i: replay()))
+        return Timed(median(samples), samples, median(eager), no_graph)
 
-    def _blocks(self, call: Call, calls: int) -> tuple[float, tuple[float, ...]]:
-        """Median seconds of one of the `calls` that each call makes."""
+    def _blocks(self, call: Call) -> tuple[float, ...]:
+        """Seconds of a call, in each block."""
         once = time_calls(call, 1, self.device)[0]
         number = max(1, round(self.block / max(once, 1e-7)))
-        samples = [time_calls(call, number, self.device, i * number)[0] / number for i in range(self.blocks)]
-        self._last = tuple(s / calls for s in samples)
-        return statistics.median(self._last), self._last
+        return tuple(time_calls(call, number, self.device, i * number)[0] / number for i in range(self.blocks))
 
 
 def captured(call: Call, calls: int, device: torch.device) -> Callable[[], None]:

@@ -11,7 +11,7 @@ import torch
 
 from bench.gpu import operators, timer
 from bench.gpu.floors import Rates, Work
-from bench.gpu.operators import PATHS, Cases, attempt
+from bench.gpu.operators import PATHS, Cases
 from bench.gpu.timer import Timed, Timer
 from bench.records.record import from_dict
 from tests.bench.gpu.tools import Heard
@@ -68,8 +68,9 @@ def attempted(part: Heard, run: Callable[[], Timed]) -> float | None:
     def timed(call: Any, floor: float) -> Timed:
         return run()
 
-    return attempt(part, "contmix stage 3", "forward", timed, lambda i: None, WORK, RATES, backend="fused",  # type: ignore[arg-type]
-                   resolution="14", batch=1, dtype="float32", layout="channels_last")  # fmt: skip
+    cases = Cases(part, timed, RATES)  # type: ignore[arg-type]
+    return cases.attempt("contmix stage 3", "forward", lambda i: None, WORK, backend="fused", resolution="14", batch=1,
+                         dtype="float32", layout="channels_last")  # fmt: skip
 
 
 def test_records_of_an_operator(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_failure_costs_a_case_and_a_lost_device_the_process(tmp_path: Path) ->
 
 def test_cases_are_counted_and_those_begun_before_are_skipped(tmp_path: Path) -> None:
     part = Heard(tmp_path, skip=2)
-    cases = Cases(part)
+    cases = Cases(part, Timer("cpu", True, 1), RATES)
     assert [cases.begin(1.0, "a row") for _ in range(4)] == [False, False, True, True]
     assert part.told("case") == [3, 4]
     assert not part.dropped
@@ -111,7 +112,8 @@ def test_cases_are_counted_and_those_begun_before_are_skipped(tmp_path: Path) ->
 def test_the_winners_are_handed_over_after_every_case(tmp_path: Path) -> None:
     part = Heard(tmp_path, device="cpu")
     part.tiny = True
-    operators.depthwise(part, Timer("cpu", True, 1), operators.peaks(part, Timer("cpu", True, 1)))
+    timed = Timer("cpu", True, 1)
+    operators.depthwise(Cases(part, timed, operators.peaks(part, timed)))
     texts = part.told("text")
     assert len(texts) == 4, "two layouts, with and without gradients"
     assert len(texts[-1]) > len(texts[0])
