@@ -22,8 +22,7 @@ from bench.project import Project
 from bench.project import project as project_here
 
 if TYPE_CHECKING:
-    from bench.gates.exact import Measured
-    from bench.gates.expected import Figure, Key
+    from bench.gates.expected import Figure, Key, Measured
 
 DESCRIPTION = """Judge whether figures moved. --exact recomputes parameters, MACs, names of weights, logits of fixed
 weights and allocated memory, and compares them with results/expected.csv. --speed measures this revision beside another
@@ -145,14 +144,12 @@ def _exact(args: argparse.Namespace) -> int:
     if measured.no_native:
         print(f"no figures of the C kernels were measured or compared: {measured.no_native}", file=sys.stderr)
     gone = [] if args.models else sorted({figure.model for figure in known.values()} - set(names))
-    judgements = expected.judge(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
+    judgements = expected.judge(known, measured, [*names, *gone])
     if not args.update:
         return report("Exact gate", judgements, args)
     with locked(path):  # and read again: another --update may have written other models meanwhile
         known = expected.read(path) if path.exists() else {}
-        expected.write(
-            path, expected.updated(known, measured.figures, [*names, *gone], measured.capability, measured.skipped)
-        )
+        expected.write(path, expected.updated(known, measured, [*names, *gone]))
     changed = sum(judgement.verdict != verdict.OK for judgement in judgements)
     print(verdict.render("Expected figures that change", judgements, args.format, args.all_rows))
     print(f"wrote {path}: {changed} of {len(measured.figures)} figures changed", file=sys.stderr)

@@ -13,13 +13,12 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import BadInput, resolution_name, stop_on_signals
-from bench.gates.expected import FAILED, Figure
+from bench.gates.expected import FAILED, Figure, Measured
 from bench.machine.environment import physical_cores
 from bench.models import MODELS, Entry, entry_of
 from bench.scratch import scratch
@@ -34,27 +33,11 @@ LOGITS_AT = {"float32": (2, (224, 224)), "float64": (1, (96, 96)), "bfloat16": (
 LARGE = 150e6
 """Models with more parameters are left out in float64, for memory's sake; smaller ones of a family share their code."""
 
-NATIVE_METRICS = ("logits native", "memory native")
-
 TORCH, NATIVE = "PyTorch's kernels", "C kernels"
 """Kinds of steps."""
 
 PROCESSES = 2
 LOG_LEVEL = {"KINETO_LOG_LEVEL": "99"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The figures, the CPU's capability by torch's name, and why there are none of the C kernels (empty: there are)."""
-
-    figures: list[Figure]
-    capability: str
-    no_native: str
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Metrics that this machine cannot measure."""
-        return NATIVE_METRICS if self.no_native else ()
 
 
 def measure(names: Sequence[str], done: Callable[[str, str], None], imports: Sequence[str] = ()) -> Measured:
@@ -68,25 +51,18 @@ def measure(names: Sequence[str], done: Callable[[str, str], None], imports: Seq
     Raises:
         BadInput: if a process dies, as it does when memory runs out.
     """
-    plain, capability, _ = _in_processes(partial(figures, imports=imports), names, False, partial(done, TORCH))
-    native, _, reason = _in_processes(
-        partial(native_figures, imports=imports), _with_native(names), True, partial(done, NATIVE)
-    )
+    plain, capability, _ = _in_processes(names, TORCH, imports, done)
+    native, _, reason = _in_processes(steps(names)[NATIVE], NATIVE, imports, done)
     return Measured([f for name in names for f in (*plain[name], *native.get(name, ()))], capability, reason)
 
 
 def steps(names: Sequence[str]) -> dict[str, list[str]]:
-    """The models that `measure` goes through, by kind of step."""
-    return {TORCH: list(names), NATIVE: _with_native(names)}
-
-
-def _with_native(names: Sequence[str]) -> list[str]:
-    """The models whose inference the C kernels serve."""
-    return [name for name in names if entry_of(name).family.contmix]
+    """The models that `measure` goes through, by kind of step; the C kernels serve those with ContMix."""
+    return {TORCH: list(names), NATIVE: [name for name in names if entry_of(name).family.contmix]}
 
 
 def _in_processes(
-    work: Callable[[str], list[Figure]], names: Sequence[str], native: bool, done: Callable[[str], None]
+    names: Sequence[str], kind: str, imports: Sequence[str], done: Callable[[str, str], None]
 ) -> tuple[dict[str, list[Figure]], str, str]:
     """The figures by model, the CPU's capability, and why there are no native kernels."""
     os.environ.update(LOG_LEVEL)  # the profiler's own messages are not for the reader of a gate
@@ -95,13 +71,13 @@ def _in_processes(
         return measured, "", ""
     context = multiprocessing.get_context("spawn")
     workers = min(PROCESSES, physical_cores(), len(names))
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(native,)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(kind,)) as pool:
         place = pool.submit(_place)
-        futures = {pool.submit(work, name): name for name in sorted(names, key=_work, reverse=True)}
+        futures = {pool.submit(figures, name, kind, imports): name for name in sorted(names, key=_work, reverse=True)}
         try:
             for future in concurrent.futures.as_completed(futures):
                 measured[futures[future]] = future.result()
-                done(futures[future])
+                done(kind, futures[future])
             return measured, *place.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise BadInput("a measuring process died, as it does when memory runs out: give fewer --models") from error
@@ -119,11 +95,11 @@ def _work(name: str) -> tuple[bool, int]:
     return entry_of(name).family.contmix, order.index(name) if name in MODELS else 0
 
 
-def _begin(native: bool) -> None:
+def _begin(kind: str) -> None:
     """In a new process: one thread, C kernels or not, and no warnings of libraries about each other."""
     stop_on_signals()
     warnings.simplefilter("ignore", FutureWarning)
-    if not native:
+    if kind == TORCH:
         os.environ["OVERLOCK_NATIVE"] = "0"
         logging.getLogger("overlock").setLevel(logging.ERROR)  # which it warns of
     import torch
@@ -140,37 +116,8 @@ def _place() -> tuple[str, str]:
     return str(torch.backends.cpu.get_cpu_capability()), native.why_not() or ""
 
 
-def figures(name: str, imports: Sequence[str] = ()) -> list[Figure]:
-    """All figures of one registered model; if it fails, what was measured before and the failure as a figure."""
-
-    def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
-        for form in entry.family.forms:
-            yield from _counted(entry, form)
-        state = _write_weights(entry, path)
-        model = _loaded(entry, path)
-        yield _arrived(entry, model, state)
-        del state
-        yield from _computed(entry, model)
-
-    return _guarded(name, imports, all_of)
-
-
-def native_figures(name: str, imports: Sequence[str] = ()) -> list[Figure]:
-    """Logits and memory of a model in float32 with the C kernels; none where they cannot be had."""
-
-    def all_of(entry: Entry, path: Path) -> Iterator[Figure]:
-        from overlock import native
-
-        if native.why_not() is None:
-            _write_weights(entry, path)
-            for figure in _computed(entry, _loaded(entry, path), ("float32",)):
-                yield replace(figure, metric=f"{figure.metric} native")
-
-    return _guarded(name, imports, all_of)
-
-
-def _guarded(name: str, imports: Sequence[str], work: Callable[[Entry, Path], Iterator[Figure]]) -> list[Figure]:
-    """The figures of `work`, by form; if it fails, what was measured before and the failure as a figure."""
+def figures(name: str, kind: str, imports: Sequence[str] = ()) -> list[Figure]:
+    """A model's figures of a kind of step, by form; if it fails, what was measured before and the failure as one."""
     from bench.engine.check import import_modules
 
     entry = entry_of(name)
@@ -178,13 +125,33 @@ def _guarded(name: str, imports: Sequence[str], work: Callable[[Entry, Path], It
     try:
         import_modules(imports)
         with scratch("exact") as folder:
-            for figure in work(entry, folder / "weights.pth"):
+            for figure in (_all_of if kind == TORCH else _native)(entry, folder / "weights.pth"):
                 measured.append(figure)
     except Exception as error:  # a model that fails is a result of its own, not the end of the gate
         traceback.print_exc()
         why = " ".join(f"{type(error).__name__}: {error}".split())
         measured.append(Figure(name, entry.family.forms[0], FAILED, "", "", why[:300]))
     return sorted(measured, key=lambda figure: entry.family.forms.index(figure.form))
+
+
+def _all_of(entry: Entry, path: Path) -> Iterator[Figure]:
+    for form in entry.family.forms:
+        yield from _counted(entry, form)
+    state = _write_weights(entry, path)
+    model = _loaded(entry, path)
+    yield _arrived(entry, model, state)
+    del state
+    yield from _computed(entry, model)
+
+
+def _native(entry: Entry, path: Path) -> Iterator[Figure]:
+    """Logits and memory in float32 with the C kernels; none where they cannot be had."""
+    from overlock import native
+
+    if native.why_not() is None:
+        _write_weights(entry, path)
+        for figure in _computed(entry, _loaded(entry, path), ("float32",)):
+            yield replace(figure, metric=f"{figure.metric} native")
 
 
 def _counted(entry: Entry, form: str) -> Iterator[Figure]:

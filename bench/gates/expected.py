@@ -81,6 +81,22 @@ class Figure:
 
 COLUMNS = tuple(f.name for f in fields(Figure))
 
+NATIVE_METRICS = ("logits native", "memory native")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures, the CPU's capability by torch's name, and why there are none of the C kernels (empty: there are)."""
+
+    figures: Sequence[Figure]
+    capability: str = ""
+    no_native: str = ""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Metrics that this machine cannot measure."""
+        return NATIVE_METRICS if self.no_native else ()
+
 
 def read(path: Path) -> dict[Key, Figure]:
     """The figures of a file, by key.
@@ -139,59 +155,48 @@ def _logits_differ(expected: Figure, measured: Figure) -> str:
     return f"by {largest:.1e} of the logits' size (tolerance {tolerance:g})" if largest > tolerance else ""
 
 
-def judge(
-    expected: Mapping[Key, Figure],
-    measured: Sequence[Figure],
-    models: Iterable[str],
-    capability: str,
-    skipped: Sequence[str] = (),
-) -> list[Judgement]:
+def judge(expected: Mapping[Key, Figure], measured: Measured, models: Iterable[str]) -> list[Judgement]:
     """Each measured figure against the expected one, and each expected figure of `models` that nothing measured.
 
-    Metrics that were `skipped` are not missed.
+    Metrics that this machine cannot measure are not missed.
     """
     judgements = []
-    failed = {figure.model for figure in measured if figure.metric == FAILED}
-    for figure in measured:
+    failed = {figure.model for figure in measured.figures if figure.metric == FAILED}
+    for figure in measured.figures:
         if figure.metric == FAILED:
             judgements.append(Judgement(figure.subject, FAILED, INVALID, {}, figure.value))
             continue
         known = expected.get(figure.key)
-        change = difference(known, figure, capability) if known else figure.flaw or "not in the file: --update adds it"
+        new = figure.flaw or "not in the file: --update adds it"
+        change = difference(known, figure, measured.capability) if known else new
         cells = {"expected": known.shown if known else "", "measured": figure.shown, "change": change}
         judgements.append(Judgement(figure.subject, figure.metric, DIFFERS if change else OK, cells))
-    seen, wanted = {figure.key for figure in measured}, set(models)
+    seen, wanted = {figure.key for figure in measured.figures}, set(models)
     for key, figure in expected.items():
-        if key not in seen and figure.model in wanted - failed and figure.metric not in skipped:
+        if key not in seen and figure.model in wanted - failed and figure.metric not in measured.skipped:
             cells = {"expected": figure.shown, "measured": "", "change": "nothing measures it any more"}
             judgements.append(Judgement(figure.subject, figure.metric, DIFFERS, cells))
     return judgements
 
 
-def updated(
-    expected: Mapping[Key, Figure],
-    measured: Sequence[Figure],
-    models: Iterable[str],
-    capability: str,
-    skipped: Sequence[str] = (),
-) -> list[Figure]:
+def updated(expected: Mapping[Key, Figure], measured: Measured, models: Iterable[str]) -> list[Figure]:
     """The figures to write: measured ones where they differ, else those that stand; what was not measured as it is.
 
-    Not measured are other models, and metrics that were `skipped`.
+    Not measured are other models, and metrics that this machine cannot measure.
 
     Raises:
         BadInput: if a model could not be measured, or a figure of it can be no expected one.
     """
-    for figure in measured:
+    for figure in measured.figures:
         if figure.metric == FAILED:
             raise BadInput(f"{figure.subject} could not be measured, and nothing is written: {figure.value}")
         if figure.flaw:
             raise BadInput(f"{figure.subject} {figure.metric}: {figure.flaw} ({figure.value:.40}); nothing is written")
     wanted = set(models)
     new = []
-    for figure in measured:
+    for figure in measured.figures:
         known = expected.get(figure.key)
-        new.append(known if known and not difference(known, figure, capability) else figure)
-    kept = [f for f in expected.values() if f.model not in wanted or f.metric in skipped]
+        new.append(known if known and not difference(known, figure, measured.capability) else figure)
+    kept = [f for f in expected.values() if f.model not in wanted or f.metric in measured.skipped]
     order = {name: i for i, name in enumerate(MODELS)}
     return sorted(new + kept, key=lambda figure: order.get(figure.model, len(order)))

@@ -12,7 +12,7 @@ from bench import cli, gate
 from bench.cli import BadInput
 from bench.cost.count import count_parameters
 from bench.gates import exact, expected, fingerprint, fixed, verdict
-from bench.gates.expected import FAILED, Figure, difference, judge, updated
+from bench.gates.expected import FAILED, NATIVE_METRICS, Figure, Measured, difference, judge, updated
 from bench.loading import counted_structure
 from bench.models import MODELS
 from bench.records.store import results_folder
@@ -37,7 +37,7 @@ def test_the_file_has_every_registered_model_and_form(name: str, form: str, know
     assert known[name, form, "state_dict", "", ""].value == fingerprint.state_dict(model.state_dict())
     assert metrics.count("macs") == len(exact.RESOLUTIONS) == 5
     assert metrics.count("memory") == 1
-    native = list(exact.NATIVE_METRICS) if MODELS[name].family.contmix else []
+    native = list(NATIVE_METRICS) if MODELS[name].family.contmix else []
     assert [metric for metric in metrics if "native" in metric] == native
     dtypes = {figure.dtype for figure in figures if figure.metric == "logits"}
     assert dtypes >= {"float32", "bfloat16"}
@@ -68,9 +68,10 @@ def test_c_kernels_give_the_same_logits(known: dict[expected.Key, Figure]) -> No
 
 def test_what_a_machine_cannot_measure_is_not_missed_and_stays() -> None:
     native = Figure("overlock_t", "deploy", "memory native", "224", "float32", "1000")
-    assert judge({native.key: native}, [], ["overlock_t"], "", exact.NATIVE_METRICS) == []
-    assert updated({native.key: native}, [], ["overlock_t"], "", exact.NATIVE_METRICS) == [native]
-    (missed,) = judge({native.key: native}, [], ["overlock_t"], "")
+    without = Measured([], no_native="no compiler")
+    assert judge({native.key: native}, without, ["overlock_t"]) == []
+    assert updated({native.key: native}, without, ["overlock_t"]) == [native]
+    (missed,) = judge({native.key: native}, Measured([]), ["overlock_t"])
     assert missed.verdict == "DIFFERS"
 
 
@@ -149,10 +150,10 @@ def test_what_is_no_figure_is_never_equal_and_never_written(metric: str, value: 
     assert difference(good, bad, "AVX512")
     assert not difference(good, good, "AVX512")
     for known in ({}, {bad.key: bad}, {good.key: good}):
-        (judgement,) = judge(known, [bad], ["moganet_xt"], "")
+        (judgement,) = judge(known, Measured([bad]), ["moganet_xt"])
         assert judgement.verdict == "DIFFERS"
         with pytest.raises(BadInput, match="nothing is written"):
-            updated(known, [bad], ["moganet_xt"], "")
+            updated(known, Measured([bad]), ["moganet_xt"])
 
 
 def test_two_updates_at_once_both_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +161,9 @@ def test_two_updates_at_once_both_succeed(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "expected.csv"
     first, second = (Figure(name, "deploy", "params", "", "", "5") for name in ("convnext_t", "moganet_xt"))
 
-    def meanwhile(names: object, done: object, imports: object) -> exact.Measured:
+    def meanwhile(names: object, done: object, imports: object) -> Measured:
         expected.write(path, [first])
-        return exact.Measured([second], "", "")
+        return Measured([second])
 
     monkeypatch.setattr(exact, "measure", meanwhile)
     assert gate.main(["--exact", "--update", "--models", "moganet_xt", "--expected", str(path)]) == 0
@@ -178,17 +179,17 @@ def test_memory_is_held_to_less_on_another_kind_of_cpu() -> None:
 
 def test_new_and_vanished_figures_differ() -> None:
     known = {LOGITS.key: LOGITS}
-    found = judge(known, [replace(LOGITS, metric="macs", dtype="", value="1")], ["m"], "")
+    found = judge(known, Measured([replace(LOGITS, metric="macs", dtype="", value="1")]), ["m"])
     assert [j.verdict for j in found] == ["DIFFERS", "DIFFERS"]
-    assert judge(known, [], ["another"], "") == []
+    assert judge(known, Measured([]), ["another"]) == []
 
 
 def test_a_model_that_fails_is_invalid_and_never_written() -> None:
     failed = Figure("m", "deploy", FAILED, "", "", "RuntimeError: no")
-    (judgement,) = judge({LOGITS.key: LOGITS}, [failed], ["m"], "")
+    (judgement,) = judge({LOGITS.key: LOGITS}, Measured([failed]), ["m"])
     assert (judgement.verdict, judgement.reason) == ("INVALID", "RuntimeError: no")
     with pytest.raises(BadInput, match="RuntimeError: no"):
-        updated({}, [failed], ["m"], "")
+        updated({}, Measured([failed]), ["m"])
 
 
 def test_update_leaves_what_is_within_the_tolerance() -> None:
@@ -196,8 +197,8 @@ def test_update_leaves_what_is_within_the_tolerance() -> None:
     other = replace(known, model="convnext_t")
     noise, change = replace(known, value="2.00001 1 -1"), replace(known, value="2.1 1 -1")
     figures = {f.key: f for f in (known, other)}
-    assert updated(figures, [noise], ["moganet_xt"], "") == [other, known]
-    assert updated(figures, [change], ["moganet_xt"], "") == [other, change]
+    assert updated(figures, Measured([noise]), ["moganet_xt"]) == [other, known]
+    assert updated(figures, Measured([change]), ["moganet_xt"]) == [other, change]
 
 
 def test_a_weight_that_loading_leaves_out_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
