@@ -114,15 +114,14 @@ def _stopped(args: argparse.Namespace, sweep: Sweep) -> None:
 
 def table(sweep: Sweep) -> list[dict[str, Any]]:
     """A row for each cell."""
-    jobs = {cell.name: job for cell in sweep.grid.cells if (job := cells.job_of(sweep.place(cell)))}
-    states = sweep.executor.states(list(jobs.values()))
+    jobs = sweep.jobs()
     rows = []
     for cell in sweep.grid.cells:
         state = cells.state(sweep.place(cell))
-        job = jobs.get(cell.name, "")
+        job, standing = jobs.get(cell.name, ("", ""))
         word = state.word
-        if word in (cells.OPEN, cells.STOPPED) and states.get(job) in (WAITING, RUNNING):
-            word = states[job]
+        if word in (cells.OPEN, cells.STOPPED) and standing in (WAITING, RUNNING):
+            word = standing
         end, begun = state.end or {}, state.attempts[-1] if state.attempts else {}
         rows.append({
             "cell": cell.name,

@@ -60,7 +60,7 @@ class Job:
         return code
 
     def checkpoint(self) -> Any:
-        """What submitit runs in the place of a job that it was told to stop: the same, which goes on."""
+        """What submitit runs in the place of a job that it had to stop: the same, which goes on."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Sweep:
         executor: who runs the jobs.
         attempts: of a cell that is stopped, in this run of the command, before it is given up.
         package: where the command is.
-        said: is told what happens, a line each.
+        said: is called with what happens, a line each.
         done: is called for each cell that ended.
     """
 
@@ -41,7 +42,7 @@ class Sweep:
     package: str = "bench"
     said: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
     done: Callable[[], None] = lambda: None
-    tried: dict[str, int] = field(default_factory=dict)
+    tried: Counter[str] = field(default_factory=Counter)  # the attempts of this run of the command, by cell
     unmerged: dict[str, str] = field(default_factory=dict)
 
     def run(self, seconds: float = 2.0) -> None:
@@ -53,7 +54,8 @@ class Sweep:
         for _ in ended:
             self.done()
         while open_cells or waiting:
-            now, open_cells = self._next(open_cells, len(waiting))
+            room = max(0, self.executor.most - len(waiting))
+            now, open_cells = open_cells[:room], open_cells[room:]
             waiting |= self._submitted(now)
             time.sleep(seconds)
             for cell in self._gone(waiting):
@@ -65,9 +67,13 @@ class Sweep:
 
     def adopted(self) -> dict[str, str]:
         """Cell -> job of the cells whose jobs, of an earlier run of the command, still wait or go on."""
+        return {name: job for name, (job, state) in self.jobs().items() if state != GONE}
+
+    def jobs(self) -> dict[str, tuple[str, str]]:
+        """Cell -> the job that was last submitted for it, and that job's state."""
         jobs = {cell.name: job for cell in self.grid.cells if (job := cells.job_of(self.place(cell)))}
         states = self.executor.states(list(jobs.values()))
-        return {name: job for name, job in jobs.items() if states[job] != GONE}
+        return {name: (job, states[job]) for name, job in jobs.items()}
 
     def place(self, cell: Cell) -> Path:
         """A cell's folder."""
@@ -76,11 +82,6 @@ class Sweep:
     def _is_open(self, cell: Cell) -> bool:
         return cells.state(self.place(cell)).word in (cells.OPEN, cells.STOPPED)
 
-    def _next(self, open_cells: Sequence[Cell], running: int) -> tuple[list[Cell], list[Cell]]:
-        """The cells to submit now, and the rest."""
-        room = max(0, self.executor.most - running)
-        return list(open_cells[:room]), list(open_cells[room:])
-
     def _submitted(self, now: Sequence[Cell]) -> dict[str, str]:
         """Submit cells; returns the job of each."""
         if not now:
@@ -88,7 +89,7 @@ class Sweep:
         jobs = [self._job(cell) for cell in now]
         names = self.executor.submit(jobs)
         for cell, name in zip(now, names, strict=True):
-            self.tried[cell.name] = self.tried.get(cell.name, 0) + 1
+            self.tried[cell.name] += 1
             try:
                 cells.submitted(self.place(cell), name, self.executor.name)
             except (BadInput, OSError) as error:  # a full disk: the job runs, and only a later run could not adopt it
@@ -124,7 +125,7 @@ class Sweep:
                 self.said(f"{cell.name}: failed: {state.end.get('words', '')}")
             return True
         why = f"stopped with code {state.end.get('code')}" if state.end else "its job ended without a word"
-        if self.tried.get(cell.name, 0) < self.attempts:
+        if self.tried[cell.name] < self.attempts:
             self.said(f"{cell.name}: {why}; submitted again")
             return False
         self._merge([cell])

@@ -4,8 +4,8 @@
    with its ±: as exactly as it could be read.)
 2. Or it does by another recorded convention, which is named, and which gives more than half of the figures that the
    source prints of the family in that table: REPRODUCED. (Of many conventions and few digits some agree by chance.)
-3. Or it is within the tolerance of a value that prints so: WITHIN TOLERANCE, and the difference is told.
-4. Otherwise: NOT REPRODUCED, and the difference is told.
+3. Or it is within the tolerance of a value that prints so: WITHIN TOLERANCE, with the difference.
+4. Otherwise: NOT REPRODUCED, with the difference.
 
 Tolerances: multiply-adds `COUNTING` of the figure, since no source names its counter; accuracies `REPEATED_ACCURACY`
 points, since repeated evaluations differ; parameters none, since they are exact.

@@ -52,7 +52,7 @@ def filled(row: Record, timed: Timed) -> Record:
 
 
 class Cases:
-    """The cases of a part, numbered from 1 on: the run is told each that is begun, and those before `skip` are done.
+    """The cases of a part, numbered from 1 on: the run hears of each that is begun; those up to `skip` are over.
 
     Each is timed by `timer`, and set against its floor by the device's `rates`.
     """

@@ -33,7 +33,7 @@ class Sink:
     channel: IO[str]
     skip: int = 0
     dropped: list[str] = field(default_factory=list)
-    stopping: bool = False  # SIGTERM has come: what is told next is the last
+    stopping: bool = False  # SIGTERM has come: the next message is the last
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

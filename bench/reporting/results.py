@@ -122,24 +122,21 @@ def notable(findings: Iterable[Finding]) -> list[Finding]:
     return [f for f in findings if f.statement.in_words or f.verdict not in quiet]
 
 
-def claims_table(findings: Sequence[Finding], style: str = "markdown") -> str:
+def claims_table(findings: Sequence[Finding]) -> str:
     """The notable findings as a table."""
-    headings = (*show.HEADINGS[:-1], "rests on", "detail")
-    return table(headings, [_claim(f) for f in notable(findings)], style)
+    rows = [[*show.cells(f)[:-1], _places(f), f.detail] for f in notable(findings)]
+    return table((*show.HEADINGS, "detail"), rows, "markdown")
 
 
-def _claim(finding: Finding) -> list[str]:
-    *line, places = show.cells(finding)
-    return [*line, places.replace("results/", ""), finding.detail]
+def _places(finding: Finding) -> str:
+    """Where the records are that a finding rests on, from the file that says it."""
+    return show.cells(finding)[-1].replace("results/", "")
 
 
 def questions_table(findings: Sequence[Finding]) -> str:
     """Questions with the measured answer."""
     headings = ("question", "answer", "measured", "where, and under what", "rests on")
-    rows = []
-    for f in findings:
-        places = show.cells(f)[-1].replace("results/", "")
-        rows.append([f.statement.text, f.verdict.value.lower(), show.measured(f), show.under(f), places])
+    rows = [[f.statement.text, f.verdict.value.lower(), show.measured(f), show.under(f), _places(f)] for f in findings]
     return table(headings, rows, "markdown")
 
 
@@ -162,11 +159,11 @@ def claims_latex(findings: Sequence[Finding]) -> str:
     """Findings as floats that break their text: statements of authors, then questions that are none."""
     words, questions, figures = show.parted(findings)
     floats = []
-    for some, told in (([*words, *figures], CLAIMS_CAPTION), (questions, QUESTIONS_CAPTION)):
+    for some, heading in (([*words, *figures], CLAIMS_CAPTION), (questions, QUESTIONS_CAPTION)):
         shown = [show.cells(f)[: len(CLAIM_SHARES)] for f in some]
         rows = [[verdict.capitalize(), *others] for verdict, *others in shown]
-        told = f"{told} {show.DIRTY_MEANS}" if any(f.dirty for f in some) else told
-        floats.append(paper.of_words(show.HEADINGS[: len(CLAIM_SHARES)], rows, CLAIM_SHARES, told))
+        heading = f"{heading} {show.DIRTY_MEANS}" if any(f.dirty for f in some) else heading
+        floats.append(paper.of_words(show.HEADINGS[: len(CLAIM_SHARES)], rows, CLAIM_SHARES, heading))
     return "\n\n".join(filter(None, floats))
 
 

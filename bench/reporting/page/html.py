@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,8 @@ def page(report: Report) -> str:
         tables=grids[1:],
         lines=lines(report),
         where="; ".join(f"{key}: {words}" for key, words in report.machines.items()),
-        sections=[(name, SECTIONS[name], shown) for name, found in sections.items() if (shown := _main(found))],
-        appendix=[(name, FURTHER[name], more) for name, found in sections.items() if (more := _further(found))],
+        sections=_titled(sections, SECTIONS, further=False),
+        appendix=_titled(sections, FURTHER, further=True),
         drawn=drawn,
         has_measured_top1=any("top1" in row.cells for row in report.rows),
         claims=_claims(report.findings),
@@ -68,12 +68,12 @@ def page(report: Report) -> str:
     )
 
 
-def _main(found: Sequence[Chart]) -> list[Chart]:
-    return [chart for chart in found if not chart.further]
-
-
-def _further(found: Sequence[Chart]) -> list[Chart]:
-    return [chart for chart in found if chart.further]
+def _titled(
+    sections: Mapping[str, Sequence[Chart]], titles: Mapping[str, str], further: bool
+) -> list[tuple[str, str, list[Chart]]]:
+    """Each section's charts that stand in the appendix, or before it, with the section's title."""
+    shown = {name: [chart for chart in found if chart.further == further] for name, found in sections.items()}
+    return [(name, titles[name], some) for name, some in shown.items() if some]
 
 
 def _inside_script(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +54,9 @@ class Column:
     """A column: its heading, whether it holds numbers, and how the first click on its heading sorts."""
 
     heading: str
-    number: bool
-    first: str
-    cells: tuple[Cell, ...]
-
-    @property
-    def filtered(self) -> bool:
-        """Whether a reader can choose among its values."""
-        return self.heading in ("machine", "size", "batch", *CONDITIONS.values())
+    cells: Sequence[Cell]
+    number: bool = False
+    first: str = UP
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,8 @@ class Table:
     @property
     def filters(self) -> list[tuple[int, str]]:
         """The columns that a reader can choose among: their places and headings."""
-        return [(i, column.heading) for i, column in enumerate(self.columns) if column.filtered]
+        filtered = ("machine", "size", "batch", *CONDITIONS.values())
+        return [(i, column.heading) for i, column in enumerate(self.columns) if column.heading in filtered]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -104,23 +100,23 @@ def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Ta
     if len(machines) > 1:  # by their names without the hash, where these tell them apart
         short = machines if len(set(machines.values())) == len(machines) else {machine: machine for machine in machines}
         places = [short[row.machine] if row.measured else "" for row in rows]
-        made.append(_column("machine", [Cell(place, place, "name") for place in places], number=False, first=UP))
-    made.append(_column("size", [Cell(row.resolution, row.pixels, "number") for row in rows], number=True, first=UP))
+        made.append(Column("machine", [Cell(place, place, "name") for place in places]))
+    made.append(Column("size", [Cell(row.resolution, row.pixels, "number") for row in rows], number=True))
     shown = columns(rows)
     first = [metric for metric in FIRST if metric in shown]
     made += [_metric(rows, metric) for metric in first] + _published(rows, "top1", "top-1 % published")
     if len({row.batch for row in rows} - {None}) > 1:
-        made.append(_column("batch", [Cell(str(row.batch or ""), row.batch or "", "number") for row in rows], True, UP))
+        made.append(Column("batch", [Cell(str(row.batch or ""), row.batch or "", "number") for row in rows], True))
     for metric in shown:
         if metric not in first:
             made += [_metric(rows, metric), *_published(rows, metric, f"{METRICS[metric].heading} published")]
     constant = []
     for name, words in CONDITIONS.items():
-        found = {getattr(row, name) for row in rows} - {"", None}
-        if len(found) > 1:
+        values = {getattr(row, name) for row in rows} - {"", None}
+        if len(values) > 1:
             made.append(_words(words, [str(getattr(row, name) or "") for row in rows]))
-        elif found - {"none"} and name != "family":
-            constant.append(WORDS[name].format(*found))
+        elif values - {"none"} and name != "family":
+            constant.append(WORDS[name].format(*values))
     batches = {row.batch for row in rows} - {None}
     constant += [f"batch {batch}" for batch in batches if len(batches) == 1]
     cells = zip(*(column.cells for column in made), strict=True)
@@ -137,18 +133,18 @@ def _reasons(row: Row) -> str:
     return "; ".join(dict.fromkeys(reason for placed in row.cells.values() for reason in placed.record.reasons))
 
 
-def _column(text: str, cells: Iterable[Cell], number: bool, first: str) -> Column:
-    return Column(text, number, first, tuple(cells))
-
-
 def _words(text: str, words: Sequence[str]) -> Column:
-    return _column(text, (Cell(word, word) for word in words), number=False, first=UP)
+    return Column(text, [Cell(word, word) for word in words])
+
+
+def _figures(text: str, metric: str, cells: Sequence[Cell]) -> Column:
+    """A column of a metric: the first click puts the best one on top."""
+    return Column(text, cells, number=True, first=DOWN if METRICS[metric].better == HIGH else UP)
 
 
 def _metric(rows: Sequence[Row], metric: str) -> Column:
     base = common_base(rows, metric)
-    first = DOWN if METRICS[metric].better == HIGH else UP  # the best one on top
-    return _column(heading(metric, base), (_cell(row, metric, base) for row in rows), number=True, first=first)
+    return _figures(heading(metric, base), metric, [_cell(row, metric, base) for row in rows])
 
 
 def _cell(row: Row, metric: str, base: str) -> Cell:
@@ -161,5 +157,4 @@ def _published(rows: Sequence[Row], metric: str, text: str) -> list[Column]:
     """A column of published figures; none where there are none."""
     printed = [row.published(metric) for row in rows]
     cells = [Cell("/".join(texts), float(texts[0]) if texts else "", "number published") for texts in printed]
-    first = DOWN if METRICS[metric].better == HIGH else UP
-    return [_column(text, cells, number=True, first=first)] if any(c.text for c in cells) else []
+    return [_figures(text, metric, cells)] if any(cell.text for cell in cells) else []
