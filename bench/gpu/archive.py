@@ -12,7 +12,6 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.cli import BadInput
 from bench.gpu import simulation
@@ -76,21 +75,14 @@ def read(path: Path) -> dict[str, str]:
 def replaced(path: Path, content: bytes) -> None:
     """Write a file as a whole: what is there is the old one or the new one."""
     partial = path.with_name(f".{path.name}.part")
+    full = simulation.running() and simulation.disk_is_full((path.parent / BALLAST).exists())
     try:
-        with _opened(partial) as file:
-            file.write(content)
-        os.replace(partial, path)
+        (Path("/dev/full") if full else partial).write_bytes(content)
+        partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-
-
-def _opened(path: Path) -> Any:
-    """The file, open to be written; in a simulation whose disk is full, the device of a full disk."""
-    if simulation.running() and simulation.disk_is_full((path.parent / BALLAST).exists()):
-        return Path("/dev/full").open("wb", buffering=0)
-    return path.open("wb")
 
 
 def _packed(texts: Mapping[str, str]) -> bytes:

@@ -31,15 +31,14 @@ def replaced(text: str, parts: Mapping[str, str]) -> str:
     """
     for name, content in parts.items():
         opening, closing = f"<!-- bench.report:{name} -->", f"<!-- /bench.report:{name} -->"
-        if opening not in text:
-            continue
-        if closing not in text.split(opening, 1)[1]:
+        before, opened, rest = text.partition(opening)
+        _, closed, after = rest.partition(closing)
+        if opened and not closed:
             raise BadInput(
                 f"README.md: {opening} is never closed by {closing}: add that line, or take the first one out"
             )
-        before, rest = text.split(opening, 1)
-        after = rest.split(closing, 1)[1]
-        text = f"{before}{opening}\n\n{content.strip()}\n\n{closing}{after}"
+        if opened:
+            text = f"{before}{opening}\n\n{content.strip()}\n\n{closing}{after}"
     return text
 
 

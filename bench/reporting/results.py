@@ -24,7 +24,6 @@ CLAIMS_CAPTION = "Statements that others published, and what the records of this
 QUESTIONS_CAPTION = "Questions that no author stated an answer to, and the answers of the records of this suite."
 CLAIM_SHARES = (0.17, 0.33, 0.13, 0.17, 0.12)
 """Of a line, for the columns of the paper's table of statements."""
-TASK_NAMES = {"classification": "Classification", "detection": "Detection", "segmentation": "Segmentation"}
 
 
 def results_readme(report: Report) -> str:
@@ -63,7 +62,7 @@ def _sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     sections: dict[str, list[Row]] = {}
     for row in rows:
         timed = f", {row.device} {row.dtype}" if row.device else ""
-        title = f"{TASK_NAMES.get(row.task, row.task)} at {row.resolution.replace('x', ' x ')}{timed}"
+        title = f"{row.task.capitalize()} at {row.resolution.replace('x', ' x ')}{timed}"
         title += ", training" if row.training else "" if row.device else ", counted"
         sections.setdefault(title, []).append(row)
     return list(sections.items())

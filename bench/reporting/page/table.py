@@ -28,14 +28,8 @@ CONDITIONS = {
 }
 """What stands last, each as a column where rows differ in it: field of a row -> heading."""
 
-TITLES = {
-    ("classification", False): "Table",
-    ("classification", True): "Training",
-    ("segmentation", False): "Segmentation",
-    ("segmentation", True): "Segmentation, training",
-    ("detection", False): "Detection",
-    ("detection", True): "Detection, training",
-}
+TASKS = ("classification", "segmentation", "detection")
+"""In the order of the page; others follow."""
 
 UP, DOWN = "ascending", "descending"
 
@@ -80,17 +74,20 @@ class Table:
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """A table for each task, and for its training: the first one is the page's main table."""
-    order = list(TITLES)
     groups: dict[tuple[str, bool], list[Row]] = {}
     for row in sorted(rows, key=lambda row: not row.measured):  # what is only counted comes last
         groups.setdefault((row.task, row.training), []).append(row)
-    kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
-    return [table(groups[kind], "results" if kind == kinds[0] else f"results-{i}", _title(kind, kinds[0]))
-            for i, kind in enumerate(kinds)]  # fmt: skip
+    kinds = sorted(groups, key=lambda kind: (TASKS.index(kind[0]) if kind[0] in TASKS else len(TASKS), kind[1]))
+    return [
+        table(groups[kind], f"results-{i}" if i else "results", _title(*kind) if i else "Table")
+        for i, kind in enumerate(kinds)
+    ]
 
 
-def _title(kind: tuple[str, bool], main: tuple[str, bool]) -> str:
-    return "Table" if kind == main else TITLES.get(kind, kind[0].capitalize())
+def _title(task: str, training: bool) -> str:
+    if not training:
+        return task.capitalize()
+    return "Training" if task == TASKS[0] else f"{task.capitalize()}, training"
 
 
 def table(rows: Sequence[Row], key: str = "results", title: str = "Table") -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import BadInput
-from bench.gpu import archive
+from bench.gpu import simulation
 from bench.gpu.archive import ARCHIVE, BALLAST, Archive, read
 from bench.gpu.kept import Kept, kept_in
 from bench.records.record import Record
@@ -48,12 +48,12 @@ def test_a_full_disk_takes_what_was_kept_free(tmp_path: Path, monkeypatch: pytes
     """The system's own full device stands for the file as long as the disk is full."""
     whole = Archive(tmp_path)
     whole.write({"a": "1"})
-    full = Path("/dev/full")
-    monkeypatch.setattr(archive, "_opened", lambda path: (full if (tmp_path / BALLAST).exists() else path).open("wb"))
+    monkeypatch.setattr(simulation, "running", lambda: True)
+    monkeypatch.setattr(simulation, "disk_is_full", lambda ballast: ballast)
     whole.write({"a": "2"})
     assert read(tmp_path / ARCHIVE) == {"a": "2"}
     assert not whole.behind
-    monkeypatch.setattr(archive, "_opened", lambda path: full.open("wb"))
+    monkeypatch.setattr(simulation, "disk_is_full", lambda ballast: True)
     whole.write({"a": "3"})
     assert whole.behind == "No space left on device"
     assert read(tmp_path / ARCHIVE) == {"a": "2"}, "the archive that is there stays whole"
