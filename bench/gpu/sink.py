@@ -32,7 +32,6 @@ class Sink:
     device: str
     channel: IO[str]
     skip: int = 0
-    dropped: list[str] = field(default_factory=list)
     stopping: bool = False  # SIGTERM has come: the next message is the last
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,7 +48,6 @@ class Sink:
         return False
 
     def drop(self, what: str) -> None:
-        self.dropped.append(what)
         self.tell(dropped=what)
 
     def keep(self, records: Sequence[Record], key: str = "") -> None:

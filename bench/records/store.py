@@ -68,9 +68,7 @@ def append(path: Path, records: Iterable[Record]) -> None:
             _append(path, rows)
 
 
-def add_missing(
-    records: Sequence[Record], environments_of: Mapping[str, Mapping[str, Any]], results: Path | None = None
-) -> int:
+def add_missing(records: Sequence[Record], environments_of: Mapping[str, Mapping[str, Any]], results: Path) -> int:
     """Keep those records that are not kept yet, and the environments of their runs; returns how many were not.
 
     Any number of writers may bring the same records, in any order: each is there once.
@@ -82,7 +80,7 @@ def add_missing(
     for machine in dict.fromkeys(record.machine for record in records):
         if not machine:
             raise BadInput(f"these records cannot be kept: they name no machine: {MEND}")
-        folder = (results or results_folder()) / machine
+        folder = results / machine
         of_machine = [record for record in records if record.machine == machine]
         runs = {record.run for record in of_machine} & environments_of.keys()
         _add_environments(folder, {run: environments_of[run] for run in runs})
@@ -97,7 +95,7 @@ def add_missing(
     return added
 
 
-def merge(sources: Iterable[Path], results: Path | None = None) -> int:
+def merge(sources: Iterable[Path], results: Path) -> int:
     """`add_missing` of all that folders like `results/` hold, of every machine.
 
     Raises:
@@ -170,9 +168,9 @@ def _check_lock(path: Path) -> None:
         check_writable(lock)
 
 
-def machines(results: Path | None = None) -> list[Path]:
+def machines(results: Path) -> list[Path]:
     """The folders under `results/` that hold records, by name."""
-    return sorted({file.parent for file in (results or results_folder()).glob("*/*.csv")})
+    return sorted({file.parent for file in results.glob("*/*.csv")})
 
 
 def files_of(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from bench.reporting.tables import DIRTY, WORDS, columns, common_base, contradic
 from bench.tasks import FIXED_PATH
 
 
-def footnotes(rows: Sequence[Row], machine: str, sources: bool, verbose: bool = True) -> list[str]:
+def footnotes(rows: Sequence[Row], machine: str, sources: bool, verbose: bool) -> list[str]:
     """All of them, for a table that stands alone; without `verbose`, what a reader of the figures must know."""
     lines = [f"Measured on {'; '.join(filter(None, (machine, shared(rows))))}."]
     if any(common_base(rows, metric) for metric in columns(rows)):
@@ -25,12 +25,12 @@ def footnotes(rows: Sequence[Row], machine: str, sources: bool, verbose: bool = 
     if any(row.published(metric) for row in rows for metric in (*columns(rows), "top1")):
         where = "below" if sources else "by --sources"
         lines.append(f"published: by others, not measured here; the sources are listed {where}.")
-    lines += [*contradictions(rows), *doubts(rows, notes=True, ratios=verbose)]
+    lines += [*contradictions(rows), *doubts(rows, ratios=verbose)]
     return [*lines, *(sources_of(rows) if sources else [])]
 
 
-def doubts(rows: Sequence[Row], notes: bool = False, ratios: bool = True) -> list[str]:
-    """Reasons why figures are not valid or have no value, and notes if asked for (those of ratios too); each once.
+def doubts(rows: Sequence[Row], ratios: bool = False) -> list[str]:
+    """Reasons why figures are not valid or have no value, and notes (those of ratios if asked for); each once.
 
     What holds for a metric of all rows names no row; what does not, names them by what tells them apart.
     """
@@ -40,7 +40,7 @@ def doubts(rows: Sequence[Row], notes: bool = False, ratios: bool = True) -> lis
     for row in rows:
         for metric, item in row.cells.items():
             r = item.record
-            noted = notes and not METRICS[metric].cost and (ratios or not r.against)
+            noted = not METRICS[metric].cost and (ratios or not r.against)
             for text in (*r.reasons, *(r.notes if noted else ())):
                 of.setdefault(text, {}).setdefault(metric, []).append(name_of(row, rows))
     lines: dict[tuple[str, str], list[str]] = {}  # rows, text -> metrics

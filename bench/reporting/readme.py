@@ -52,7 +52,7 @@ def parts(report: Report) -> dict[str, str]:
     under = [f"Measured on {machine}; {shared(rows)}. Published figures are marked as such."]
     under += [f"Repeat it with `python -m bench.compare --models {' '.join(row.model for row in rows)} --save`."]
     under += [f"Not measured under these conditions: {absent}."] if absent else []
-    under += [*doubts(rows, notes=True, ratios=False), *contradictions(rows), *dirty(rows)]
+    under += [*doubts(rows), *contradictions(rows), *dirty(rows)]
     notes = "\n".join(f"- {line}" for line in under[1:])
     return {
         TABLE: f"{comparison(rows, mark=True)}\n\n{under[0]}\n\n{notes}",

@@ -72,7 +72,7 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
     """What the rows of a table share, and what is wrong with any."""
     libraries = sorted({f"torch {f.record.torch}" for row in rows for f in row.measured if f.record.torch})
     conditions = [f"Measured {'; '.join([shared(rows), *libraries])}."] if any(row.measured for row in rows) else []
-    return [*conditions, *doubts(rows, notes=True, ratios=False), *contradictions(rows), *dirty(rows)]
+    return [*conditions, *doubts(rows), *contradictions(rows), *dirty(rows)]
 
 
 def claims(findings: Sequence[Finding]) -> list[str]:

@@ -9,11 +9,11 @@ import pytest
 
 from bench.metrics import ASKED, METRICS, find, of_kind
 from bench.records.record import TYPES
-from bench.records.store import machines, read
+from bench.records.store import machines, read, results_folder
 
 
 def test_every_committed_record_is_of_a_known_metric_in_its_unit() -> None:
-    for folder in machines():
+    for folder in machines(results_folder()):
         for record in read(folder):
             metric = find(record.metric)
             assert metric is not None, record.metric

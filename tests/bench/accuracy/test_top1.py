@@ -186,7 +186,7 @@ def test_saved_records(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store, "results_folder", lambda: tmp_path / "kept")
     args = arguments(tree, tmp_path, "--models", "moganet_xt", "--weights", "random", "--save")
     assert top1.main(args) == cli.OK
-    (folder,) = store.machines()
+    (folder,) = store.machines(store.results_folder())
     top, _ = store.read(folder)
     assert (top.model, top.metric, top.machine) == ("moganet_xt", "top1", folder.name)
     assert list(store.environments(folder)) == [top.run]

@@ -106,7 +106,7 @@ def test_cases_are_counted_and_those_begun_before_are_skipped(tmp_path: Path) ->
     cases = Cases(part, Timer("cpu", True, 1), RATES)
     assert [cases.begin(1.0, "a row") for _ in range(4)] == [False, False, True, True]
     assert part.told("case") == [3, 4]
-    assert not part.dropped
+    assert not part.told("dropped")
 
 
 def test_the_winners_are_handed_over_after_every_case(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_conditions_are_columns_where_they_differ_and_words_where_not() -> None:
 
 
 def test_lines_below() -> None:
-    lines = footnotes(as_measured(RECORDS), "a machine", True)
+    lines = footnotes(as_measured(RECORDS), "a machine", sources=True, verbose=True)
     assert lines[0].startswith("Measured on a machine; at 224, deploy form, cpu, float32")
     assert any(line.startswith("convnext_b memory: OOM: can't allocate") for line in lines)
     assert any("overlock_t at 224: FLOPs 5.5 G" in line and "README" in line and "primary" in line for line in lines)
