@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib.util
 import io
 import math
 import os
@@ -81,6 +82,22 @@ def run(command: str, main: Callable[[], int]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more as it exits
         code = BAD_INPUT
     sys.exit(128 + stopped[0] if stopped and code == INTERRUPTED else code)
+
+
+def need(what: str, extra: str, *packages: str) -> None:
+    """Make sure that packages of an extra are installed, without importing them.
+
+    Raises:
+        BadInput: if one is not.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise BadInput(f"{what} needs {', '.join(missing)}: pip install 'overlock-bench[{extra}]'")
+
+
+def last_line(text: str, otherwise: str = "no reason is given") -> str:
+    """The last line of what a process said, which is its reason where it failed."""
+    return (text.strip().splitlines() or [otherwise])[-1]
 
 
 GONE = "the working directory is not there any more: change into another"

@@ -26,10 +26,12 @@ class Top1:
         import subprocess
         import sys
 
+        from bench.cli import last_line
+
         command = [sys.executable, "-m", "bench.top1", "--models", model, "--data", os.environ[VARIABLE]]
         done = subprocess.run([*command, "--format", "json"], capture_output=True, errors="replace", check=False)
         if done.returncode:  # asv shows the end of what is raised: that it failed would be all
-            raise RuntimeError(f"{VARIABLE}: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}")
+            raise RuntimeError(f"{VARIABLE}: {last_line(done.stderr)}")
         (value,) = [r["value"] for r in json.loads(done.stdout)["records"] if r["metric"] == "top1"]
         return 100.0 - float(value)
 

@@ -6,14 +6,13 @@ clusters do not have.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.cli import BadInput
+from bench.cli import BadInput, need
 from bench.cluster.job import Job
 
 LOCAL, SLURM = "local", "slurm"
@@ -51,8 +50,7 @@ def executor(name: str, folder: Path, asked: Mapping[str, Any], at_once: int, gp
     Raises:
         BadInput: if it cannot be had here, or knows no such parameter.
     """
-    if importlib.util.find_spec("submitit") is None:
-        raise BadInput("this needs submitit: pip install 'overlock-bench[cluster]'")
+    need("this", "cluster", "submitit")
     if name == SLURM:
         missing = [tool for tool in ("sbatch", "squeue", "scancel") if shutil.which(tool) is None]
         if missing:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cli import last_line
 from bench.cluster import cell
 
 TAIL = 400
@@ -117,7 +118,6 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
 def tail(log: Path) -> str:
     """The last line that the command said."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return last_line(log.read_text(encoding="utf-8", errors="replace"), "")[-TAIL:]
     except OSError:
         return ""
-    return lines[-1][-TAIL:] if lines else ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import BadInput, Parser, add_device, add_output, check_writable, natural, part, positive, share
+from bench.cli import BadInput, Parser, add_device, add_output, check_writable, natural, need, part, positive, share
 from bench.models import is_pattern, matching
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def check(args: argparse.Namespace, packages: Iterable[str]) -> None:
     Raises:
         BadInput: naming it.
     """
-    _check_packages(args, packages)
+    need("this", "dense", *packages)
     args.models = [name for given in args.models for name in (matching(given) if is_pattern(given) else [given])]
     if len(args.weights) != len(args.models):
         raise BadInput(
@@ -91,16 +90,10 @@ def check_training(args: argparse.Namespace, packages: Iterable[str]) -> None:
     Raises:
         BadInput: naming it.
     """
-    _check_packages(args, packages)
+    need("this", "dense", *packages)
     if args.weights not in (RANDOM, RELEASED) and not os.path.isfile(args.weights):
         raise BadInput(f"no weights at {args.weights}: give --weights a file, '{RELEASED}' or '{RANDOM}'")
     check_writable(args.output)
-
-
-def _check_packages(args: argparse.Namespace, packages: Iterable[str]) -> None:
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise BadInput(f"this needs {' and '.join(missing)}: pip install 'overlock-bench[dense]'")
 
 
 def load_model(name: str, head: str, weights: str, form: str, on: str, classes: Classes) -> tuple[nn.Module, str]:

@@ -8,12 +8,11 @@ torch.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import BadInput
+from bench.cli import BadInput, need
 from bench.metrics import COST, LATENCY, METRICS, THROUGHPUT
 
 if TYPE_CHECKING:
@@ -45,9 +44,7 @@ def check(runtime: str, device: str, dtypes: Sequence[str], metrics: Sequence[st
         BadInput: if it cannot, or is not installed.
     """
     asked = f"--runtime {runtime}"
-    missing = [package for package in PACKAGES[runtime] if importlib.util.find_spec(package) is None]
-    if missing:
-        raise BadInput(f"{asked} needs {', '.join(missing)}: pip install 'overlock-bench[{runtime}]'")
+    need(asked, runtime, *PACKAGES[runtime])
     if device not in ("auto", "cpu"):
         raise BadInput(f"{asked} runs on the CPU, not on {device}: give --device cpu, or leave --runtime out")
     if list(dtypes) != ["float32"]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cli import BadInput
+from bench.cli import BadInput, last_line
 from bench.evidence.statement import Statement
 from bench.published import Subject
 from bench.records.record import Record, from_json, new_run, stamped
@@ -62,8 +62,7 @@ def _compare(models: Sequence[str], size: str, options: Sequence[str]) -> Measur
         command = [sys.executable, "-m", "bench.compare", "--models", *models, *asked]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace")
         if done.returncode:
-            said = done.stderr.strip().splitlines()
-            raise BadInput(f"cannot count {' '.join(models)} at {size}: {said[-1] if said else done.returncode}")
+            raise BadInput(f"cannot count {' '.join(models)} at {size}: {last_line(done.stderr)}")
         return from_json(output.read_text(encoding="utf-8"))
 
 

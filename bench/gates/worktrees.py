@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.cli import BadInput
+from bench.cli import BadInput, last_line
 from bench.project import Project
 from bench.scratch import scratch
 
@@ -29,7 +29,7 @@ def git(*args: str, repository: Path) -> str:
     except subprocess.TimeoutExpired as error:
         raise BadInput(f"git {args[0]} takes more than 300 s in {repository}: is its disk there?") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        said = last_line(done.stderr, f"exit code {done.returncode}")
         raise BadInput(f"git {' '.join(args[:2])} failed in {repository}: {said}")
     return done.stdout.strip()
 

@@ -157,8 +157,7 @@ def _tried(scenario: Scenario, out: Path, speed: float) -> tuple[Any, ...]:
     ]
     why = [f"{len(lost)} of {len(measured)} measured things are lost"] if lost else []
     if done.returncode != scenario.code:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        why.append(f"exit code {done.returncode}, not {scenario.code}: {said}")
+        why.append(f"exit code {done.returncode}, not {scenario.code}: {cli.last_line(done.stderr)}")
     if len(list(out.glob("*"))) - 1 > 8:
         why.append("more files than come back")
     inside = sum(mark in archived for mark in measured)

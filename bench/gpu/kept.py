@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.cli import last_line
 from bench.gpu.archive import replaced
 from bench.records import store
 from bench.records.record import Record, from_dict, stamped
@@ -85,8 +86,7 @@ class Kept:
 
     def last_line(self, part: str) -> str:
         """The last line that a part printed."""
-        lines = self.logs.get(part, bytearray()).decode(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else "it said nothing"
+        return last_line(self.logs.get(part, bytearray()).decode(errors="replace"), "it said nothing")[:200]
 
     @property
     def measured(self) -> bool:

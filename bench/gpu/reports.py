@@ -72,8 +72,8 @@ def verdict(parts: Sequence[str], planned: Mapping[str, Sequence[str]], tests: M
     words = ", ".join(said)
     if count[FAILED]:
         first = next(test for test in every if test["outcome"] == FAILED)
-        last = first["why"].strip().splitlines()[-1:] or ["it said nothing"]
-        return Verdict(cli.REGRESSION, f"WRONG: a kernel is wrong ({words}); the first: {first['id']}: {last[0][:200]}")
+        why = cli.last_line(first["why"])[:200]
+        return Verdict(cli.REGRESSION, f"WRONG: a kernel is wrong ({words}); the first: {first['id']}: {why}")
     if missing or none or count[OUT_OF_MEMORY] or not count[PASSED]:
         return Verdict(cli.REGRESSION, f"NOT KNOWN: no kernel was found wrong, but not every test ended ({words})")
     return Verdict(cli.OK, f"correct ({words})")

@@ -87,9 +87,7 @@ def in_fresh_process(side: Request, seconds: float) -> dict[str, float]:
     env = {name: str(value) for name, value in STEADY.items()} | environment(side.settings.threads)
     done = subprocess.run(command, capture_output=True, errors="replace", check=False, env=env)
     if done.returncode:
-        raise BadInput(
-            f"{side.name} cannot be timed: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}"
-        )
+        raise BadInput(f"{side.name} cannot be timed: {cli.last_line(done.stderr)}")
     by_method: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return by_method
 

@@ -72,7 +72,7 @@ def one_run(batch: int, slower: float, under: Sequence[str], options: Sequence[s
             check=False,
         )
         if done.returncode or not output.exists():
-            raise BadInput(f"a run failed: {(done.stderr.strip().splitlines() or ['no reason is given'])[-1]}")
+            raise BadInput(f"a run failed: {cli.last_line(done.stderr)}")
         return store.read(output)
 
 

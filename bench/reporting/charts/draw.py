@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import BadInput
+from bench import cli
 from bench.reporting.charts import accuracy, breakdown, history, resolutions, roofline
 from bench.reporting.charts.spec import PRINT, Spec, Theme, themed
 from bench.reporting.data import Report
@@ -17,9 +16,7 @@ SCALE = 2  # dots of a PNG to a pixel of the chart
 
 def check_installed() -> None:
     """Raises BadInput if what draws figures and fills the page is not installed."""
-    missing = [name for name in ("vl_convert", "jinja2") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BadInput(f"pictures need {', '.join(missing)}: pip install 'overlock-bench[report]'")
+    cli.need("drawing", "report", "vl_convert", "jinja2")
 
 
 def figures(report: Report, folder: Path) -> list[Path]:
