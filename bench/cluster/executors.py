@@ -6,7 +6,10 @@ clusters do not have.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,5 +178,6 @@ class Local:
 
     def cancel(self, jobs: Sequence[str]) -> None:
         for job in jobs:
-            if job in self._jobs:
-                self._jobs[job].cancel()
+            if self._lives(job):  # of an earlier run too: this is how submitit cancels
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(job), signal.SIGINT)

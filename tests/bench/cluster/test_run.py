@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -140,6 +141,23 @@ def test_a_job_of_an_earlier_run_that_goes_on_is_waited_for_and_not_submitted_tw
     sweep.run(seconds=0.0)
     assert scripted.submitted == []
     assert cells.state(sweep.folder / "cells" / "a").word == "done"
+
+
+def test_a_job_of_an_earlier_run_is_cancelled_too(make: Make) -> None:
+    """That run was killed, say: its jobs here go on by themselves, and Ctrl-C ends them."""
+    sweep = make(grid(a="waits"))
+    sweep._submitted(sweep.grid.cells)
+    later = make(sweep.grid)
+    jobs = list(later.adopted().values())
+    assert len(jobs) == 1
+    deadline = time.time() + 60
+    while not cells.state(later.place(later.grid.cells[0])).attempts and time.time() < deadline:
+        time.sleep(0.05)
+    later.executor.cancel(jobs)
+    while later.adopted() and time.time() < deadline:
+        time.sleep(0.05)
+    assert later.adopted() == {}
+    later.executor.cancel(jobs)
 
 
 def test_records_that_cannot_be_merged_wait_in_their_cell(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
