@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bench.evidence.evidence import Placed
-from bench.profile.breakdown import BYTES, PREFIX
+from bench.profile.breakdown import AMOUNTS, BYTES, PREFIX
 from bench.reporting.data import Report
 from bench.reporting.rows import Row, main_rows
-
-QUANTITIES = ("time", "macs", "params", "activations")
 
 
 @dataclass
@@ -41,7 +39,7 @@ def breakdowns(placed: Iterable[Placed]) -> list[Breakdown]:
         if breakdown is None or run != r.run:
             breakdown = Breakdown(*key[:4], f"{r.device} {r.dtype} batch {r.batch}")
             made[key] = (r.run, breakdown)
-        if of in QUANTITIES:
+        if of in AMOUNTS:
             breakdown.parts.setdefault((by, of), {})[part] = item.value
     return [breakdown for _, breakdown in made.values()]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench.metrics import METRICS
 from bench.names import label, sized
-from bench.reporting.breakdowns import QUANTITIES, Breakdown, breakdowns
+from bench.profile.breakdown import AMOUNTS, PREFIX
+from bench.reporting.breakdowns import Breakdown, breakdowns
 from bench.reporting.charts.spec import PAGE, Chart, Spec, Theme
 from bench.reporting.data import Report
 
@@ -15,7 +17,7 @@ SERIES = 8
 REST = "smaller parts"
 COLOURS = ("#0077aa", "#ee9900", "#55bbee", "#aa3300", "#9900ff", "#bbdd88", "#bb9999", "#663333")
 """Told apart by colour-blind readers too, on white as on black."""
-NAMES = {"time": "time", "macs": "MACs", "params": "parameters", "activations": "activations"}
+NAMES = {of: METRICS[f"{PREFIX}/{of}"].heading for of in AMOUNTS}
 
 OPERATORS = ("pointwise", "depthwise", "other convolution", "ContMix", "matrix product", "norm", "other")
 """Kinds of operators, each with its colour in every chart; `bench.profile.operators` names them."""
@@ -40,7 +42,7 @@ def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:
 def _chart(b: Breakdown, theme: Theme) -> Chart:
     panels, points = [], []
     for by in ("operator", "stage"):
-        grouped = {of: _grouped(by, b.parts[by, of]) for of in QUANTITIES if b.parts.get((by, of))}
+        grouped = {of: _grouped(by, b.parts[by, of]) for of in AMOUNTS if b.parts.get((by, of))}
         order = _order(by, grouped)
         for of, parts in grouped.items():
             total = sum(parts.values())
@@ -72,8 +74,8 @@ def _grouped(by: str, parts: Mapping[str, float]) -> dict[str, float]:
 def _stage(part: str, focus: bool) -> str:
     """The stage that a module belongs to; the fourth one of a network that focuses is its overview."""
     for pattern, name in STAGES:
-        if found := pattern.fullmatch(part):
-            number = int(found[1]) + bool(COUNTED_FROM_0.match(part)) if found.groups() else 0
+        if match := pattern.fullmatch(part):
+            number = int(match[1]) + bool(COUNTED_FROM_0.match(part)) if match.groups() else 0
             return "overview (stage 4)" if focus and number == 4 else name.format(number)
     return part
 
@@ -99,9 +101,9 @@ def _order(by: str, grouped: dict[str, dict[str, float]]) -> list[str]:
 
 def _number(part: str, present: Sequence[str]) -> tuple[int, int]:
     """A stage's place: the overview comes between the stages and those that focus."""
-    found = re.search(r"\d+", part)
-    number = int(found[0]) if found and re.match(r"stage|overview|focus", part) else len(present)
-    return part.startswith("focus"), number if found else present.index(part)
+    digits = re.search(r"\d+", part)
+    number = int(digits[0]) if digits and re.match(r"stage|overview|focus", part) else len(present)
+    return part.startswith("focus"), number if digits else present.index(part)
 
 
 def _colours(parts: Iterable[str]) -> dict[str, str]:
