@@ -134,7 +134,7 @@ def _of_slurm(word: str) -> str:
 
 
 class Local:
-    """This machine: so many jobs at a time, or one on each of some GPUs."""
+    """This machine: `at_once` jobs at a time, or one on each of some GPUs."""
 
     name = LOCAL
 
@@ -159,11 +159,11 @@ class Local:
         return names
 
     def states(self, jobs: Sequence[str]) -> dict[str, str]:
-        found = {job: RUNNING if self._lives(job) else GONE for job in jobs}
-        for job, state in found.items():
+        states = {job: RUNNING if self._lives(job) else GONE for job in jobs}
+        for job, state in states.items():
             if state == GONE:
                 self._on.pop(job, None)
-        return found
+        return states
 
     def _lives(self, job: str) -> bool:
         """Whether a job goes on: of another run of the sweep, whether its process is still submitit's."""

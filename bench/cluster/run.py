@@ -46,7 +46,7 @@ class Sweep:
     unmerged: dict[str, str] = field(default_factory=dict)
 
     def run(self, seconds: float = 2.0) -> None:
-        """Until every cell has ended or was given up; asks for the jobs' states every so many seconds."""
+        """Until every cell has ended or was given up; asks for the jobs' states every `seconds`."""
         waiting = self.adopted()
         open_cells = [cell for cell in self.grid.cells if cell.name not in waiting and self._is_open(cell)]
         ended = [cell for cell in self.grid.cells if cell.name not in waiting and cell not in open_cells]

@@ -31,8 +31,9 @@ from bench.render import table
 from bench.scratch import scratch
 
 AT_ONCE = 3
+"""Runs at a time."""
 HELD_UP = 1.5
-"""So often as long as its time does no run take by itself."""
+"""A run that takes this many times its own time was held up by something else."""
 TIMED = ("headline", "training")
 """What most scenarios run: it imports no torch."""
 

@@ -121,7 +121,7 @@ class Comparison:
         return sum(self.took.get(c, COMPILED_SIDE if c.compiled else SIDE) for c in sides)
 
     def _pair(self, a: Configuration, b: Configuration, rounds: int) -> None:
-        """The ratio of two sides, in up to so many rounds; records are handed over after each."""
+        """The ratio of two sides, in `rounds` rounds at most; records are handed over after each."""
         key, outcome = f"{a.name} and {b.name}", None
         for r in range(rounds):
             first = (a, b) == self.task.configurations[:2] and not r  # it is begun whatever time there is

@@ -92,7 +92,7 @@ def arguments(prog: str) -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=float, required=True, help="the part's time")
     p.add_argument("--until", type=float, default=0.0, help="its end, in seconds since the epoch")
     p.add_argument("--device", default="cuda")
-    p.add_argument("--skip", type=int, default=0, help="so many cases have been begun before")
+    p.add_argument("--skip", type=int, default=0, help="how many cases were begun before")
     p.add_argument("--tiny", action="store_true")
     return p
 

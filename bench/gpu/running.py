@@ -24,7 +24,7 @@ LEAST = 5.0
 """Seconds with which a part is still begun."""
 
 STARTS = 6
-"""So often is a part started at most that goes on after a crash."""
+"""How often a part that goes on after a crash is started, at most."""
 
 LAST = 1.0
 """Real seconds that a part has to hand over what it is just measuring, before it is stopped."""

@@ -33,7 +33,7 @@ def folder() -> Path:
 
 @lru_cache(maxsize=1)
 def plan() -> dict[str, Any]:
-    """`speed`, so many simulated seconds a second; `failures`, as `bench.gpu.simulation.device` reads them; and
+    """`speed`, the simulated seconds in a second; `failures`, as `bench.gpu.simulation.device` reads them; and
     `run`, the process of the run."""
     values: dict[str, Any] = json.loads((folder() / "plan.json").read_text(encoding="utf-8"))
     return values

@@ -13,7 +13,7 @@ STEPS = (
 )
 """Digits of the values that a logarithmic axis may show in each power of ten, from few to many."""
 TICKS = 5
-"""How many it shows at least, where any of them gives so many."""
+"""How many it shows at least, where any of them gives that many."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class Axis:
 
     @property
     def encoding(self) -> dict[str, Any]:
-        """Vega-Lite's scale, and of a logarithmic one its ticks: the fewest round values that tell it apart."""
+        """Vega-Lite's scale, and of a logarithmic one its ticks: the fewest round values that suffice."""
         values = self._ticks() if self.log else []
         axis = {"axis": {"values": values, "format": "~g", "labelOverlap": False}} if len(values) > 1 else {}
         return {"scale": self.scale, **axis}
 
     def _ticks(self) -> list[float]:
         decades = range(math.floor(math.log10(self.low)) - 1, math.ceil(math.log10(self.high)) + 1)
-        found: list[float] = []
+        shown: list[float] = []
         for digits in STEPS:
             values = sorted({float(f"{digit}e{power}") for power in decades for digit in digits})
-            found = [value for value in values if self.low <= value <= self.high]
-            if len(found) >= TICKS:
+            shown = [value for value in values if self.low <= value <= self.high]
+            if len(shown) >= TICKS:
                 break
-        return found
+        return shown
 
 
 def _position(value: float, log: bool) -> float:

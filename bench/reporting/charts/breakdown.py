@@ -16,7 +16,7 @@ SERIES = 8
 """Parts of one bar at most; the smallest of more are shown together."""
 REST = "smaller parts"
 COLOURS = ("#0077aa", "#ee9900", "#55bbee", "#aa3300", "#9900ff", "#bbdd88", "#bb9999", "#663333")
-"""Told apart by colour-blind readers too, on white as on black."""
+"""Colour-blind readers can tell them apart too, on white as on black."""
 NAMES = {of: METRICS[f"{PREFIX}/{of}"].heading for of in AMOUNTS}
 
 OPERATORS = ("pointwise", "depthwise", "other convolution", "ContMix", "matrix product", "norm", "other")

@@ -13,7 +13,7 @@ from bench.reporting.charts.spec import PAGE, Chart, Theme, quantity
 from bench.reporting.data import Report, histories
 
 LINES = 8
-"""Of one chart; more are told apart by their family, in a chart each."""
+"""Of one chart, at most; more are split by family, a chart each."""
 
 
 def charts(report: Report, theme: Theme = PAGE) -> list[Chart]:

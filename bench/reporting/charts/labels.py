@@ -16,7 +16,7 @@ _EIGHTHS = (0, 8, 12, 4, 14, 10, 2, 6, *range(1, 16, 2))
 DIRECTIONS = tuple((math.cos(i * math.pi / 8), math.sin(i * math.pi / 8)) for i in _EIGHTHS)
 """Right, left, above, below, then what lies between them; y grows downwards."""
 LINED = 8.0  # from this distance on, a line leads from the label to its point
-DOUBT = 1.1  # so often as far as its own marker's edge another's must be at least, or a line leads to its own
+DOUBT = 1.1  # how much further than its own point's marker any other's must be, or a line leads to its own
 DOUBTFUL = 20.0  # what such a place costs
 ROUNDS = 4
 PER_PLACE = 0.35  # what a place costs more than the one before, where crossing a line costs 2 a pixel

@@ -62,7 +62,7 @@ def _batched(metric: str) -> bool:
 
 def _points(report: Report, machine: str, metric: str) -> dict[str, list[Point]]:
     """Conditions -> points of the models that have two resolutions or more under them, whatever the batch."""
-    found: dict[str, list[Point]] = {}
+    all_of: dict[str, list[Point]] = {}
     for row in main_rows(report.rows):
         value, here = row.valid(metric), (row.task, row.form, row.machine) == ("classification", "deploy", machine)
         if value is None or not here or not row.pixels:
@@ -76,9 +76,9 @@ def _points(report: Report, machine: str, metric: str) -> dict[str, list[Point]]
             "under": row.under,
             "line": f"{row.model} {row.under} {batch}",
         }
-        found.setdefault(row.under, []).append(point)
+        all_of.setdefault(row.under, []).append(point)
     kept = {}
-    for under, points in found.items():
+    for under, points in all_of.items():
         sizes: dict[str, set[str]] = {}
         for point in points:
             sizes.setdefault(point["model"], set()).add(point["resolution"])

@@ -43,10 +43,11 @@ def page(report: Report) -> str:
     sections = charts(report)
     grids = tables(report.rows)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-    drawn = {chart.name: _svg(chart) for found in sections.values() for chart in found}
+    every = [chart for of_section in sections.values() for chart in of_section]
+    drawn = {chart.name: _svg(chart) for chart in every}
     bundle: Any = vl_convert.javascript_bundle  # its stub asks for a snippet, which is optional
     library = bundle(vl_version=newest()) if drawn else ""
-    specs = {chart.name: themed(chart.spec, PAGE) for found in sections.values() for chart in found}
+    specs = {chart.name: themed(chart.spec, PAGE) for chart in every}
     return environment.get_template("page.html.j2").render(
         report=report,
         table=grids[0] if grids else None,
@@ -72,7 +73,7 @@ def _titled(
     sections: Mapping[str, Sequence[Chart]], titles: Mapping[str, str], further: bool
 ) -> list[tuple[str, str, list[Chart]]]:
     """Each section's charts that stand in the appendix, or before it, with the section's title."""
-    shown = {name: [chart for chart in found if chart.further == further] for name, found in sections.items()}
+    shown = {name: [chart for chart in made if chart.further == further] for name, made in sections.items()}
     return [(name, titles[name], some) for name, some in shown.items() if some]
 
 
