@@ -142,18 +142,18 @@ class Local:
         self._gpus = list(gpus)
         self.most = len(gpus) or at_once or 1
         self._executor = _made(LOCAL, folder, {"timeout_min": 24 * 60, "tasks_per_node": 1, **asked})
-        self._on: dict[str, int] = {}  # job -> GPU
+        self._on: dict[str, str] = {}  # job that goes on -> what it sees of GPUs
         self._jobs: dict[str, Any] = {}
 
     def submit(self, jobs: Sequence[Job]) -> list[str]:
         names = []
         for job in jobs:
             if self._gpus:
-                free = next(gpu for gpu in self._gpus if gpu not in self._on.values())
+                free = next(gpu for gpu in self._gpus if str(gpu) not in self._on.values())
                 self._executor._executor.update_parameters(gpus_per_node=1, visible_gpus=(free,))
             submitted = self._executor.submit(job)
             if self._gpus:
-                self._on[submitted.job_id] = free
+                self._on[submitted.job_id] = str(free)
             self._jobs[submitted.job_id] = submitted
             names.append(submitted.job_id)
         return names
@@ -163,6 +163,8 @@ class Local:
         for job, state in states.items():
             if state == GONE:
                 self._on.pop(job, None)
+            elif job not in self._on:  # of an earlier run, which keeps its GPU
+                self._on[job] = _visible(job)
         return states
 
     def _lives(self, job: str) -> bool:
@@ -181,3 +183,13 @@ class Local:
             if self._lives(job):  # of an earlier run too: this is how submitit cancels
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(job), signal.SIGINT)
+
+
+def _visible(job: str) -> str:
+    """The GPUs that a job on this machine sees, as its process was started; empty where that cannot be read."""
+    import psutil
+
+    try:
+        return psutil.Process(int(job)).environ().get("CUDA_VISIBLE_DEVICES", "")
+    except psutil.Error:
+        return ""

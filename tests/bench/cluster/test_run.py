@@ -32,9 +32,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A sweep with the planted command, in a folder that the next one shares."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
-    def made(planted: Grid, at_once: int = 8, attempts: int = 3) -> Sweep:
+    def made(planted: Grid, at_once: int = 8, attempts: int = 3, gpus: Sequence[int] = ()) -> Sweep:
         folder = tmp_path / "sweep"
-        local = executor(executors.LOCAL, folder / "jobs", {}, at_once, [])
+        local = executor(executors.LOCAL, folder / "jobs", {}, at_once, gpus)
         said: list[str] = []
         sweep = Sweep(planted, folder, tmp_path / "results", local, attempts, "tests.bench.cluster.planted")
         sweep.said = said.append
@@ -143,21 +143,27 @@ def test_a_job_of_an_earlier_run_that_goes_on_is_waited_for_and_not_submitted_tw
     assert cells.state(sweep.folder / "cells" / "a").word == "done"
 
 
-def test_a_job_of_an_earlier_run_is_cancelled_too(make: Make) -> None:
+def test_a_job_of_an_earlier_run_keeps_its_gpu_and_is_cancelled_too(make: Make) -> None:
     """That run was killed, say: its jobs here go on by themselves, and Ctrl-C ends them."""
-    sweep = make(grid(a="waits"))
-    sweep._submitted(sweep.grid.cells)
-    later = make(sweep.grid)
+    sweep = make(grid(a="waits", b="waits"), gpus=(0, 1))
+    sweep._submitted(sweep.grid.cells[:1])
+    later = make(sweep.grid, gpus=(0, 1))
     jobs = list(later.adopted().values())
     assert len(jobs) == 1
-    deadline = time.time() + 60
-    while not cells.state(later.place(later.grid.cells[0])).attempts and time.time() < deadline:
-        time.sleep(0.05)
-    later.executor.cancel(jobs)
-    while later.adopted() and time.time() < deadline:
-        time.sleep(0.05)
-    assert later.adopted() == {}
-    later.executor.cancel(jobs)
+    jobs += later._submitted(later.grid.cells[1:]).values()
+    places = [later.place(cell) for cell in later.grid.cells]
+    try:
+        assert [executors._visible(job) for job in jobs] == ["0", "1"]
+        deadline = time.time() + 60
+        while not all(cells.state(place).attempts for place in places) and time.time() < deadline:
+            time.sleep(0.05)
+        later.executor.cancel(jobs)
+        while later.adopted() and time.time() < deadline:
+            time.sleep(0.05)
+        assert later.adopted() == {}
+    finally:  # where they were not cancelled they end now
+        for place in places:
+            (place / "go").touch()
 
 
 def test_records_that_cannot_be_merged_wait_in_their_cell(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
