@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from math import prod
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.gpu.headline import OF_PLAIN, OF_STEP, OF_T
 from bench.gpu.kept import Kept
 from bench.gpu.parts import DEPTHWISE
 from bench.records.record import Record
-from bench.render import table
+from bench.render import by_heading, table
 
 RATIOS = (OF_T, OF_PLAIN, OF_STEP)
 """The ratios of the headline, as the notes of their records begin: bfloat16, batch 256, 224x224."""
@@ -117,31 +117,31 @@ def summary(kept: Kept, real: bool, verdict: str = "") -> str:
     if operators:
         eager = {_key(r): r for r in timed if r.metric == "operator_time_eager"}
         over = {_key(r): r.value for r in timed if r.metric == "over_floor"}
-        rows: list[tuple[Any, ...]] = [
-            (r.model, r.form, r.backend, r.dtype, r.layout, r.batch, _time(r),
-             _time(eager[_key(r)]) if _key(r) in eager else "", _number(over.get(_key(r))))
+        timings = [
+            {"operator": r.model, "pass": r.form, "by": r.backend, "dtype": r.dtype, "layout": r.layout,
+             "batch": r.batch, "us": _time(r), "us, eager": _time(eager[_key(r)]) if _key(r) in eager else "",
+             "x floor": over.get(_key(r))}
             for r in operators
         ]  # fmt: skip
-        of_operators = ("operator", "pass", "by", "dtype", "layout", "batch", "us", "us, eager", "x floor")
-        lines += ["", table(of_operators, rows, "markdown", words=5)]
+        lines += ["", by_heading(timings, "markdown", words=5)]
         tokens = faster_from(operators)
         if tokens and real:
             lines.append(f"\nFused ContMix beats tiled from {tokens} tokens (batch x map) on: `fused.FASTER_FROM`.")
     models = [r for name, rows in records.items() if name not in ("contmix", "depthwise") for r in rows]
     if models:
-        shown: list[tuple[Any, ...]] = [
-            (r.model, r.form, r.batch, r.dtype, r.layout, r.backend, _depthwise(r), r.compile, r.metric, _figure(r),
-             r.unit)
+        shown = [
+            {"model": r.model, "form": r.form, "batch": r.batch, "dtype": r.dtype, "layout": r.layout,
+             "ContMix": r.backend, "depthwise": _depthwise(r), "compile": r.compile, "metric": r.metric,
+             "value": _figure(r), "unit": r.unit}
             for r in models if not r.against
         ]  # fmt: skip
-        headings = ("model", "form", "batch", "dtype", "layout", "ContMix", "depthwise", "compile", "metric", "value",
-                    "unit")  # fmt: skip
-        lines += ["", table(headings, shown, "markdown")]
+        lines += ["", by_heading(shown, "markdown")]
     last = [
-        (f.what, _number(f.value) or NOT_MEASURED, f.interval, f"invalid: {f.doubts}" if f.doubts else "")
+        {"figure": f.what, "measured": NOT_MEASURED if f.value is None else f.value, "95 % interval": f.interval,
+         "doubts": f"invalid: {f.doubts}" if f.doubts else ""}
         for f in figures(records if real else {})
-    ]
-    lines += ["", table(("figure", "measured", "95 % interval", "doubts"), last, "markdown")]
+    ]  # fmt: skip
+    lines += ["", by_heading(last, "markdown")]
     return "\n".join(lines)
 
 
@@ -164,10 +164,6 @@ def _key(r: Record) -> tuple[object, ...]:
 
 def _depthwise(r: Record) -> str:
     return next((note.removeprefix(DEPTHWISE).strip() for note in r.notes if note.startswith(DEPTHWISE)), "")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _time(r: Record) -> str:
