@@ -41,7 +41,7 @@ class Box:
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return width * height if width > 0 and height > 0 else 0.0
 
-    def nearest(self, x: float, y: float) -> tuple[float, float]:
+    def nearest(self, x: float, y: float) -> XY:
         """The point of the rectangle that is nearest to another."""
         return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
 
@@ -59,7 +59,8 @@ class Box:
         return inside / steps * math.hypot(to_x - x, to_y - y)
 
 
-Line = tuple[tuple[float, float], tuple[float, float]]
+XY = tuple[float, float]
+Line = tuple[XY, XY]
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,73 @@ class Label:
     """A label's place: its box, and the end of the line that leads to it, if there is one."""
 
     box: Box
-    end: tuple[float, float] | None
+    end: XY | None
 
 
-def extent(text: str, size: float) -> tuple[float, float]:
+def extent(text: str, size: float) -> XY:
     """Width and height of a text in pixels, about."""
     return WIDE * size * len(text), TALL * size
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What one point's label keeps off."""
+
+    apart: Sequence[XY]  # the other points
+    boxes: Sequence[Box]  # their markers, and the labels that have a place
+    drawn: Sequence[Line]  # lines of the chart
+    leads: Sequence[Line]  # lines that lead to other labels
+    panel: XY  # its width and height
+
+    def cheapest(self, point: XY, extent: XY) -> Label:
+        """The best of the places, which come in the order of what they cost by themselves.
+
+        Where one of the points `apart` is about as near, a line says whose label it is.
+        """
+        best: tuple[float, Label] | None = None
+        for place, label in _candidates(point, extent):
+            if best is not None and best[0] <= PER_PLACE * place:
+                break
+            doubt = self._doubtful(label.box, point)
+            if doubt and label.end is None:
+                label = Label(label.box, label.box.nearest(*point))
+            cost = self._cost(label, point) + PER_PLACE * place + DOUBTFUL * doubt
+            if best is None or cost < best[0]:
+                best = cost, label
+        assert best is not None, "no place at all"
+        return best[1]
+
+    def _doubtful(self, box: Box, point: XY) -> bool:
+        """Whether a reader may take it for the label of another point."""
+        own = math.dist(box.nearest(*point), point) - MARKER
+        return any(math.dist(box.nearest(*other), other) - MARKER < DOUBT * own for other in self.apart)
+
+    def _cost(self, label: Label, point: XY) -> float:
+        box, (width, height) = label.box, self.panel
+        outside = max(-box.left, -box.top, box.right - width, box.bottom - height, 0.0)
+        around = Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)
+        covered = sum(around.overlap(other) for other in self.boxes)
+        crossed = sum(around.crossed(line) for line in self.drawn)
+        by_leads = sum(around.crossed(line) for line in self.leads)
+        own = sum(other.crossed((point, label.end)) for other in self.boxes) if label.end else 0.0
+        forbidden = 1000 * ((outside > 0) + (covered > 0)) + covered
+        return forbidden + 60 * ((by_leads > 0) + (own > 0)) + 2.0 * crossed
+
+
+def _candidates(point: XY, extent: XY) -> Iterator[tuple[int, Label]]:
+    x, y = point
+    width, height = extent
+    for further in DISTANCES:
+        for i, (across, down) in enumerate(DIRECTIONS):
+            reach = MARKER + NEAR + further
+            box = Box.around(x + across * (reach + width / 2), y + down * (reach + height / 2), width, height)
+            end = box.nearest(x, y)
+            lined = math.dist(end, point) - MARKER > LINED
+            yield further * len(DIRECTIONS) + i, Label(box, end if lined else None)
+
+
 def place(
-    points: Sequence[tuple[float, float]],
-    texts: Sequence[str],
-    size: float,
-    panel: tuple[float, float],
-    lines: Iterable[Line] = (),
+    points: Sequence[XY], texts: Sequence[str], size: float, panel: XY, lines: Iterable[Line] = ()
 ) -> list[Label]:
     """A place for each point's text: within the panel, off all markers and other labels, off lines where that goes.
 
@@ -96,69 +150,6 @@ def place(
             leads = [(points[j], label.end) for j, label in placed.items() if j != i and label.end is not None]
             boxes = [*markers[:i], *markers[i + 1 :], *(label.box for label in others)]
             apart = [*points[:i], *points[i + 1 :]]
-            placed[i] = _cheapest(points[i], extent(texts[i], size), apart, boxes, drawn, leads, panel)
+            around = Surroundings(apart, boxes, drawn, leads, panel)
+            placed[i] = around.cheapest(points[i], extent(texts[i], size))
     return [placed[i] for i in range(len(points))]
-
-
-def _cheapest(
-    point: tuple[float, float],
-    extent: tuple[float, float],
-    apart: Sequence[tuple[float, float]],
-    boxes: Sequence[Box],
-    drawn: Sequence[Line],
-    leads: Sequence[Line],
-    panel: tuple[float, float],
-) -> Label:
-    """The best of the places, which come in the order of what they cost by themselves.
-
-    Where one of the points `apart` is about as near, a line says whose label it is.
-    """
-    best: tuple[float, Label] | None = None
-    for place, label in _candidates(point, extent):
-        if best is not None and best[0] <= PER_PLACE * place:
-            break
-        doubt = _doubtful(label.box, point, apart)
-        if doubt and label.end is None:
-            label = Label(label.box, label.box.nearest(*point))
-        cost = _cost(label, point, boxes, drawn, leads, panel) + PER_PLACE * place + DOUBTFUL * doubt
-        if best is None or cost < best[0]:
-            best = cost, label
-    assert best is not None, "no place at all"
-    return best[1]
-
-
-def _doubtful(box: Box, point: tuple[float, float], apart: Sequence[tuple[float, float]]) -> bool:
-    """Whether a reader may take it for the label of another point."""
-    own = math.dist(box.nearest(*point), point) - MARKER
-    return any(math.dist(box.nearest(*other), other) - MARKER < DOUBT * own for other in apart)
-
-
-def _candidates(point: tuple[float, float], extent: tuple[float, float]) -> Iterator[tuple[int, Label]]:
-    x, y = point
-    width, height = extent
-    for further in DISTANCES:
-        for i, (across, down) in enumerate(DIRECTIONS):
-            reach = MARKER + NEAR + further
-            box = Box.around(x + across * (reach + width / 2), y + down * (reach + height / 2), width, height)
-            end = box.nearest(x, y)
-            lined = math.dist(end, point) - MARKER > LINED
-            yield further * len(DIRECTIONS) + i, Label(box, end if lined else None)
-
-
-def _cost(
-    label: Label,
-    point: tuple[float, float],
-    boxes: Sequence[Box],
-    drawn: Sequence[Line],
-    leads: Sequence[Line],
-    panel: tuple[float, float],
-) -> float:
-    box = label.box
-    outside = max(-box.left, -box.top, box.right - panel[0], box.bottom - panel[1], 0.0)
-    around = Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)
-    covered = sum(around.overlap(other) for other in boxes)
-    crossed = sum(around.crossed(line) for line in drawn)
-    by_leads = sum(around.crossed(line) for line in leads)
-    own = sum(other.crossed((point, label.end)) for other in boxes) if label.end else 0.0
-    forbidden = 1000 * ((outside > 0) + (covered > 0)) + covered
-    return forbidden + 60 * ((by_leads > 0) + (own > 0)) + 2.0 * crossed
