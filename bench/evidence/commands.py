@@ -30,13 +30,10 @@ def command(statement: Statement) -> str:
 def _cost(subject: Subject, models: str) -> str:
     if subject.metric == "deploy_difference":
         return f"python -m bench.claims --measure parity --models {models}"
-    counted = " --metrics params macs"
-    if subject.task != "classification":
-        size = subject.resolution or COUNTED_AT[subject.task]
-        head = f" --head {subject.head}" if subject.task == "detection" else ""
-        task = f"--task {subject.task}{head}"
-        return f"python -m bench.compare {task} --models {models}{counted} --resolutions {size} --save"
-    return f"python -m bench.compare --models {models}{counted} --resolutions {subject.resolution} --save"
+    task = "" if subject.task == "classification" else f" --task {subject.task}"
+    task += f" --head {subject.head}" if subject.task == "detection" else ""
+    size = subject.resolution or COUNTED_AT[subject.task]
+    return f"python -m bench.compare{task} --models {models} --metrics params macs --resolutions {size} --save"
 
 
 def _accuracy(subjects: tuple[Subject, ...], models: str) -> str:
