@@ -6,7 +6,6 @@ command goes on from what it kept.
 
 from __future__ import annotations
 
-import datetime
 import os
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 
 from bench.cli import last_line
 from bench.cluster import cell
+from bench.machine.environment import now
 
 TAIL = 400
 """Characters of the command's last words that are kept with how it ended."""
@@ -52,8 +52,7 @@ class Job:
         folder = Path(self.folder).resolve()
         begun = time.monotonic()
         if first:
-            now = datetime.datetime.now(datetime.timezone.utc)
-            cell.begin(folder, {"job": where.job_id, "host": socket.gethostname(), "time": f"{now:%Y-%m-%dT%H:%M:%SZ}"})
+            cell.begin(folder, {"job": where.job_id, "host": socket.gethostname(), "time": now()})
         code = run([*self._launcher(where), *self.arguments], folder / cell.LOG)
         if first:
             words = {"code": code, "seconds": round(time.monotonic() - begun, 1), "host": socket.gethostname()}

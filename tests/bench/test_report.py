@@ -95,13 +95,6 @@ def test_rows_of_two_machines_stay_apart(gathered: Report) -> None:
     assert all(f"CPU of {machine}" in text for machine in MACHINES)
 
 
-def test_batches_are_rows_of_their_own() -> None:
-    from bench.evidence.evidence import Placed
-
-    made = [timed("overlock_t", "throughput", 10.0 * batch, batch=batch) for batch in (1, 4)]
-    assert [(r.batch, r.value("throughput")) for r in rows(Placed(x, "") for x in made)] == [(1, 10.0), (4, 40.0)]
-
-
 def test_other_conventions_do_not_take_the_place_of_ours() -> None:
     from bench.evidence.evidence import Placed
 

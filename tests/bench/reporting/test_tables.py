@@ -118,11 +118,6 @@ def test_what_stands_for_a_missing_figure(failed: tuple[str, ...], text: str) ->
     assert cells(*records)[1:] == [["convnext_b", text, "83.838"], ["resnet18", "4.0", ""]]
 
 
-def test_an_invalid_figure_is_marked() -> None:
-    bad = replace(record("convnext_b", "throughput", 8.0), valid=False, reasons=("outputs are not finite",))
-    assert cells(bad)[1][1] == "8.0 (invalid)"
-
-
 def test_conditions_are_columns_where_they_differ_and_words_where_not() -> None:
     rows = as_measured(RECORDS)
     assert shared(rows) == "at 224, deploy form, cpu, float32, batch 4, channels_last, CPU threads 2, ContMix tiled"
