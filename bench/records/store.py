@@ -174,12 +174,17 @@ def machines(results: Path) -> list[Path]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file itself; of a folder all CSV files: a machine's, or one with a folder for each machine.
+    """A file itself; of a folder all CSV files: of a machine's, or of one with a folder for each machine.
+
+    The latter may have further files, as `results/` has expected and published figures.
 
     Raises:
         BadInput: if a folder has none.
     """
-    files = sorted(path.glob("*.csv")) or sorted(path.glob("*/*.csv")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    own, of_machines = (sorted(path.glob(pattern)) for pattern in ("*.csv", "*/*.csv"))
+    files = own if path / RECORDS in own else of_machines or own
     if not files:
         raise BadInput(f"{path}: no records there; python -m bench.compare --save keeps some")
     return files

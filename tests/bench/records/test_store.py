@@ -93,6 +93,14 @@ def writer(who: str, path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def test_the_folder_of_all_machines_reads_beside_files_that_are_none_of_records() -> None:
+    results = REPOSITORY / "results"
+    assert list(results.glob("*.csv")), "expected and published figures"
+    of_machines = [store.read(folder) for folder in store.machines(results)]
+    assert len(of_machines) > 1
+    assert store.read(results) == [record for records in of_machines for record in records]
+
+
 def test_two_writers_do_not_interleave(tmp_path: Path) -> None:
     path = tmp_path / "records.csv"
     writers = [writer(who, path) for who in "ab"]
