@@ -1,7 +1,7 @@
 """The record: one measured figure with everything needed to repeat it, compare it, or distrust it.
 
-Records are long: one row a metric. They are written as JSON beside the environment that they were measured in, or kept
-as CSV (`bench.records.store`). Importing this imports no torch and no pandas.
+Records are long: one row for each metric. They are written as JSON beside the environment that they were measured in,
+or kept as CSV (`bench.records.store`). Importing this imports no torch and no pandas.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Record:
     method: str = ""  # how it was counted or timed
     counter: str = ""  # the counter and convention that a cost figure follows
     against: str = ""  # of a ratio: "<model> <form>" that it refers to; empty for any other figure
-    samples: tuple[float, ...] = ()  # one value a process or round, in the order measured; `value` is drawn from them
+    samples: tuple[float, ...] = ()  # one value for each process or round, in order; `value` is drawn from them
     noise: float | None = None  # how far the canary moved at most, if that is further than this machine's limit
     moved: tuple[float, ...] = ()  # how far the canary moved beside each sample
     run: str = ""  # the run that measured this: only rows of one run were interleaved with one another
@@ -232,7 +232,7 @@ def _up_to_date(record: Record) -> Record:
 
 
 def to_json(environment: Mapping[str, Any], records: Iterable[Record]) -> str:
-    """`{"environment": {...}, "records": [...]}`, one record a line."""
+    """`{"environment": {...}, "records": [...]}`, one record on each line."""
     lines = ",\n".join("    " + json.dumps(record.to_dict()) for record in records)
     environment_text = json.dumps(dict(environment), indent=2).replace("\n", "\n  ")
     return f'{{\n  "environment": {environment_text},\n  "records": [\n{lines}\n  ]\n}}'

@@ -1,4 +1,4 @@
-"""Records kept on disk: `results/<machine>/*.csv`, one record a line, appended to by whoever measures.
+"""Records kept on disk: `results/<machine>/*.csv`, a record on each line, appended to by whoever measures.
 
 A file is safe to share. Writers take turns by a lock file and add whole lines; a line that a killed writer left
 unfinished (it has no end of line) is passed over by readers and removed by the next writer. A file of an older version

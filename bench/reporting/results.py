@@ -27,7 +27,7 @@ CLAIM_SHARES = (0.17, 0.33, 0.13, 0.17, 0.12)
 
 
 def results_readme(report: Report) -> str:
-    """The text of `results/README.md`: a section a machine, a table a task, device, dtype and size; then claims."""
+    """The text of `results/README.md`: sections by machine; tables by task, device, dtype and size; claims."""
     lines = [GENERATED, "", "# Results", "", _intro(report), ""]
     if headline(report):
         lines += [f"![{ALT}]({PurePosixPath(FIGURE_FILE).name})", "", caption(report), ""]

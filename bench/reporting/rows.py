@@ -37,7 +37,7 @@ def conditions_of(metric: str) -> Conditions:
 
 @dataclass
 class Row:
-    """One model in one form at one resolution on one machine under one set of conditions, with a record a metric."""
+    """A model in one form at one size on one machine under one set of conditions, with a record for each metric."""
 
     machine: str
     task: str

@@ -1,4 +1,4 @@
-"""Rows as one wide table for programs: whole units, one fact a column. Its column names are an interface."""
+"""Rows as one wide table for programs: whole units, one fact in each column. Its column names are an interface."""
 
 from __future__ import annotations
 

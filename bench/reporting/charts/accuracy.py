@@ -125,7 +125,7 @@ def _chart(points: Sequence[Point], metric: str, machine: str, theme: Theme) -> 
     best = "right" if how.better == HIGH else "left"
     chosen = "unless measured is chosen above" if measured else "not measured here"
     caption = (
-        f"Top-1 against {how.heading}{where}, one point a model and resolution; better is up and to the {best}. "
+        f"Top-1 against {how.heading}{where}, one point for each model and resolution; better is up and to the {best}. "
         f"Top-1 is as published, {chosen}. The dashed line is the Pareto front of weights of ImageNet-1K alone."
     )
     larger = dict.fromkeys(point["name"] for point in points if point["larger"])

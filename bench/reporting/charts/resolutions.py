@@ -110,7 +110,7 @@ def _panel(
     x = Channel("side", "Image (pixels)", Axis.around(sides, width, 26, log=True), options=ticks)
     y = Channel("value", quantity(metric), scale)
     lines = _lines(points)
-    for line in lines.values():  # one label a line, at its end
+    for line in lines.values():  # one label for each line, at its end
         for point in line[:-1]:
             point["label"] = ""
         line[-1]["label"] = line[-1]["label"].partition(" ")[0]  # the axis has the resolution
