@@ -17,9 +17,8 @@ import numpy as np
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.launch import PROCESS_OPTION
 from bench.engine.plan import DEFAULT, Plan
-from bench.engine.request import Request, Settings, automatic_batch
+from bench.engine.request import Request, Settings
 from bench.engine.sweep import ROUND_SECONDS
 from bench.machine.calibration import CANARY, SPREAD, VISIBLE
 from bench.progress import progress
@@ -40,10 +39,8 @@ def parser() -> Parser:
     add("--rounds", type=cli.positive, default=15, help="pairs of fresh processes (default 15: three to four minutes)")
     add("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
     add("--resolution", type=cli.resolution, default=(224, 224), metavar="SIZE")
-    add("--device", type=cli.device, default="auto")
-    add("--dtype", type=cli.dtype, choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
-    add("--process", **PROCESS_OPTION)
+    add("--dtype", type=cli.dtype, choices=cli.DTYPES, default="float32")
+    cli.add_timing(p)
     add("--no-save", action="store_true", help="print only")
     return p
 
@@ -60,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.no_save:
         store.check()
     settings = Settings(
-        device=args.device, dtype=args.dtype, threads=args.threads or physical_cores(), process=args.process
+        device=args.device,
+        dtype=args.dtype,
+        batch=args.batch_size,
+        threads=args.threads or physical_cores(),
+        process=args.process,
     )
     checked = check(settings, {"models": [args.model], "settings": asdict(settings), "dtypes": [args.dtype]})
     environment = checked["environment"]
-    batch = automatic_batch(checked["device"], args.resolution) if args.batch_size == "auto" else args.batch_size
-    settings = replace(settings, device=checked["device"], batch=batch)
+    settings = replace(settings, device=checked["device"]).decided(args.resolution)
     plan = replace(DEFAULT, rounds=args.rounds, canary_limit=math.inf)
     outcome = measured(args.model, args.resolution, settings, plan)
     name = new_run()

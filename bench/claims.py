@@ -36,19 +36,9 @@ def parser() -> Parser:
     add("--measure", nargs="*", choices=KINDS, metavar="WHAT",
         help="first measure what needs neither weights nor data, and keep it: cost (of classifiers), dense (of "
         "detectors and segmentation models), parity (of both forms of OverLoCK); all by default")  # fmt: skip
-    add(
-        "--models",
-        nargs="+",
-        default=[],
-        metavar="MODEL",
-        help="only statements that speak of these (names or patterns)",
-    )
+    add("--models", nargs="+", default=[], metavar="MODEL", help="statements that speak of these (names, patterns)")
     add("--only", nargs="+", default=[], metavar="WORD", help="only statements whose id or text holds one of these")
-    add(
-        "--all",
-        action="store_true",
-        help="show everything to people: also what is reproduced, or not measured",
-    )
+    add("--all", action="store_true", help="show everything to people: also what is reproduced, or not measured")
     add("--check", action="store_true", help="exit with 1 if a statement is refuted or not reproduced, 3 if undecided")
     add("--format", choices=cli.FORMATS, help="default: table, or by the suffix of --output")
     add("--output", type=Path, metavar="FILE", help="write there instead of printing")

@@ -188,16 +188,22 @@ def positive_or_auto(text: str) -> int | str:
     return text if text == "auto" else positive(text)
 
 
-def number(text: str, most: float = math.inf) -> float:
-    """A finite number of 0 or more."""
+def number(text: str, most: float = math.inf, above: bool = False) -> float:
+    """A finite number of 0 or more, or `above` 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (0 <= value <= most and math.isfinite(value)):
-        end = "" if most == math.inf else f", up to {most:g}"
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no number of 0 or more{end}")
+    if not (0 <= value <= most and math.isfinite(value)) or (above and value == 0):
+        which = "above 0" if above else "of 0 or more"
+        end = "" if most == math.inf else f"{' and' if above else ','} up to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no number {which}{end}")
     return value
+
+
+def above_zero(text: str, most: float = math.inf) -> float:
+    """A finite number above 0."""
+    return number(text, most, above=True)
 
 
 def share(text: str) -> float:
@@ -247,6 +253,19 @@ def device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no device: give auto, cpu, cuda, cuda:N or mps")
     return text
+
+
+DTYPES = ("float32", "tf32", "bfloat16", "float16")
+"""What weights and inputs can be cast to where something is timed."""
+
+
+def add_timing(p: argparse._ActionsContainer) -> None:
+    """The arguments of every command that times: where, and how its processes are started."""
+    p.add_argument("--device", type=device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
+    p.add_argument("--threads", type=positive, metavar="N",
+                   help="CPU threads (default: the physical cores available)")  # fmt: skip
+    p.add_argument("--process", choices=("fork", "exec"), default="fork",
+                   help="fork workers from a preloaded one (default), or start fresh ones")  # fmt: skip
 
 
 def add_device(p: Parser, dtypes: Sequence[str], dtype_help: str, workers: int) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine import runtimes
-from bench.engine.launch import PROCESS_OPTION
 from bench.engine.plan import DEFAULT, QUICK, Plan
 from bench.engine.request import Settings
 from bench.list import add_list
@@ -26,7 +25,6 @@ from bench.tasks import head_of
 
 if TYPE_CHECKING:
     from bench.engine.runner import Runner
-    from bench.engine.sweep import Sweep
     from bench.records.record import Record
 
 DEFAULT_SIZES = {"classification": (224, 224), "segmentation": (512, 512), "detection": (800, 1280)}
@@ -52,13 +50,13 @@ def parser() -> Parser:
     add("--metrics", nargs="+", choices=ASKED, default=list(DEFAULT_METRICS), metavar="METRIC",
         help=f"{', '.join(ASKED)} (default: {' '.join(DEFAULT_METRICS)})")  # fmt: skip
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
-    add("--device", type=cli.device, default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
+    cli.add_timing(p)
     add(
         "--dtypes",
         "--dtype",
         nargs="+",
         type=cli.dtype,
-        choices=("float32", "tf32", "bfloat16", "float16"),
+        choices=cli.DTYPES,
         default=["float32"],
         metavar="DTYPE",
         help="of weights and inputs: float32 (default), tf32, bfloat16, float16",
@@ -69,31 +67,14 @@ def parser() -> Parser:
     add("--compile", choices=COMPILE, default="none", help="a mode of torch.compile, or one CUDA graph")
     add("--runtime", choices=(runtimes.PYTORCH, *runtimes.PACKAGES), default=runtimes.PYTORCH,
         help="of all models: pytorch (default), or exported and run by onnxruntime or openvino on the CPU")  # fmt: skip
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
     add("--backend", default="auto", metavar="NAME", help="implementation of ContMix (default: auto)")
     add("--weights", nargs="+", default=[], metavar="MODEL=PATH", help="checkpoints (default: random weights)")
     add("--import", nargs="+", default=[], dest="imports", metavar="MODULE", help="import these, which register models")
-    add(
-        "--task",
-        choices=tuple(DEFAULT_SIZES),
-        default="classification",
-        help="with the head of that task on the backbone",
-    )
+    add("--task", choices=tuple(DEFAULT_SIZES), default="classification", help="with that task's head on the backbone")
     add("--head", default="", metavar="NAME", help="of --task detection: maskrcnn (default), cascade, cascade_2fc")
-    add(
-        "--rounds",
-        type=cli.positive,
-        metavar="N",
-        help="processes of each model (default: as many as --precision needs and --time allows)",
-    )
-    add(
-        "--precision",
-        type=cli.percent,
-        metavar="P%",
-        help="half width of the ratios' intervals to aim at (default: 5%%)",
-    )
+    add("--rounds", type=cli.positive, metavar="N", help="of each model (default: by --precision and --time)")
+    add("--precision", type=cli.percent, metavar="P%", help="half width of the ratios' intervals to aim at (5%%)")
     add("--time", type=cli.seconds, default=60.0, metavar="S", help="seconds of each group of models (default: 60)")
-    add("--process", **PROCESS_OPTION)
     add("--memory-budget", type=cli.positive, metavar="MIB", help="for largest_batch (default: what is free)")
     add(
         "--quick",
@@ -153,13 +134,15 @@ def run(args: argparse.Namespace) -> int:
             raise BadInput(f"--output and --resume are both {args.output}: give each a file of its own")
     sizes = list(dict.fromkeys(args.resolutions or [DEFAULT_SIZES[args.task]]))
     metrics = [metric for metric in ASKED if metric in args.metrics]
-    print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {', '.join(metrics)}", file=sys.stderr)
+    what = "breakdown" if args.breakdown else ", ".join(metrics)
+    print(f"{', '.join(names)} at {', '.join(map(cli.resolution_name, sizes))}: {what}", file=sys.stderr)
     if len(names) > 1:
         print(f"ratios refer to {baseline}", file=sys.stderr)
 
     from bench.engine.runner import Runner
     from bench.engine.sweep import Sweep
     from bench.machine.environment import physical_cores
+    from bench.profile.breakdown import BYTES
     from bench.published import published
     from bench.records import store
 
@@ -199,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         head=head,
     )
     if args.breakdown:
-        return broken_down(args, sweep)
+        sweep = replace(sweep, metrics=[BYTES], batches=sweep.batches[:1], dtypes=sweep.dtypes[:1])
     journal = Journal(args.resume)
     with progress() as bar:
         runner = Runner(sweep, bar.begun, bar.done, journal, journal.known(), bar.known)
@@ -254,34 +237,6 @@ class Journal:
             print(f"{error}; what is measured is printed at the end", file=sys.stderr)
 
 
-def broken_down(args: argparse.Namespace, sweep: Sweep) -> int:
-    """Print, and keep if asked, where each model's time, MACs, parameters and activations are."""
-    from bench.engine.runner import Runner
-    from bench.profile import breakdown
-    from bench.records import record as rec
-    from bench.records import store
-
-    sweep = replace(sweep, metrics=[breakdown.BYTES], batches=sweep.batches[:1], dtypes=sweep.dtypes[:1])
-    with progress() as bar:
-        runner = Runner(sweep, bar.begun, bar.done)
-        bar.total(sweep.steps())
-        runner.measure()
-    environment, records = runner.environment, runner.records
-    good = [r for r in records if r.value is not None]
-    if not good:
-        raise BadInput("nothing could be measured: " + "; ".join(dict.fromkeys(x for r in records for x in r.reasons)))
-
-    def text(style: str) -> str:
-        if style == "json":
-            return rec.to_json(environment, records)
-        return as_csv([r.to_dict() for r in records]) if style == "csv" else breakdown.render(good, style)
-
-    cli.show(text, args)
-    if args.save:
-        print(f"kept in {store.save(records, environment)}", file=sys.stderr)
-    return cli.OK
-
-
 PRECISION = 0.05
 
 
@@ -313,6 +268,7 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
 def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
     """Show what is known; returns the exit code."""
     from bench.machine.environment import describe
+    from bench.profile import breakdown
     from bench.records import record as rec
     from bench.reporting.footnotes import footnotes
     from bench.reporting.rows import as_measured
@@ -320,11 +276,13 @@ def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
 
     records = runner.records
     if records:
-        rows = as_measured(records)
 
         def text(style: str) -> str:
             if style == "json":
                 return rec.to_json(runner.environment, records)
+            if args.breakdown:
+                return as_csv([r.to_dict() for r in records]) if style == "csv" else breakdown.render(records, style)
+            rows = as_measured(records)
             if style == "csv":
                 return as_csv(wide(rows, runner.sweep.baseline))
             machine = describe(runner.environment) if runner.environment else ""
@@ -337,7 +295,7 @@ def report(runner: Runner, args: argparse.Namespace, interrupted: bool) -> int:
         return cli.INTERRUPTED
     if not any(record.measured for record in records):
         raise BadInput(f"nothing could be measured: {_reasons(records)}")
-    asked = [r for r in records if not METRICS[r.metric].cost] or records
+    asked = [r for r in records if r.metric not in METRICS or not METRICS[r.metric].cost] or records
     if not any(record.valid or record.out_of_memory for record in asked):
         raise BadInput(f"no figure that was measured is valid: {_reasons(asked)}")
     return cli.OK

@@ -31,9 +31,7 @@ SIDE = 150  # of a picture, in pixels
 DECADES = 4  # from the brightest pixel to the darkest colour
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
-DESCRIPTION = (
-    """Draw effective receptive fields: how much each input pixel bears on the middle of the last feature map."""
-)
+DESCRIPTION = """Draw effective receptive fields: how much each input pixel bears on the middle of the last map."""
 
 EPILOG = """With random weights (the default) a field tells of the architecture at the start of training, not of what a
 trained network looks at: give --weights for that. Models run in their training form, whose function is the same."""

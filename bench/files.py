@@ -95,9 +95,7 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOCK_TIMEOUT)
     except Timeout as error:
-        raise BadInput(
-            f"{path} is being written to for more than {LOCK_TIMEOUT:g} s: who holds {path}.lock?"
-        ) from error
+        raise BadInput(f"{path} is being written to for more than {LOCK_TIMEOUT:g} s: who has {path}.lock?") from error
     except OSError as error:
         raise BadInput(unwritable(path, error)) from error
     try:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
-from bench.engine.launch import PROCESS_OPTION
 from bench.engine.plan import DEFAULT, Plan
 from bench.gates import verdict
 from bench.gates.verdict import Judgement
@@ -52,38 +51,26 @@ def parser() -> Parser:
     exact("--expected", type=Path, metavar="FILE", help="default: results/expected.csv, or the project's")
     exact("--update", action="store_true", help="write what is measured there, and print what that changes")
 
-    speed = p.add_argument_group("speed").add_argument
+    timed = p.add_argument_group("speed")
+    speed = timed.add_argument
     speed("--base", metavar="REV", help="the revision to compare with; without it, the recorded ratio to ConvNeXt-T")
     speed("--allow-dirty", action="store_true", help="measure the working tree although it has uncommitted changes")
     speed("--form", choices=("train", "deploy"), default="deploy")
     speed("--resolutions", nargs="+", type=cli.resolution, default=[(224, 224)], metavar="SIZE", help="224 or HxW")
     speed("--batch-size", type=cli.positive_or_auto, default="auto", metavar="N")
-    speed("--dtype", type=cli.dtype, choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
+    speed("--dtype", type=cli.dtype, choices=cli.DTYPES, default="float32")
     speed("--layout", choices=("auto", "channels_last", "channels_first"), default="channels_last")
-    speed("--device", type=cli.device, default="auto")
-    speed("--threads", type=cli.positive, metavar="N", help="CPU threads (default: the physical cores available)")
-    speed("--process", **PROCESS_OPTION)
+    cli.add_timing(timed)
     speed("--rounds", type=cli.positive, default=DEFAULT.rounds, metavar="N", help="before the first verdict")
     speed("--max-rounds", type=cli.positive, default=4 * DEFAULT.rounds, metavar="N", help="before giving up")
-    speed("--block", type=_above_zero, default=DEFAULT.block, metavar="SECONDS", help="of each timed block")
-    speed("--margin", type=_above_zero, metavar="FRACTION", help="default: 0.03, or 3 times the machine's A/A spread")
+    speed("--block", type=cli.above_zero, default=DEFAULT.block, metavar="SECONDS", help="of each timed block")
+    speed("--margin", type=cli.above_zero, metavar="FRACTION", help="default: 0.03, or 3 times this machine's spread")
     speed("--results", type=Path, metavar="DIR", help="where calibration and recorded ratios are (default: results/)")
     speed("--machine", metavar="KEY", help="whose recorded ratios to compare with (default: this machine's)")
     speed("--record", action="store_true", help="keep the ratio to ConvNeXt-T for later gates")
 
     p.add_argument("--against", type=Path, metavar="PATH", help="--accuracy: the earlier predictions")
     return p
-
-
-def _above_zero(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -49,24 +49,20 @@ def listed(style: str, names: Sequence[str] = ("*",)) -> str:
     from bench.accuracy.recipes import recipe_for
     from bench.loading import resolve
     from bench.models import chosen
-    from bench.published import beside, distinct
+    from bench.published import beside, shown
     from bench.render import by_heading
 
     rows = []
     for entry in map(resolve, (entry.name for entry in chosen(names))):
         recipe = recipe_for(entry)
         side = str(recipe.geometry.size[0])
-
-        def published(metric: str, name: str = entry.name, side: str = side) -> str:
-            return "/".join(figure.text for figure in distinct(beside(metric, name, side)))
-
         rows.append({
             "family": entry.family.name,
             "model": entry.name,
             "also": " ".join(entry.aliases),
             "forms": " ".join(entry.family.forms),
-            "parameters M (published)": published("params"),
-            "top-1 % (published)": published("top1"),
+            "parameters M (published)": shown(beside("params", entry.name, side)),
+            "top-1 % (published)": shown(beside("top1", entry.name, side)),
             "evaluated at": str(recipe),
         })  # fmt: skip
     return by_heading(rows, style, words=4)

@@ -43,7 +43,7 @@ def create(entry: Entry, **kwargs: Any) -> nn.Module:
     import timm
 
     entry.family.register()
-    model: nn.Module = timm.create_model(entry.timm_name, pretrained=False, **kwargs)
+    model: nn.Module = timm.create_model(entry.name, pretrained=False, **kwargs)
     return model.eval()
 
 

@@ -22,11 +22,10 @@ FORMS = ("train", "deploy")
 
 @dataclass(frozen=True)
 class Entry:
-    """One model: its short name, timm's name for it, and where its published figures are."""
+    """One model: its name, short and registered with timm, and where its published figures are."""
 
     name: str
     family: Family
-    timm_name: str
     resolution: int | None = None  # that its released weights are evaluated at; None: timm's own configuration says
     aliases: tuple[str, ...] = ()
     published: tuple[str, ...] = ()  # names in published.csv; the first one's weights are those of `resolution`
@@ -38,14 +37,13 @@ class Entry:
         return (asked,)
 
 
-def _entry(family: Family, size: str) -> Entry:
-    name = family.model(size)
-    return Entry(name, family, name, family.resolution(size), family.aliases(size), family.published(size))
-
-
-MODELS: Mapping[str, Entry] = MappingProxyType(
-    {family.model(size): _entry(family, size) for family in FAMILIES.values() for size in family.sizes}
-)
+MODELS: Mapping[str, Entry] = MappingProxyType({
+    family.model(size): Entry(
+        family.model(size), family, family.resolution(size), family.aliases(size), family.published(size)
+    )
+    for family in FAMILIES.values()
+    for size in family.sizes
+})  # fmt: skip
 """Short name -> entry, by family and size."""
 
 _ALIASES = {alias: entry.name for entry in MODELS.values() for alias in entry.aliases}
@@ -71,7 +69,7 @@ def entry_of(name: str) -> Entry:
 
 def entry_for_timm(name: str) -> Entry:
     """The entry of a timm model that has no short name here: one form, timm's own recipe, no published figures."""
-    return Entry(name, TIMM, name)
+    return Entry(name, TIMM)
 
 
 def unknown(name: str, timm_names: Sequence[str] = (), hint: str = "any timm model name works too") -> BadInput:

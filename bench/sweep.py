@@ -36,9 +36,7 @@ def parser() -> Parser:
     add("--executor", choices=(LOCAL, SLURM), default=LOCAL, help="this machine (default), or Slurm")
     add("--folder", type=Path, metavar="DIR", help="where cells are kept, shared by all machines (default: GRID-cells)")
     add("--jobs", type=cli.positive, metavar="N", help="at a time (default: one here, and all that Slurm takes)")
-    add(
-        "--gpus", nargs="+", type=cli.natural, default=[], metavar="N", help="on this machine: one job on each of these"
-    )
+    add("--gpus", nargs="+", type=cli.natural, default=[], metavar="N", help="on this machine: a job on each of these")
     add("--attempts", type=cli.positive, default=3, metavar="N", help="of a cell whose job is stopped (default: 3)")
     add("--results", type=Path, metavar="DIR", help="where records are merged (default: results/)")
     add("--status", action="store_true", help="only show how the cells stand")

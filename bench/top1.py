@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import cli
@@ -30,13 +30,11 @@ def parser() -> Parser:
     add("--data", type=Path, metavar="PATH", help="class folders, flat files (with --labels), .tar, Parquet or Arrow")
     add("--labels", type=Path, metavar="FILE", help="ground truth of flat files: NAME LABEL lines, or labels in order")
     add("--dataset", choices=DATASETS, default="imagenet", help="which set it is (default: the 50,000 of ImageNet)")
-    add(
-        "--num-classes", type=cli.positive, metavar="N", help="of the checkpoints, for --dataset custom (default: 1000)"
-    )
+    add("--num-classes", type=cli.positive, metavar="N", help="of checkpoints, for --dataset custom (default: 1000)")
     add("--real", nargs="?", const="", metavar="FILE", help="ReaL labels as well (default: the copy in timm)")
     add("--resolutions", nargs="+", type=cli.resolution, metavar="SIZE", help="224 or HxW (default: each model's own)")
     add("--recipe", choices=("own", "common"), default="own", help="each model's (default), or one crop for all")
-    add("--crop-pct", type=fraction, metavar="X", help="instead of the recipe's")
+    add("--crop-pct", type=partial(cli.above_zero, most=1.0), metavar="X", help="instead of the recipe's")
     add("--baseline", metavar="MODEL",
         help=f"model to compare with (default: the last of --models; of a pattern, {ANCHOR})")  # fmt: skip
     add("--form", choices=(*FORMS, "both"), default="deploy", help="re-parameterised (default), as trained, or both")
@@ -51,17 +49,6 @@ def parser() -> Parser:
     add("--compare", nargs=2, type=Path, metavar="FILE", help="only compare two predictions.npz of earlier runs")
     cli.add_output(p)
     return p
-
-
-def fraction(text: str) -> float:
-    """A number above 0 and up to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and up to 1")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

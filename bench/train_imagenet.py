@@ -21,9 +21,7 @@ def parser() -> cli.Parser:
     add = p.add_argument
     add("--model", required=True, metavar="NAME", help="short name or timm name")
     add("--data", type=Path, required=True, metavar="PATH", help="a folder with train and val (or validation)")
-    add(
-        "--output", type=Path, required=True, metavar="FOLDER", help="last.pth, best.pth and log.csv; goes on from them"
-    )
+    add("--output", type=Path, required=True, metavar="FOLDER", help="last.pth, best.pth, log.csv; goes on from them")
     add("--weights", default="random", metavar="PATH", help="random (default), released, or a checkpoint to fine-tune")
     add("--epochs", type=cli.positive, default=300, metavar="N", help="of the falling cosine (default: 300)")
     add("--cooldown", type=cli.natural, default=10, metavar="N", help="epochs at the least rate after it (default: 10)")
@@ -35,28 +33,11 @@ def parser() -> cli.Parser:
     add("--weight-decay", type=cli.number, default=0.05, help="default: 0.05")
     add("--decay", choices=("published", "weights"), default="published",
         help="what decays: all that has two axes, as published, or weights of layers alone")  # fmt: skip
-    add(
-        "--clip",
-        type=cli.number,
-        default=5.0,
-        metavar="NORM",
-        help="largest norm of the gradient; 0: none (default: 5)",
-    )
+    add("--clip", type=cli.number, default=5.0, metavar="NORM", help="largest norm of gradients; 0: none (default: 5)")
     add("--drop-path", type=cli.share, metavar="RATE", help="stochastic depth (default: the model's)")
     add("--drop", type=cli.share, default=0.0, metavar="RATE", help="dropout before the last layer (default: 0)")
-    add(
-        "--aux-weight",
-        type=cli.number,
-        metavar="X",
-        help="of the auxiliary head's loss; 0: no such head (default: 0.4)",
-    )
-    add(
-        "--ema-decay",
-        type=cli.share,
-        default=0.9999,
-        metavar="X",
-        help="of the averaged weights; 0: none (default: 0.9999)",
-    )
+    add("--aux-weight", type=cli.number, metavar="X", help="of the auxiliary head's loss; 0: no head (default: 0.4)")
+    add("--ema-decay", type=cli.share, default=0.9999, metavar="X", help="of averaged weights; 0: none (0.9999)")
     add("--resolution", type=cli.resolution, default=(224, 224), metavar="SIZE", help="224 (default), or HxW")
     add("--augment", default="rand-m9-mstd0.5-inc1", metavar="NAME", help="timm's name of it; none: flips and crops")
     add("--erase", type=cli.share, default=0.25, metavar="P", help="probability of random erasing (default: 0.25)")

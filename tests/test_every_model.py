@@ -54,7 +54,7 @@ def test_runs_at_every_size(name: str, form: str) -> None:
     entry = MODELS[name]
     importlib.import_module(entry.family.network)
     with torch.device("meta"):
-        model = timm.create_model(entry.timm_name, **entry.family.structure[form])
+        model = timm.create_model(entry.name, **entry.family.structure[form])
     model = seeded(model.to_empty(device="cpu"))
     with torch.inference_mode():
         for size in sizes_of(name, form):

@@ -75,7 +75,7 @@ def _from_timm(entry: Entry) -> tuple[nn.Module, str]:
     import timm
 
     try:
-        model: nn.Module = timm.create_model(entry.timm_name, pretrained=True)
+        model: nn.Module = timm.create_model(entry.name, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds, by what failed
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"{entry.name}: timm gives no weights ({lines[0]}): give --weights {entry.name}=PATH") from error

@@ -71,7 +71,7 @@ def recipe_for(
     ConvNeXt's weights, and timm's own, have a test size in timm's configuration: there its test crop holds (288 at
     1.0). `common` is `COMMON` for every model; `crop_pct` replaces the recipe's.
     """
-    cfg: Any = entry.family.configuration(entry.timm_name)
+    cfg: Any = entry.family.configuration(entry.name)
     tested = cfg.test_input_size
     if size is None:
         size = (entry.resolution, entry.resolution) if entry.resolution else tuple((tested or cfg.input_size)[1:])

@@ -27,7 +27,7 @@ def build_backbone(name: str, task: str, form: str = "deploy", **kwargs: Any) ->
     assert task in TASKS, task
     entry = models.find(name) or models.entry_for_timm(name)
     entry.family.register()
-    if not timm.is_model(entry.timm_name):
+    if not timm.is_model(entry.name):
         raise models.unknown(name, timm.list_models())
     kwargs = {**entry.family.structure[entry.forms(form)[0]], **kwargs}
-    return entry.family.pyramid(entry.timm_name, task, **kwargs)
+    return entry.family.pyramid(entry.name, task, **kwargs)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from bench.cli import last_line
 from bench.paths import REPOSITORY
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,6 @@ importlib.import_module(module).main()
 """
 
 FORK, EXEC = "fork", "exec"
-WAYS = (FORK, EXEC)
-PROCESS_OPTION: dict[str, Any] = {
-    "choices": WAYS,
-    "default": FORK,
-    "help": "fork workers from a preloaded one (default), or start fresh ones",
-}
-"""`--process` of every command that times."""
 MOST_SERVERS = 3
 """Of this process, at a time: each holds about 500 MB, most of it shared with the workers."""
 
@@ -220,15 +214,12 @@ class Server:
             answer: dict[str, Any] = {}
             with contextlib.suppress(OSError), self._control.makefile("r", encoding="utf-8") as messages:
                 answer = _message(messages.readline())
-            self.why_not = answer.get("why_not", f"the server of workers did not start: {self._last_words()}")
+            self._errors.seek(0)
+            said = last_line(self._errors.read().decode(errors="replace"), "it said nothing")
+            self.why_not = answer.get("why_not", f"the server of workers did not start: {said}")
             self._waiting = False
         if self.why_not:
             raise NoServer(self.why_not)
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
 
     def end(self) -> None:
         """Stop it. Its workers go on until their connections are closed."""

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from typing import IO, Any
 
-from bench.cli import BadInput
+from bench.cli import BadInput, last_line
 from bench.engine.launch import Conditions, start
 from bench.engine.request import Request, Settings
 from bench.records.record import OUT_OF_MEMORY
@@ -136,8 +136,8 @@ def how_it_ended(code: int | None, errors: IO[bytes]) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return f"process ended with code {code}" + (f": {lines[-1]}" if lines else "")
+    said = last_line(errors.read().decode(errors="replace"), "")
+    return f"process ended with code {code}" + (f": {said}" if said else "")
 
 
 def environment(threads: int) -> dict[str, str]:

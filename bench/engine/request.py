@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.cli import resolution_name
@@ -32,6 +32,10 @@ class Settings:
     seed: int = 0
     process: str = "fork"  # a worker is forked from a server that has imported everything, or `exec`ed
     memory_budget: int | None = None  # bytes that a largest batch may take; None: what the device or machine has free
+
+    def decided(self, resolution: tuple[int, int]) -> Settings:
+        """With a number for an automatic batch, on a device that is known."""
+        return replace(self, batch=automatic_batch(self.device, resolution)) if self.batch == "auto" else self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:

@@ -117,10 +117,7 @@ def prepare(request: Request) -> Subject:
         raise ValueError(f"no training step of {request.task} is timed: leave the metric training out")
     model = task.load(resolve(request.model), request)
     if training and getattr(model, "aux_head", 0) is None:
-        if request.model not in s.weights:
-            raise ValueError(
-                f"the {request.form} form of {request.model} is for inference only: train the training form"
-            )
+        assert request.model in s.weights, "a form for inference only is not trained"
         path = s.weights[request.model]
         raise BadInput(f"--weights {request.model}={path} has no auxiliary head: leave the metric training out")
     layout = "channels_first" if s.layout == "auto" else s.layout  # until the faster one is known
@@ -131,19 +128,11 @@ def prepare(request: Request) -> Subject:
 
 
 def compiled(subject: Subject, mode: str) -> None:
-    """Have the subject run compiled: by `torch.compile` in a mode of its own, or replayed as one CUDA graph.
-
-    Raises:
-        BadInput: for a CUDA graph elsewhere than on CUDA.
-    """
-    if mode == "none":
-        return
-    if mode != "cudagraph":
+    """Have the subject run compiled: by `torch.compile` in a mode of its own, or on CUDA replayed as one graph."""
+    if mode == "cudagraph":
+        subject.model = GraphedModel(subject.model, subject.images[0])
+    elif mode != "none":
         subject.model = torch.compile(subject.model, mode=None if mode == "default" else mode)  # type: ignore[assignment]
-        return
-    if subject.device.type != "cuda":
-        raise BadInput(f"--compile cudagraph needs a CUDA device, and this runs on {subject.device}")
-    subject.model = GraphedModel(subject.model, subject.images[0])
 
 
 class GraphedModel(nn.Module):

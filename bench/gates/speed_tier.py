@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.cli import BadInput, Resolution
 from bench.engine.plan import Plan
-from bench.engine.request import Request, Settings, automatic_batch
+from bench.engine.request import Request, Settings
 from bench.gates import margins, speed, worktrees
 from bench.gates.verdict import Judgement
 from bench.machine import calibration
@@ -90,9 +90,7 @@ def _rows(asked: SpeedGate) -> list[Request]:
     """What is timed, row by row."""
     rows = []
     for size, model in itertools.product(asked.resolutions, asked.models):
-        settings = asked.settings
-        if settings.batch == "auto":
-            settings = replace(settings, batch=automatic_batch(settings.device, size))
+        settings = asked.settings.decided(size)
         forms = entry_of(model).forms(asked.form)
         rows += [Request(model=model, form=form, resolution=size, settings=settings) for form in forms]
     return rows

@@ -147,7 +147,7 @@ def _model(args: argparse.Namespace, entry: Entry, classes: int) -> tuple[nn.Mod
         keywords["pretrained_cfg_overlay"] = {"file": args.weights, "num_classes": had}
     try:
         model: Any = timm.create_model(
-            entry.timm_name, args.weights != "random", num_classes=classes, drop_rate=args.drop, **keywords
+            entry.name, args.weights != "random", num_classes=classes, drop_rate=args.drop, **keywords
         )
     except (Unavailable, ValueError) as error:
         raise BadInput(f"--weights {args.weights}: {error}") from error

@@ -21,7 +21,7 @@ from typing import Any
 from bench import cli
 from bench.cli import BadInput, Parser
 from bench.engine.process import environment
-from bench.engine.request import Request, Settings, automatic_batch
+from bench.engine.request import Request, Settings
 from bench.engine.statistics import Ratio, ratio_of_rounds
 from bench.machine.allocator import STEADY
 
@@ -53,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.OK
     from bench.machine.environment import physical_cores
 
-    batch = automatic_batch(args.device, args.resolution) if args.batch_size == "auto" else args.batch_size
     settings = Settings(
         device=args.device,
         dtype=args.dtype,
         layout="channels_last",
-        batch=batch,
+        batch=args.batch_size,
         threads=args.threads or physical_cores(),
-    )
+    ).decided(args.resolution)
     side = Request(model=args.model, form=args.form, resolution=args.resolution, settings=settings)
+    batch = side.images
     rounds = [in_fresh_process(side, args.seconds) for _ in range(args.rounds)]
     print(f"{args.model} {args.form} {cli.resolution_name(args.resolution)} {args.dtype} batch {batch}, {args.device}:")
     ours = median(seconds[OURS] for seconds in rounds)

@@ -40,7 +40,7 @@ def test_a_family_is_found_by_its_entry_point(path: Path) -> None:
     installed(path, "example_family:Example")
     (family,) = plugins.registered()
     assert (family.name, [family.model(size) for size in family.sizes]) == ("Example", ["example_t", "example_s"])
-    entry = Entry("example_s", family, "example_s", family.resolution("s"))
+    entry = Entry("example_s", family, family.resolution("s"))
     assert str(recipe_for(entry)).startswith("160 center crop_pct 0.9 bilinear"), "its own network's configuration"
 
 
@@ -89,7 +89,7 @@ def test_networks_that_cannot_be_had_are_bad_input(network: str, path: Path, mon
     installed(path, "example_family:Example")
     (family,) = plugins.registered()
     family.network = network
-    for call in (lambda: family.configuration("example_none"), lambda: recipe_for(Entry("e", family, "example_none"))):
+    for call in (lambda: family.configuration("example_none"), lambda: recipe_for(Entry("example_none", family))):
         with pytest.raises(BadInput, match=rf"{network} (cannot be imported|registers no example_none).*its package"):
             call()
 

@@ -331,12 +331,6 @@ def test_commit_is_that_of_the_checkout() -> None:
     assert environment.revision().keys() == {"commit", "dirty"}
 
 
-def test_a_form_for_inference_is_not_trained() -> None:
-    settings = Settings(device="cpu", threads=1, batch=2)
-    with pytest.raises(ValueError, match="deploy form of overlock_xt is for inference only: train the training form"):
-        prepare(Request(kind=TRAINING, model="overlock_xt", form="deploy", resolution=(32, 32), settings=settings))
-
-
 def test_a_checkpoint_without_auxiliary_head(tmp_path: Path) -> None:
     """Both forms run it, and its training step, which would be another, is refused."""
     path, entry = tmp_path / "w.pth", resolve("overlock_xt")
