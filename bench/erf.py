@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = f"{len(files)} images" if files else "noise"
     trained = {name: "trained weights" if name in weights else "random weights" for name, _ in fields}
     number = min(args.count, len(files) or args.count)
-    inputs_told = f"{number} input{'' if number == 1 else 's'} of {what}"
+    drawn = f"{number} input{'' if number == 1 else 's'} of {what}"
     print("\nSide of the square in the middle that holds a share of the gradient, in pixels (its share of the area).")
-    print(f"{inputs_told}; {', '.join(sorted(set(trained.values())))}.")
+    print(f"{drawn}; {', '.join(sorted(set(trained.values())))}.")
     draw(fields, trained, args.output)
     print(f"Brightness is the logarithm of a pixel's share, over {DECADES} powers of ten below the largest one.")
     print(f"wrote {args.output}", file=sys.stderr)
@@ -108,22 +108,29 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> Iterator[Any]:
-    """Normalised images (1, 3, H, W): files resized to `size`, or normal noise."""
-    import numpy as np
-    import torch
-    from PIL import Image
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    """Normalised images (1, 3, H, W): files resized to `size`, or normal noise.
 
-    generator = torch.Generator().manual_seed(seed)
-    for i in range(min(count, len(files)) if files else count):
-        if not files:
+    Raises:
+        BadInput: for a file that is no image.
+    """
+    import torch
+    from timm.data import create_transform
+
+    from bench.accuracy.loader import decode
+
+    if not files:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
             yield torch.randn(1, 3, *size, generator=generator)
-            continue
-        with Image.open(files[i]) as image:
-            pixels = np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
-        mean, std = (np.asarray(values, np.float32) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-        pixels = (pixels - mean) / std
-        yield torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+    transform: Any = create_transform(
+        (3, *size), is_training=False, interpolation="bicubic", crop_pct=1.0, crop_mode="squash"
+    )
+    for file in files[:count]:
+        try:
+            image = decode(file.read_bytes())
+        except Exception as error:  # decoders raise many kinds
+            raise BadInput(f"--images: {file}: {type(error).__name__}: {error}; mend or remove it") from error
+        yield transform(image).unsqueeze(0)
 
 
 def receptive_field(model: nn.Module, images: Iterator[Any]) -> np.ndarray[Any, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bench.cli import BadInput, check_writable, unwritable
@@ -64,38 +64,32 @@ def alone(path: Path, mend: str) -> Iterator[None]:
     Raises:
         BadInput: if another process does, or the file cannot be written.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{path}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BadInput(f"another run is writing to {path}: wait for it, or {mend}") from error
-    except OSError as error:
-        raise BadInput(unwritable(path, error)) from error
-    try:
+    with _held(path, 0.0, f"another run is writing to {path}: wait for it, or {mend}"):
         check_writable(path)
         yield
-    finally:
-        lock.release()
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> AbstractContextManager[None]:
     """Within it no other writer touches the file, whose folder is made.
 
     Raises:
         BadInput: if the folder cannot be written, or another writer stays.
     """
+    refusal = f"{path} is being written to for more than {LOCK_TIMEOUT:g} s: who holds {path}.lock?"
+    return _held(path, LOCK_TIMEOUT, refusal)
+
+
+@contextmanager
+def _held(path: Path, seconds: float, refusal: str) -> Iterator[None]:
+    """Within it the lock of a file is held; `refusal` says that somebody else holds it for so many seconds."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_TIMEOUT)
+        lock.acquire(timeout=seconds)
     except Timeout as error:
-        raise BadInput(f"{path} is being written to for more than {LOCK_TIMEOUT:g} s: who has {path}.lock?") from error
+        raise BadInput(refusal) from error
     except OSError as error:
         raise BadInput(unwritable(path, error)) from error
     try:

@@ -31,7 +31,7 @@ def escaped(text: str) -> str:
 
 def named(text: str) -> str:
     """Text with the models' names as papers write them."""
-    return _NAMES.sub(lambda found: label(found[0]), text)
+    return _NAMES.sub(lambda match: label(match[0]), text)
 
 
 def of_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int, caption: str) -> str:
@@ -42,8 +42,8 @@ def of_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], words: in
     widths = [
         max([len(line) for line in lines] + [len(row[i]) for row in rows]) + BETWEEN for i, lines in enumerate(stacked)
     ]
-    told_apart = words == len(headings) or len({row[0] for row in rows}) == len(rows)
-    fixed = [*range(1 if told_apart else words)]
+    distinct = words == len(headings) or len({row[0] for row in rows}) == len(rows)
+    fixed = [*range(1 if distinct else words)]
     blocks: list[list[int]] = [[]]
     for i in range(len(fixed), len(headings)):
         if blocks[-1] and sum(widths[k] for k in (*fixed, *blocks[-1], i)) > LINE:
@@ -91,12 +91,12 @@ def _stacked(text: str, cells: Sequence[str]) -> list[str]:
 
 
 def _float(columns: str, head: str, rows: Sequence[str], caption: str, more: bool, end: str = r" \\") -> str:
-    told = escaped(named(caption)) + (" (continued)" if more else "")
+    text = escaped(named(caption)) + (" (continued)" if more else "")
     return "\n".join(
         [
             r"\begin{table}[htbp]",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            *([rf"\caption{{{told}}}"] if caption else []),
+            *([rf"\caption{{{text}}}"] if caption else []),
             rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",
             head + r" \\",

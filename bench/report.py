@@ -156,8 +156,8 @@ def _fingerprint(figure: Path) -> str:
     """The fingerprint of the data that an SVG was drawn of."""
     if not figure.is_file():
         return ""
-    found = re.search(r"<desc>(\w+)</desc>", figure.read_text(encoding="utf-8", errors="replace"))
-    return found[1] if found else ""
+    match = re.search(r"<desc>(\w+)</desc>", figure.read_text(encoding="utf-8", errors="replace"))
+    return match[1] if match else ""
 
 
 if __name__ == "__main__":

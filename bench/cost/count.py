@@ -9,11 +9,13 @@ agree. ContMix is counted as it is defined (`overlock.contmix.contmix_macs`), wh
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from fvcore.nn.jit_analysis import JitModelAnalysis
 from fvcore.nn.jit_handles import Handle, generic_activation_jit, get_shape
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -49,23 +51,17 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, resolution: tuple[int, int], channels: int = 3) -> Cost:
+def count_macs(model: nn.Module, resolution: tuple[int, int]) -> Cost:
     """MACs of `model`, which lives on the meta device and is in evaluation mode, for one image of `resolution` (H, W).
 
     Raises:
         CostError: for an operator that may multiply and that the counter does not know, or if the counters disagree.
     """
-    images = torch.empty(1, channels, *resolution, device="meta")
-    analysis = FlopCountAnalysis(Flat(model).eval(), images).set_op_handle(**_HANDLES)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad(), RememberedShapes():
-        with RecordedConvolutions():
-            by_operator = {name: int(n) for name, n in analysis.by_operator().items()}
-        counter = FlopCounterMode(display=False)
-        with counter:
-            model(images)
+    by_operator, seen = _traced(FlopCountAnalysis, model, resolution, _HANDLES)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), RememberedShapes(), counter:
+        model(torch.empty(1, 3, *resolution, device="meta"))
     macs, macs_torch = sum(by_operator.values()), counter.get_total_flops() // 2
-    seen = analysis.unsupported_ops()
     unknown = sorted(name for name in seen if not _known_free(name))
     if unknown:
         raise CostError(f"no MAC formula for {', '.join(unknown)}: add one to bench/cost/count.py")
@@ -76,22 +72,24 @@ def count_macs(model: nn.Module, resolution: tuple[int, int], channels: int = 3)
 
 def count_parts(model: nn.Module, resolution: tuple[int, int]) -> dict[str, int]:
     """MACs by operator as fvcore counts by default, with norms, pools and resizes (`LEFT_OUT`); ContMix by parts."""
-    images = torch.empty(1, 3, *resolution, device="meta")
     handles = {name: handle for name, handle in _HANDLES.items() if name not in LEFT_OUT}
-    analysis = FlopCountAnalysis(Flat(model), images).set_op_handle(**{**handles, CONTMIX: _contmix_parts})
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad(), RememberedShapes(), RecordedConvolutions():
-        return {name: int(n) for name, n in analysis.by_operator().items()}
+    return _traced(FlopCountAnalysis, model, resolution, {**handles, CONTMIX: _contmix_parts})[0]
 
 
-def count_activations(model: nn.Module, resolution: tuple[int, int], channels: int = 3) -> int:
+def count_activations(model: nn.Module, resolution: tuple[int, int]) -> int:
     """Elements that convolutions, linear layers and matrix products put out for one image, as fvcore counts them."""
-    images = torch.empty(1, channels, *resolution, device="meta")
     handles = {CONVOLUTION: generic_activation_jit("conv"), CONTMIX: generic_activation_jit("contmix")}
-    analysis = ActivationCountAnalysis(Flat(model).eval(), images).set_op_handle(**handles)
+    return sum(_traced(ActivationCountAnalysis, model, resolution, handles)[0].values())
+
+
+def _traced(
+    kind: type[JitModelAnalysis], model: nn.Module, resolution: tuple[int, int], handles: Mapping[str, Handle]
+) -> tuple[dict[str, int], Collection[str]]:
+    """What one of fvcore's analyses counts of each operator, and the operators that it has no formula for."""
+    analysis = kind(Flat(model), torch.empty(1, 3, *resolution, device="meta")).set_op_handle(**handles)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad(), RememberedShapes(), RecordedConvolutions():
-        return int(analysis.total())
+        return {name: int(n) for name, n in analysis.by_operator().items()}, analysis.unsupported_ops()
 
 
 CONTMIX = "overlock::contmix"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,21 +23,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 CONVOLUTION = "overlock_bench::convolution"
 
 _library = torch.library.Library("overlock_bench", "DEF")
-_library.define("convolution(Tensor input, Tensor weight, Tensor? bias, str settings) -> Tensor")
+_library.define("convolution(Tensor input, Tensor weight, str shape, bool transposed) -> Tensor")
+_library.impl("convolution", lambda input, weight, shape, transposed: input.new_empty(json.loads(shape)), "Meta")
 
-
-def _convolution_meta(input: Tensor, weight: Tensor, bias: Tensor | None, settings: str) -> Tensor:
-    out: Tensor = torch.ops.aten.convolution.default(input, weight, bias, *json.loads(settings))
-    return out
-
-
-_library.impl("convolution", _convolution_meta, "Meta")
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED)
 
 
 def convolution_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     """fvcore's handle for the recorded convolution: fvcore's own count, from its shapes."""
-    transposed = json.loads(inputs[3].toIValue())[3]
-    return Counter(conv=conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0]), transposed))
+    shapes = (get_shape(value) for value in (*inputs[:2], *outputs))
+    return Counter(conv=conv_flop_count(*shapes, transposed=inputs[3].toIValue()))
 
 
 class RecordedConvolutions(TorchFunctionMode):
@@ -46,62 +42,17 @@ class RecordedConvolutions(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        dims = _CONVOLUTIONS.get(func)
-        if dims is not None:
-            return _convolution(dims, *args, **(kwargs or {}))
-        dims = _TRANSPOSED.get(func)
-        if dims is not None:
-            return _transposed_convolution(dims, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-_CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-_TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
-
-
-def _numbers(value: int | Sequence[int], dims: int) -> list[int]:
-    return [int(value)] * dims if not isinstance(value, Sequence) else [int(v) for v in value]
-
-
-def _record(input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-    out: Tensor = torch.ops.overlock_bench.convolution(input, weight, bias, json.dumps(settings))
-    return out
-
-
-def _convolution(
-    dims: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] | str = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
-    dilations = _numbers(dilation, dims)
-    if padding == "same":
-        spans = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
-        pads = [n for span in reversed(spans) for n in (span // 2, span - span // 2)]  # last dimension first
-        input, padding = F.pad(input, pads), 0
-    elif isinstance(padding, str):
-        padding = 0  # valid
-    settings = (_numbers(stride, dims), _numbers(padding, dims), dilations, False, [0] * dims, int(groups))
-    return _record(input, weight, bias, *settings)
-
-
-def _transposed_convolution(
-    dims: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    numbers = (_numbers(value, dims) for value in (stride, padding, dilation))
-    return _record(input, weight, bias, *numbers, True, _numbers(output_padding, dims), int(groups))
+        kwargs = kwargs or {}
+        if func not in _CONVOLUTIONS:
+            return func(*args, **kwargs)
+        tracing = torch._C._get_tracing_state()
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:  # not traced: in a trace sizes are tensors, and nothing of this call is to be in it
+            shape = json.dumps([*func(*args, **kwargs).shape])
+        finally:
+            torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
+        tensors = [*args[:2], *(kwargs[name] for name in ("input", "weight") if name in kwargs)]
+        return torch.ops.overlock_bench.convolution(*tensors, shape, func in _TRANSPOSED)
 
 
 class Flat(nn.Module):

@@ -55,8 +55,8 @@ def load(entry: Entry, request: Request) -> nn.Module:
     """
     s = request.settings
     model = build_dense(entry.name, head_of(request.task, request.head), "train")
-    if path := s.weights.get(request.model):
-        load_dense(model, read_checkpoint(Path(path)), path)
+    if path := request.checkpoint:
+        load_dense(model, read_checkpoint(path), str(path))
     else:
         randomise(model, s.seed)
     overlock.set_backend(model, s.backend)

@@ -2,7 +2,7 @@
 
 There is a server (`bench.engine.server`) for each set of conditions that must be set before an import: interpreter,
 checkout, environment, and modules to import beside. Where forking is not safe, or a server cannot be had, workers are
-fresh interpreters, and the reason is logged and told to whoever asks (`Worker.how`). Imports no torch.
+fresh interpreters, and the reason is logged and kept (`Worker.how`). Imports no torch.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Forked(Worker):
 
     def __init__(self, server: Server, errors: IO[bytes]) -> None:
         self.how = FORK
-        self._connection, self._told, self._status, self.pid = server.fork(errors)
+        self._connection, self._socket, self._status, self.pid = server.fork(errors)
         self.stdin = self._connection.makefile("w", encoding="utf-8")
         self.stdout = self._connection.makefile("r", encoding="utf-8")
         self._code: int | None = None
@@ -127,12 +127,12 @@ class Forked(Worker):
 
     def wait(self, seconds: float | None = None) -> int | None:
         if not self._ended:
-            self._told.settimeout(seconds)
+            self._socket.settimeout(seconds)
             with contextlib.suppress(OSError, ValueError):
                 self._code = json.loads(self._status.readline())["code"]
             self._ended = True
             self._status.close()
-            self._told.close()
+            self._socket.close()
         return self._code
 
     def kill(self) -> None:
@@ -187,8 +187,8 @@ class Server:
         self._ready()
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as given:
             ours, theirs = socket.socketpair()
-            told, telling = socket.socketpair()
-            for end in (ours, told):
+            listening, telling = socket.socketpair()
+            for end in (ours, listening):
                 failed.enter_context(end)
             for end in (theirs, telling):
                 given.enter_context(end)
@@ -197,8 +197,8 @@ class Server:
             except OSError as error:
                 raise NoServer(f"the server of workers ended: {error.strerror}") from error
             given.close()
-            told.settimeout(FORK_SECONDS)
-            status = failed.enter_context(told.makefile("r", encoding="utf-8"))
+            listening.settimeout(FORK_SECONDS)
+            status = failed.enter_context(listening.makefile("r", encoding="utf-8"))
             try:
                 answer = _message(status.readline())
             except TimeoutError as error:
@@ -206,7 +206,7 @@ class Server:
             if "pid" not in answer:
                 raise NoServer(answer.get("error", "the server of workers ended"))
             failed.pop_all()
-            return ours, told, status, answer["pid"]
+            return ours, listening, status, answer["pid"]
 
     def _ready(self) -> None:
         """Wait until it has imported everything."""

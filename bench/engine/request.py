@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bench.cli import resolution_name
@@ -69,6 +70,12 @@ class Request:
         return self.label or f"{self.model} {self.form}"
 
     @property
+    def checkpoint(self) -> Path | None:
+        """The file of its weights; None where they are random."""
+        path = self.settings.weights.get(self.model)
+        return Path(path) if path else None
+
+    @property
     def images(self) -> int:
         """Images a call."""
         if self.kind in (LATENCY, LARGEST_BATCH):
@@ -88,7 +95,7 @@ class Request:
                 "compile": s.compile,
                 "threads": s.threads,
                 "device": s.device,
-                "weights": "" if s.weights.get(self.model) else f"random:{s.seed}",
+                "weights": "" if self.checkpoint else f"random:{s.seed}",
             }
         return Record(
             model=self.model,

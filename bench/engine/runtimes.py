@@ -64,7 +64,7 @@ def exported(subject: Subject, request: Request) -> tuple[Path, bool]:
     """
     from overlock import export_onnx
 
-    what = repr((request.model, request.form, request.resolution, request.settings.weights.get(request.model)))
+    what = repr((request.model, request.form, request.resolution, request.checkpoint))
     path = Path(request.settings.exports) / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.onnx"
     ready = path.with_suffix(".ready")
     if ready.exists():

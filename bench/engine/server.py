@@ -119,8 +119,8 @@ def _serve(control: socket.socket) -> None:
             message, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 3)
             if not message:
                 return
-            connection, errors, told = descriptors
-            status_of = socket.socket(fileno=told)
+            connection, errors, status_number = descriptors
+            status_of = socket.socket(fileno=status_number)
             try:
                 pid = os.fork()
             except OSError as error:
@@ -145,8 +145,8 @@ def _reap(status: dict[int, socket.socket]) -> None:
             kill_session(ended.si_pid)  # as long as it is not reaped, the number is its own
         _, code = os.waitpid(ended.si_pid, 0)
         if ended.si_pid in status:
-            with status.pop(ended.si_pid) as told:
-                _tell(told, {"code": os.waitstatus_to_exitcode(code)})
+            with status.pop(ended.si_pid) as listener:
+                _tell(listener, {"code": os.waitstatus_to_exitcode(code)})
 
 
 def _tell(to: socket.socket, message: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from bench.cli import BadInput
 from bench.engine.request import Request
 from bench.engine.tasks import task_of
-from bench.loading import resolve, weights_label
+from bench.loading import resolve
 from bench.machine.clock import synchronise
 from bench.machine.environment import CUDNN_BENCHMARK
 from bench.metrics import TRAINING
@@ -117,9 +117,9 @@ def prepare(request: Request) -> Subject:
         raise ValueError(f"no training step of {request.task} is timed: leave the metric training out")
     model = task.load(resolve(request.model), request)
     if training and getattr(model, "aux_head", 0) is None:
-        assert request.model in s.weights, "a form for inference only is not trained"
-        path = s.weights[request.model]
-        raise BadInput(f"--weights {request.model}={path} has no auxiliary head: leave the metric training out")
+        assert request.checkpoint, "a form for inference only is not trained"
+        weights = f"{request.model}={request.checkpoint}"
+        raise BadInput(f"--weights {weights} has no auxiliary head: leave the metric training out")
     layout = "channels_first" if s.layout == "auto" else s.layout  # until the faster one is known
     subject = place(model, s.device, s.dtype, layout, request.images, request.resolution, s.seed)
     if training:
@@ -162,12 +162,6 @@ def sources() -> dict[str, str]:
     """Where the project's packages (`bench.project`) were imported from, of those that were."""
     modules = {name: sys.modules[name] for name in project().packages if name in sys.modules}
     return {name: str(Path(m.__file__).resolve().parent.parent) for name, m in modules.items() if m.__file__}
-
-
-def weights_label_of(request: Request) -> str:
-    """`weights_label` of what a request runs."""
-    path = request.settings.weights.get(request.model)
-    return weights_label(Path(path) if path else None, request.settings.seed)
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ def task_of(name: str) -> Task:
 
 def load(entry: Entry, request: Request) -> nn.Module:
     """A classifier."""
-    s = request.settings
-    weights = Path(s.weights[request.model]) if s.weights.get(request.model) else None
-    return loading.load(entry, request.form, weights, s.seed, s.backend)
+    return loading.load(entry, request.form, request.checkpoint, request.settings.seed, request.settings.backend)
 
 
 def count(request: Request, metric: str) -> Iterator[Counted]:

@@ -121,13 +121,13 @@ class Commands:
             speed.faster_layout(self.subject, type(self.work))
 
     def _conditions(self, checked: Checked) -> dict[str, Any]:
-        from bench.engine import subject
+        from bench.loading import weights_label
 
         settings = self.request.settings
         problems = list(checked.problems)
         if checked.backend and settings.backend not in ("auto", checked.backend):
             problems.append(f"ContMix ran {checked.backend}, not {settings.backend} as asked for")
-        weights = subject.weights_label_of(self.request)
+        weights = weights_label(self.request.checkpoint, settings.seed)
         return {"layout": self.subject.layout, "backend": checked.backend, "weights": weights, "problems": problems}
 
     def memory(self) -> dict[str, Any]:

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.metrics import METRICS
+from bench.metrics import BREAKDOWN, METRICS
 from bench.records.record import Record
 
 if TYPE_CHECKING:
     from bench.profile.operators import Operator
 
-PREFIX = "breakdown"
+PREFIX = BREAKDOWN
 """The beginning of a part's metric, `breakdown/<by>/<of>/<part>`: `by` is operator or stage, `of` one of `AMOUNTS`."""
 
 BYTES = "bytes_moved"
 """Metric: the bytes that the operators read and write for one image, if all of them went to memory."""
 
-AMOUNTS = ("time", "macs", "params", "activations")
+AMOUNTS = tuple(name.removeprefix(f"{PREFIX}/") for name in METRICS if name.startswith(f"{PREFIX}/"))
 CALLS = 7
 METHOD = f"each operator alone, synchronised, median of {CALLS} calls; per image"
 
@@ -50,8 +50,8 @@ def tables(records: Iterable[Record]) -> list[tuple[str, list[str], list[list[st
             _, by, of, part = r.metric.split("/", 3)
             model = models.setdefault((r.model, r.form, r.resolution), {})
             model.setdefault(by, {}).setdefault(part, {})[of] = r.value
-    headings = ["ms", "%", "MACs M", "%", "parameters k", "%", "activations k", "%"]
-    scale = {"time": 1e-3, "macs": 1e6, "params": 1e3, "activations": 1e3}
+    amounts_shown = [METRICS[f"{PREFIX}/{of}"] for of in AMOUNTS]
+    headings = [text for of in amounts_shown for text in (of.title.removeprefix("time "), "%")]
     made = []
     for (name, form, resolution), by_what in models.items():
         for by, parts in by_what.items():
@@ -59,8 +59,8 @@ def tables(records: Iterable[Record]) -> list[tuple[str, list[str], list[list[st
             rows = []
             for part, amounts in [*sorted(parts.items(), key=lambda i: -i[1].get("time", 0)), ("all", totals)]:
                 row = [part]
-                for of in AMOUNTS:
-                    row += [f"{amounts.get(of, 0.0) / scale[of]:.2f}"]
+                for of, shown in zip(AMOUNTS, amounts_shown, strict=True):
+                    row += [f"{amounts.get(of, 0.0) / shown.divisor:.2f}"]
                     row += [f"{amounts.get(of, 0.0) / totals[of]:.1%}" if totals[of] else ""]
                 rows.append(row)
             made.append((f"{name}, {form} form, {resolution}, by {by}", [by, *headings], rows))

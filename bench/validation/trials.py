@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with neighbour(args.neighbour):
                 records = one_run(args.batch_size, args.slower, args.under, args.compare)
             store.append(args.output, records)
-            told = ", ".join(_told(r) for r in records if r.metric == "throughput_ratio")
-            print(f"run {i + 1}: {told}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+            ratios = ", ".join(_in_words(r) for r in records if r.metric == "throughput_ratio")
+            print(f"run {i + 1}: {ratios}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     print("\n".join(summary(of_trials(args.output))))
     return cli.OK
 
@@ -76,7 +76,7 @@ def one_run(batch: int, slower: float, under: Sequence[str], options: Sequence[s
         return store.read(output)
 
 
-def _told(ratio: Record) -> str:
+def _in_words(ratio: Record) -> str:
     """A ratio with its interval, as far as the run gave them."""
     numbers = ["none" if x is None else f"{x:.3f}" for x in (ratio.value, ratio.lo, ratio.hi)]
     return f"{ratio.model} {numbers[0]} [{numbers[1]}, {numbers[2]}]"

@@ -86,3 +86,9 @@ def test_bad_input(args: list[str], said: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=said.replace(".", r"\.")):
         erf.main([*args, "--threads", "1"])
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"damaged\.png: UnidentifiedImageError: .*; mend or remove it"):
+        erf.main(["--models", "moganet_xt", "--images", str(tmp_path), "--output", str(tmp_path / "out.png")])

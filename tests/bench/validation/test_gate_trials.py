@@ -97,4 +97,4 @@ def test_a_trial_that_kept_nothing_says_so(tmp_path: Path) -> None:
 
 def test_a_ratio_without_an_interval_is_told() -> None:
     ratio = Record(model=trials.TWIN, form="deploy", metric="throughput_ratio", value=1.5, unit="", resolution="224")
-    assert trials._told(ratio) == "convnext_t_twin 1.500 [none, none]"
+    assert trials._in_words(ratio) == "convnext_t_twin 1.500 [none, none]"
