@@ -71,12 +71,11 @@ def read(path: Path) -> dict[str, Any]:
         BadInput: if the file there is another, or cannot be written.
     """
     cli.check_writable(path)
+    text = read_text(path, "give asv's file of machines") if path.exists() else "{}"
     try:
-        known: Any = json.loads(read_text(path, "give asv's file of machines")) if path.exists() else {}
+        known: Any = json.loads(text)
         if not all(isinstance(value, dict) or name == "version" for name, value in known.items()):
             raise ValueError("a machine is no object")
-    except BadInput:
-        raise
     except (AttributeError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not asv's file of machines ({error}): give --file another") from error
     machines: dict[str, Any] = known

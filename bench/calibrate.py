@@ -50,19 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.rounds < LEAST_ROUNDS:
         raise BadInput(f"--rounds {args.rounds}: a spread needs {LEAST_ROUNDS} rounds or more")
     from bench.engine.passes import check
-    from bench.machine.environment import describe, physical_cores
+    from bench.machine.environment import describe
     from bench.records import store
     from bench.records.record import new_run, stamped
 
     if not args.no_save:
         store.check()
-    settings = Settings(
-        device=args.device,
-        dtype=args.dtype,
-        batch=args.batch_size,
-        threads=args.threads or physical_cores(),
-        process=args.process,
-    )
+    settings = Settings.of(args, dtype=args.dtype, batch=args.batch_size)
     checked = check(settings, {"models": [args.model], "settings": asdict(settings), "dtypes": [args.dtype]})
     environment = checked["environment"]
     settings = replace(settings, device=checked["device"]).decided(args.resolution)
@@ -83,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measured(model: str, resolution: tuple[int, int], settings: Settings, plan: Plan) -> Outcome:
     """A model against itself."""
     from bench.engine import interleaved
-    from bench.models import entry_for_timm, find
+    from bench.models import entry_of
 
-    entry = find(model) or entry_for_timm(model)
+    entry = entry_of(model)
     (form, *_) = entry.forms("deploy")
     sides = [Request(model=entry.name, form=form, resolution=resolution, settings=settings) for _ in range(2)]
     outcome = None

@@ -141,7 +141,6 @@ def run(args: argparse.Namespace) -> int:
 
     from bench.engine.runner import Runner
     from bench.engine.sweep import Sweep
-    from bench.machine.environment import physical_cores
     from bench.profile.breakdown import BYTES
     from bench.published import published
     from bench.records import store
@@ -154,16 +153,14 @@ def run(args: argparse.Namespace) -> int:
         store.check_appendable(args.resume)
     if args.save:
         store.check()
-    settings = Settings(
-        device=args.device,
+    settings = Settings.of(
+        args,
         dtype=args.dtypes[0],
         layout=args.layout,
         batch=args.batch_sizes[0],
-        threads=args.threads or physical_cores(),
         backend=args.backend,
         compile=args.compile,
         exports=args.exports,
-        process=args.process,
         imports=tuple(args.imports),
         weights=weights,
         memory_budget=args.memory_budget * 2**20 if args.memory_budget else None,

@@ -182,21 +182,14 @@ def _accuracy(args: argparse.Namespace) -> int:
 def _speed(args: argparse.Namespace) -> int:
     from bench.engine.request import Settings
     from bench.gates import speed_tier
-    from bench.machine.environment import physical_cores
 
     project = project_here()
     asked = speed_tier.SpeedGate(
         models=chosen(args.models or project.speed_models, project),
         form=args.form,
         resolutions=args.resolutions,
-        settings=Settings(
-            device=args.device,
-            dtype=args.dtype,
-            layout=args.layout,
-            batch=args.batch_size,
-            threads=args.threads or physical_cores(),
-            imports=project.imports,
-            process=args.process,
+        settings=Settings.of(
+            args, dtype=args.dtype, layout=args.layout, batch=args.batch_size, imports=project.imports
         ),
         plan=Plan(rounds=args.rounds, block=args.block),
         most=args.max_rounds,

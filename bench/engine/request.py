@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,14 @@ class Settings:
     seed: int = 0
     process: str = "fork"  # a worker is forked from a server that has imported everything, or `exec`ed
     memory_budget: int | None = None  # bytes that a largest batch may take; None: what the device or machine has free
+
+    @classmethod
+    def of(cls, arguments: Namespace, **others: Any) -> Settings:
+        """What a command's arguments ask for (`bench.cli.add_timing`), with the others."""
+        from bench.machine.environment import physical_cores
+
+        threads = arguments.threads or physical_cores()
+        return cls(device=arguments.device, threads=threads, process=arguments.process, **others)
 
     def decided(self, resolution: tuple[int, int]) -> Settings:
         """With a number for an automatic batch, on a device that is known."""

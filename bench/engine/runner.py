@@ -157,7 +157,7 @@ class Runner:
                 self._report(outcome, metrics, baseline_again)
 
     def _seconds(self, kind: str, group: Sequence[Row], point: Point) -> float:
-        """The time of a measurement's rounds: of the first, what is left of `time` after checking, counting and passes,
+        """The time of a measurement's rounds: of the first, what `--time` leaves after checking, counting and passes,
         so that a command that compares one group takes about so long in all."""
         kind_first = self.sweep.timed(point)[0]
         first = (kind, group, point) == (kind_first, self.sweep.groups(kind_first)[0], self.sweep.points()[0])

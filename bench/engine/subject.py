@@ -1,4 +1,4 @@
-"""The model under measurement: cast, placed and laid out as a job asks, with inputs to go with it."""
+"""The model under measurement: cast, placed and laid out as a request asks, with inputs to go with it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,8 @@ class Reading:
 
     def moved(self, later: Reading) -> tuple[float, str]:
         """The larger relative movement of the two, and the name of that work."""
-        moves = [
-            (abs(later.product / self.product - 1), "matrix product"),
-            (abs(later.copy / self.copy - 1), "copy"),
-        ]
-        return max(moves)
+        product, copy = abs(later.product / self.product - 1), abs(later.copy / self.copy - 1)
+        return max((product, "matrix product"), (copy, "copy"))
 
 
 class Canary:
@@ -61,8 +59,7 @@ class Canary:
     def _copy(self) -> None:
         self._to.copy_(self._from)
 
-    def _time(self, work: object) -> float:
-        assert callable(work)
+    def _time(self, work: Callable[[], None]) -> float:
         times: list[float] = []
         begin = time.perf_counter()
         while (now := time.perf_counter()) - begin < 1.25 * SECONDS or len(times) < 3:

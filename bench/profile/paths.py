@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.engine.speed import Work
 
 SHARE = 0.01
 """Operators with a smaller share of the time are left out."""
 
 
-def ran(work: Any) -> dict[str, float]:
+def ran(work: Work) -> dict[str, float]:
     """Operators (on CUDA, kernels) of one call with their shares of its time, the largest first."""
     import torch
     from torch.profiler import ProfilerActivity, profile

@@ -1,1 +1,1 @@
-"""Tests of the method itself: equal sides, planted effects, and other peoples benchmarks beside ours."""
+"""Tests of the method itself: equal sides, planted effects, and other people's benchmarks beside ours."""

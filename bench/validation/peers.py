@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bench import cli
 from bench.cli import BadInput, Parser
@@ -24,6 +24,9 @@ from bench.engine.process import environment
 from bench.engine.request import Request, Settings
 from bench.engine.statistics import Ratio, ratio_of_rounds
 from bench.machine.allocator import STEADY
+
+if TYPE_CHECKING:
+    from bench.engine.speed import Inference
 
 OURS, TIMM, TORCH = "bench.engine.speed", "timm's benchmark.py", "torch.utils.benchmark"
 HARNESS = "harness"
@@ -115,7 +118,7 @@ def in_this_process(side: Request, seconds: float) -> dict[str, float]:
     return {name: median(values) for name, values in times.items()}
 
 
-def timm_method(work: Any, steps: int) -> float:
+def timm_method(work: Inference, steps: int) -> float:
     """As timm's InferenceBenchmarkRunner.run: the mean of steps that are each synchronised and timed."""
     import torch
 
@@ -132,7 +135,7 @@ def timm_method(work: Any, steps: int) -> float:
     return total / steps
 
 
-def torch_method(work: Any, seconds: float) -> float:
+def torch_method(work: Inference, seconds: float) -> float:
     """As torch.utils.benchmark's Timer does it: the median of blocks that its blocked_autorange chooses."""
     import torch
     from torch.utils import benchmark

@@ -143,7 +143,6 @@ def test_counting_runs_in_several_processes_and_keeps_the_order() -> None:
 def test_out_of_memory_is_a_result() -> None:
     done = run("--models", "moganet_xt", *SMALL, "--metrics", "throughput", "--batch-size", "1000000000")
     assert done.returncode == 0, done.stderr
-    assert "OOM" in done.stdout
     assert "OOM: " in done.stdout
 
 
@@ -353,14 +352,10 @@ def terminal() -> Iterator[Terminal]:
     os.close(running.own)
 
 
-def replicates_of(pid: int) -> list[Any]:
-    return workers_of(pid)
-
-
 def test_ctrl_c_keeps_the_rounds_that_are_done(terminal: Terminal) -> None:
     pid = terminal.process.pid
-    terminal.until(lambda: "round 2, block" in terminal.shown and len(replicates_of(pid)) == 2)
-    workers = replicates_of(pid)
+    terminal.until(lambda: "round 2, block" in terminal.shown and len(workers_of(pid)) == 2)
+    workers = workers_of(pid)
     terminal.process.send_signal(signal.SIGINT)
     out = terminal.finish()
     assert terminal.process.returncode == 130
