@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from bench.cli import last_line
 from bench.paths import REPOSITORY
@@ -119,7 +121,7 @@ class Forked(Worker):
 
     def __init__(self, server: Server, errors: IO[bytes]) -> None:
         self.how = FORK
-        self._connection, self._socket, self._status, self.pid = server.fork(errors)
+        self._connection, self._status, self.pid = server.fork(errors)
         self.stdin = self._connection.makefile("w", encoding="utf-8")
         self.stdout = self._connection.makefile("r", encoding="utf-8")
         self._code: int | None = None
@@ -127,12 +129,11 @@ class Forked(Worker):
 
     def wait(self, seconds: float | None = None) -> int | None:
         if not self._ended:
-            self._socket.settimeout(seconds)
-            with contextlib.suppress(OSError, ValueError):
-                self._code = json.loads(self._status.readline())["code"]
+            with contextlib.suppress(OSError, EOFError):
+                if self._status.poll(seconds):
+                    self._code = self._status.recv()
             self._ended = True
             self._status.close()
-            self._socket.close()
         return self._code
 
     def kill(self) -> None:
@@ -178,8 +179,8 @@ class Server:
         with contextlib.suppress(OSError):  # it has ended: what would be its answer says so
             self._control.sendall(json.dumps({"imports": conditions.imports}).encode())
 
-    def fork(self, errors: IO[bytes]) -> tuple[socket.socket, socket.socket, IO[str], int]:
-        """A worker's connection, the socket that tells of it, what is read from that, and its pid.
+    def fork(self, errors: IO[bytes]) -> tuple[socket.socket, Connection, int]:
+        """A worker's connection, the one on which its exit status comes, and its pid.
 
         Raises:
             NoServer: if it cannot fork, has ended, or does not answer.
@@ -187,8 +188,8 @@ class Server:
         self._ready()
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as given:
             ours, theirs = socket.socketpair()
-            listening, telling = socket.socketpair()
-            for end in (ours, listening):
+            status, telling = Pipe(duplex=False)
+            for end in (ours, status):
                 failed.enter_context(end)
             for end in (theirs, telling):
                 given.enter_context(end)
@@ -197,23 +198,24 @@ class Server:
             except OSError as error:
                 raise NoServer(f"the server of workers ended: {error.strerror}") from error
             given.close()
-            listening.settimeout(FORK_SECONDS)
-            status = failed.enter_context(listening.makefile("r", encoding="utf-8"))
+            if not status.poll(FORK_SECONDS):
+                raise NoServer(f"the server of workers does not answer within {FORK_SECONDS:g} s")
             try:
-                answer = _message(status.readline())
-            except TimeoutError as error:
-                raise NoServer(f"the server of workers does not answer within {FORK_SECONDS:g} s") from error
-            if "pid" not in answer:
-                raise NoServer(answer.get("error", "the server of workers ended"))
+                answer = status.recv()
+            except (OSError, EOFError) as error:
+                raise NoServer("the server of workers ended") from error
+            if isinstance(answer, str):
+                raise NoServer(answer)
             failed.pop_all()
-            return ours, listening, status, answer["pid"]
+            return ours, status, answer
 
     def _ready(self) -> None:
         """Wait until it has imported everything."""
         if self._waiting:
-            answer: dict[str, Any] = {}
-            with contextlib.suppress(OSError), self._control.makefile("r", encoding="utf-8") as messages:
-                answer = _message(messages.readline())
+            answer: dict[str, str] = {}
+            # a line that is cut off is its death's
+            with contextlib.suppress(OSError, ValueError), self._control.makefile("r", encoding="utf-8") as messages:
+                answer = json.loads(messages.readline())
             self._errors.seek(0)
             said = last_line(self._errors.read().decode(errors="replace"), "it said nothing")
             self.why_not = answer.get("why_not", f"the server of workers did not start: {said}")
@@ -228,14 +230,6 @@ class Server:
             kill_session(self._process.pid)
         self._process.wait()
         self._errors.close()
-
-
-def _message(line: str) -> dict[str, Any]:
-    try:
-        message: dict[str, Any] = json.loads(line)
-    except ValueError:  # cut off by the server's death
-        return {}
-    return message
 
 
 _servers: dict[Conditions, Server] = {}

@@ -4,8 +4,8 @@ It imports PyTorch, timm and the packages once, so that a worker costs a fork an
 stdin is a Unix socket. The first message names modules to import beside (`{"imports": [...]}`) and is answered by
 `{"why_not": reason}`: empty if it can fork safely, which it can while it has a single thread and no CUDA context.
 Each further message comes with three descriptors: the worker's connection (its stdin and stdout), its stderr, and the
-socket on which the server tells the worker's pid, and its exit status when it ends. The server ends when its stdin is
-closed, and its workers when their connections are.
+pipe on which the server sends the worker's pid, or why there is none, and its exit status when it ends. The server ends
+when its stdin is closed, and its workers when their connections are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
 
 from bench.engine.launch import kill_session
 
@@ -106,7 +107,7 @@ def _serve(control: socket.socket) -> None:
     wake.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(wake.fileno())
-    status: dict[int, socket.socket] = {}
+    status: dict[int, Connection] = {}
     selector = selectors.DefaultSelector()
     selector.register(control, selectors.EVENT_READ)
     selector.register(here, selectors.EVENT_READ)
@@ -120,23 +121,23 @@ def _serve(control: socket.socket) -> None:
             if not message:
                 return
             connection, errors, status_number = descriptors
-            status_of = socket.socket(fileno=status_number)
+            status_of = Connection(status_number)
             try:
                 pid = os.fork()
             except OSError as error:
-                _tell(status_of, {"error": f"cannot fork: {error.strerror}"})
+                _tell(status_of, f"cannot fork: {error.strerror}")
                 status_of.close()
             else:
                 if pid == 0:
                     _become_worker(connection, errors, [control, here, wake, status_of, *status.values()], selector)
                 status[pid] = status_of
-                _tell(status_of, {"pid": pid})
+                _tell(status_of, pid)
             os.close(connection)
             os.close(errors)
         _reap(status)
 
 
-def _reap(status: dict[int, socket.socket]) -> None:
+def _reap(status: dict[int, Connection]) -> None:
     while status:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
@@ -146,16 +147,16 @@ def _reap(status: dict[int, socket.socket]) -> None:
         _, code = os.waitpid(ended.si_pid, 0)
         if ended.si_pid in status:
             with status.pop(ended.si_pid) as listener:
-                _tell(listener, {"code": os.waitstatus_to_exitcode(code)})
+                _tell(listener, os.waitstatus_to_exitcode(code))
 
 
-def _tell(to: socket.socket, message: dict[str, object]) -> None:
+def _tell(to: Connection, message: int | str) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more
-        to.sendall(json.dumps(message).encode() + b"\n")
+        to.send(message)
 
 
 def _become_worker(
-    connection: int, errors: int, inherited: Sequence[socket.socket], selector: selectors.BaseSelector
+    connection: int, errors: int, inherited: Sequence[socket.socket | Connection], selector: selectors.BaseSelector
 ) -> None:
     """In the child: leave the server's things, take the connection, and be a worker until it is closed."""
     code = 1

@@ -142,9 +142,6 @@ def test_nothing_is_left_behind(number: signal.Signals) -> None:
     assert all_end([worker, server])
 
 
-CHILD = "import subprocess, time\nsubprocess.Popen(['sleep', '60'])\n"
-
-
 CHILDREN = [(FORK, False, False), (FORK, True, False), (EXEC, False, False), (FORK, False, True)]
 
 
