@@ -7,7 +7,6 @@ integer argument becomes a node of the trace, which takes longer than all the re
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 CONVOLUTION = "overlock_bench::convolution"
 
@@ -84,45 +84,29 @@ class RememberedShapes(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
+        if func._schema.is_mutable or not _on_meta((args, kwargs)):
             return func(*args, **kwargs)
-        try:
-            key = _key((func, args, *kwargs.items()))
-            if key in self._known:
-                return _made(self._known[key])
-        except _NotByShape:
-            return func(*args, **kwargs)
-        out = func(*args, **kwargs)
-        with contextlib.suppress(_NotByShape):
-            self._known[key] = _description(out)
-        return out
+        key = _key((func, args, *kwargs.items()))
+        if key not in self._known:
+            out = func(*args, **kwargs)
+            if not _on_meta(out):
+                return out
+            self._known[key] = out
+        return tree_map_only(Tensor, _like, self._known[key])
 
 
-class _NotByShape(Exception):
-    """The result depends on more than shapes, or is not made of meta tensors."""
+def _on_meta(tree: Any) -> bool:
+    return all(x.is_meta for x in tree_leaves(tree) if isinstance(x, Tensor))
 
 
 def _key(value: Any) -> Any:
     """A hashable description of a call's arguments, tensors by shape."""
     if isinstance(value, Tensor):
-        if not value.is_meta:
-            raise _NotByShape
         return value.dtype, tuple(value.shape), value.stride()
     if isinstance(value, list | tuple):
         return tuple([_key(v) for v in value])
     return type(value), value  # 1, 1.0 and True are equal, and promote differently
 
 
-def _description(out: Any) -> Any:
-    if isinstance(out, Tensor) and out.is_meta:
-        return tuple(out.shape), out.stride(), out.dtype
-    if isinstance(out, list | tuple):
-        return [_description(v) for v in out]
-    raise _NotByShape
-
-
-def _made(description: Any) -> Any:
-    if isinstance(description, list):
-        return tuple(_made(v) for v in description)
-    shape, stride, dtype = description
-    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")

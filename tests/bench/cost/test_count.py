@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.cost import count as cost
 from bench.cost.count import CostError, count_macs, count_parameters
+from bench.cost.meta import RememberedShapes
 from bench.engine.request import Request, Settings
 from bench.engine.tasks import count
 from bench.loading import counted_structure
@@ -180,3 +181,9 @@ def test_remembering_shapes_changes_nothing(name: str, monkeypatch: pytest.Monke
     remembered = count_macs(model, (96, 64))
     monkeypatch.setattr(cost, "RememberedShapes", contextlib.nullcontext)
     assert count_macs(model, (96, 64)) == remembered
+
+
+def test_numbers_that_are_no_shapes_are_not_remembered() -> None:
+    with RememberedShapes():
+        once, again = (torch.arange(4) for _ in range(2))
+    assert once.tolist() == again.tolist() == [0, 1, 2, 3]
