@@ -97,13 +97,11 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    args.exports = ""
     if args.runtime == runtimes.PYTORCH:
         return run(args)
     fit_to_runtime(args)
     with scratch("onnx") as folder:
-        args.exports = str(folder)
-        return run(args)
+        return run(args, str(folder))
 
 
 def fit_to_runtime(args: argparse.Namespace) -> None:
@@ -121,8 +119,8 @@ def fit_to_runtime(args: argparse.Namespace) -> None:
     args.device, args.layout, args.compile = "cpu", "channels_first", args.runtime
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure what is asked, print and keep it; returns the exit code."""
+def run(args: argparse.Namespace, exports: str = "") -> int:
+    """Measure what is asked, print and keep it; returns the exit code. Exported files are kept in `exports`."""
     head = head_of(args.task, args.head)
     entries = chosen(args.models)
     names = [entry.name for entry in entries]
@@ -160,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch_sizes[0],
         backend=args.backend,
         compile=args.compile,
-        exports=args.exports,
+        exports=exports,
         imports=tuple(args.imports),
         weights=weights,
         memory_budget=args.memory_budget * 2**20 if args.memory_budget else None,

@@ -188,13 +188,12 @@ def _accuracies() -> Iterable[Metric]:
 
 def _parts() -> Iterable[Metric]:
     """Of breakdowns: their records are named `breakdown/<by>/<what>/<part>`, with by operator or stage."""
-    for what, unit, shown, divisor in (
-        ("time", "s", "ms", 1e-3),
-        ("macs", "MACs", "M", 1e6),
-        ("params", "count", "k", 1e3),
-        ("activations", "count", "k", 1e3),
+    for what, heading, unit, shown, divisor in (
+        ("time", "time", "s", "ms", 1e-3),
+        ("macs", "MACs", "MACs", "M", 1e6),
+        ("params", "parameters", "count", "k", 1e3),
+        ("activations", "activations", "count", "k", 1e3),
     ):
-        heading = {"time": "time", "macs": "MACs", "params": "parameters"}.get(what, what)
         yield Metric(
             name=f"{BREAKDOWN}/{what}", unit=unit, kind=BREAKDOWN, depends_on=BATCHED, heading=heading,
             shown_unit=shown, divisor=divisor,

@@ -66,21 +66,20 @@ def operators(subject: Subject, calls: int) -> list[Operator]:
         ValueError: if two calls dispatch different operators.
     """
     with _places(subject.model) as places:
-        with _Watch(subject, places, counting=False):  # fills the caches that a size has
-            subject.call(0)
-        watch = _Watch(subject, places, counting=True)
-        with watch:
-            subject.call(1)
-        seen = watch.seen
-        for op in seen:
-            op.seconds.clear()
+
+        def watched(i: int, counting: bool = False) -> list[Operator]:
+            watch = _Watch(subject, places, counting)
+            with watch:
+                subject.call(i)
+            return watch.seen
+
+        watched(0)  # fills the caches that a size has
+        seen = watched(1, counting=True)
         for i in range(calls):
-            again = _Watch(subject, places, counting=False)
-            with again:
-                subject.call(i + 2)
-            if [op.name for op in again.seen] != [op.name for op in seen]:
+            again = watched(i + 2)
+            if [op.name for op in again] != [op.name for op in seen]:
                 raise ValueError("two calls dispatch different operators: their times cannot be put together")
-            for op, timed in zip(seen, again.seen, strict=True):
+            for op, timed in zip(seen, again, strict=True):
                 op.seconds += timed.seconds
     return seen
 

@@ -165,10 +165,14 @@ def test_tables_show_parts_and_the_whole(found: list[Operator], style: str) -> N
         assert part in text
 
 
-def test_the_option_writes_records(tmp_path: Path) -> None:
-    output = tmp_path / "breakdown.json"
+def test_the_option_writes_records_and_resumes(tmp_path: Path) -> None:
+    output, kept = tmp_path / "breakdown.json", tmp_path / "kept.csv"
     conditions = ["--resolutions", "64", "--batch-size", "1", "--threads", "1", "--output", str(output)]
-    assert compare.main(["--models", "moganet_xt", "--breakdown", *conditions]) == 0
+    arguments = ["--models", "moganet_xt", "--breakdown", *conditions, "--resume", str(kept)]
+    assert compare.main(arguments) == 0
+    measured = kept.read_text()
+    assert compare.main(arguments) == 0
+    assert kept.read_text() == measured, "what is known is not measured again"
     found = from_json(output.read_text())[1]
     assert {"breakdown/operator/time/depthwise", "breakdown/stage/macs/blocks1", BYTES} <= {r.metric for r in found}
     assert {(r.model, r.batch, r.dtype, r.weights) for r in found} == {("moganet_xt", 1, "float32", "random:0")}
