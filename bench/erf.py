@@ -21,7 +21,7 @@ from bench.render import table
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
 """Shares of the gradient for which the side of the square is given, RepLKNet's."""
@@ -107,7 +107,7 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> Iterator[Any]:
+def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> Iterator[Tensor]:
     """Normalised images (1, 3, H, W): files resized to `size`, or normal noise.
 
     Raises:
@@ -133,7 +133,7 @@ def _inputs(files: Sequence[Path], size: Resolution, count: int, seed: int) -> I
         yield transform(image).unsqueeze(0)
 
 
-def receptive_field(model: nn.Module, images: Iterator[Any]) -> np.ndarray[Any, Any]:
+def receptive_field(model: nn.Module, images: Iterator[Tensor]) -> np.ndarray[Any, Any]:
     """(H, W): positive gradients of the last map's middle features, summed over channels and images, in all 1.
 
     Raises:

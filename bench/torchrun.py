@@ -47,7 +47,7 @@ class Workers:
         if self.size > 1 and kind is None:
             dist.destroy_process_group()
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Every process's value, in every process."""
         if self.size == 1:
             return [value]
@@ -79,6 +79,6 @@ class Workers:
         dist.all_reduce(number)
         return bool(number.item())
 
-    def share(self, items: list[Any]) -> list[Any]:
+    def share(self, items: list[T]) -> list[T]:
         """This process's part of a list that all agree on; nothing twice, nothing left over."""
         return items[self.rank :: self.size]

@@ -8,7 +8,6 @@ conventions and few digits some agree by chance. Where none does, the nearest is
 from __future__ import annotations
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,8 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines.append("; ".join(f"{name}: {n} of {len(explained)}" for name, n in tally.most_common()))
     print("\n".join(lines))
     if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"wrote {args.output}", file=sys.stderr)
+        cli.write(args.output, "\n".join(lines))
     return cli.OK
 
 
