@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 _exporting = False
+_separate = False
 
 
 @contextlib.contextmanager
@@ -22,6 +23,21 @@ def exporting() -> Iterator[None]:
         yield
     finally:
         _exporting = before
+
+
+@contextlib.contextmanager
+def separate_operators() -> Iterator[None]:
+    """Within it, folded blocks run operator by operator on a CPU, for whoever looks at operators."""
+    global _separate
+    before, _separate = _separate, True
+    try:
+        yield
+    finally:
+        _separate = before
+
+
+def is_separate() -> bool:
+    return _separate
 
 
 def followed() -> str | None:

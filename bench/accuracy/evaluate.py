@@ -18,12 +18,13 @@ from bench.accuracy.loader import Batch, batches
 from bench.accuracy.predictions import Predictions, Rows, finish
 from bench.accuracy.recipes import Recipe
 from bench.cli import BadInput, resolution_name
-from bench.engine.subject import DTYPES, LAYOUTS, BackendsSeen
+from bench.engine.subject import DTYPES, LAYOUTS
 from bench.evaluation import passes
 from bench.evaluation.passes import Missing
 from bench.evaluation.store import Store
 from bench.machine.device import autocast
 from bench.torchrun import Workers
+from overlock.contmix import BackendsSeen
 
 TOP = 5
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -121,7 +122,7 @@ class Classifier:
             raise BadInput("the model gives no logits (images, classes): it cannot be evaluated here")
         if max(labels) >= logits.shape[1]:
             raise BadInput(f"labels go up to {max(labels)}, and the model has {logits.shape[1]} classes")
-        return "+".join(sorted(seen.names))
+        return seen.label
 
 
 @dataclass

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from bench.cli import BadInput
 from bench.engine.request import Request
@@ -24,6 +23,7 @@ from bench.metrics import TRAINING
 from bench.project import project
 from overlock.checkpoints.loading import not_finite
 from overlock.checkpoints.reading import shown
+from overlock.contmix import BackendsSeen
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +31,6 @@ DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfl
 LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
 INPUT_BYTES = 64 * 2**20
 """Inputs rotate over at least this much memory, more than the caches of most machines hold."""
-
-
-class BackendsSeen(TorchFunctionMode):
-    """Within it, notes which implementations of ContMix run (`names`)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    @property
-    def label(self) -> str:
-        return "+".join(sorted(self.names))
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        from overlock.contmix import choose_backend
-
-        if func is torch.ops.overlock.contmix:
-            _, _, value, *_, backend = args
-            self.names.add(choose_backend(backend, value))
-        elif func is torch.ops.overlock.contmix_merged:
-            self.names.add("tiled")
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass

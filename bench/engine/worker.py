@@ -133,9 +133,10 @@ class Commands:
     def memory(self) -> dict[str, Any]:
         """Memory of the loaded model and of a call."""
         from bench.engine import memory, subject
+        from overlock.contmix import BackendsSeen
 
         self._lay_out()
-        with subject.BackendsSeen() as seen:
+        with BackendsSeen() as seen:
             figures, outputs = memory.measure(self.subject, self.allocator)
         conditions = self._conditions(subject.Checked(subject.check_outputs(*outputs[:2]), seen.label))
         return {**conditions, "figures": figures}

@@ -15,11 +15,13 @@ from overlock.contmix import exported, reference, tiled
 from overlock.contmix.cost import contmix_macs
 from overlock.contmix.inputs import Inputs, check
 from overlock.contmix.op import BACKENDS, choose_backend
+from overlock.contmix.running import BackendsSeen, note
 from overlock.contmix.small_map import enlarged_size
 from overlock.tracing import is_exporting, under_autocast
 
 __all__ = [
     "BACKENDS",
+    "BackendsSeen",
     "Inputs",
     "choose_backend",
     "contmix",
@@ -71,6 +73,7 @@ def contmix(
     if is_exporting():
         return exported.forward(inputs, scale)
     if backend == "reference" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        note("reference")
         return reference.forward(inputs, scale)  # differentiated by autograd, step by step
     out: Tensor = torch.ops.overlock.contmix(*inputs, scale, backend)
     return out

@@ -35,6 +35,7 @@ class _Contmix(ctypes.Structure):
         ("projected", ctypes.c_void_p),
         ("proj_bias", ctypes.c_void_p),
         ("rpb", ctypes.c_void_p * 2),
+        ("biases", ctypes.c_void_p),
         *((name, ctypes.c_long) for name in ("batch", "heads", "cq", "c", "height", "width")),
         ("sizes", ctypes.c_long * 2),
         ("bf16", ctypes.c_int),
@@ -72,6 +73,7 @@ class _Call:
         self.struct = _Contmix(
             *(native.pointer(x) for x in (q, v, projected, proj_bias)),
             (ctypes.c_void_p * 2)(rpb1.data_ptr(), rpb2.data_ptr()),
+            None,
             batch,
             self.heads,
             query.shape[1] // self.heads,
@@ -82,6 +84,20 @@ class _Call:
             value.dtype == torch.bfloat16,
             torch.get_num_threads(),
         )
+
+
+def biases(proj_bias: Tensor, rpb1: Tensor, rpb2: Tensor) -> Tensor:
+    """The three tables of biases, dense float32, as the kernel looks them up: they are the same for every image."""
+    struct = _Contmix(
+        proj_bias=proj_bias.data_ptr(),
+        rpb=(ctypes.c_void_p * 2)(rpb1.data_ptr(), rpb2.data_ptr()),
+        heads=rpb1.shape[0],
+        sizes=(ctypes.c_long * 2)(window_size(rpb1), window_size(rpb2)),
+        threads=1,
+    )
+    out = torch.empty(native.count("all_biases_floats", ctypes.byref(struct)), dtype=torch.float32)
+    native.call("fill_biases", ctypes.byref(struct), native.pointer(out))
+    return out
 
 
 def forward(inputs: Inputs, scale: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from overlock.contmix import fused, native, reference, tiled
 from overlock.contmix.cost import contmix_macs
 from overlock.contmix.inputs import Backend, Inputs, window_size
+from overlock.contmix.running import note
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ def contmix_op(
     backend: str,
 ) -> Tensor:
     inputs = Inputs(query, key, value, proj_weight, proj_bias, rpb1, rpb2)
-    return _channels_last(BACKENDS[choose_backend(backend, value)].forward(inputs, scale))
+    chosen = choose_backend(backend, value)
+    note(chosen)
+    return _channels_last(BACKENDS[chosen].forward(inputs, scale))
 
 
 @torch.library.custom_op("overlock::contmix_backward", mutates_args=())
@@ -90,6 +93,7 @@ def contmix_backward_op(
 def contmix_merged_op(
     query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, bias1: Tensor, bias2: Tensor, scale: float
 ) -> Tensor:
+    note("tiled")
     return _channels_last(tiled.forward_merged(query, key, value, proj_weight, bias1, bias2, scale))
 
 

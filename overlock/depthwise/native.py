@@ -24,6 +24,7 @@ class _Convolution(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "out", "taps", "bias")),
         *((name, ctypes.c_long) for name in ("batch", "height", "width", "channels", "k")),
+        ("gelu", ctypes.c_int),
         ("bf16", ctypes.c_int),
         ("threads", ctypes.c_int),
     )
@@ -65,6 +66,7 @@ def convolve(x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
         width,
         channels,
         round(taps.shape[0] ** 0.5),
+        False,
         x.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )

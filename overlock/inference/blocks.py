@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from overlock.blocks import REGIONS, DynamicConvBlock, RepConvBlock
 from overlock.contmix import choose_backend, contmix_merged, enlarged_size, merge_biases
 from overlock.contmix import contmix as contmix_unmerged
-from overlock.inference import block_triton, fusions, mlp_triton
+from overlock.inference import block_triton, fusions, mlp_triton, native_block
 from overlock.inference import grn as grn_kernel
 from overlock.inference.convolution import conv_of_vector
 from overlock.inference.folded_conv import FoldedConv, Folding, Frozen, folded_large, folded_residual
@@ -165,6 +165,9 @@ class FoldedRepConvBlock(Frozen):
     def forward(self, x: Tensor) -> Tensor:
         if is_symbolic(x):
             return as_one_node(self, x)
+        own = native_block.rep_conv_block(self, x)
+        if own is not None:
+            return own
         x, y = _conv_norm(self.dwconv, self.norm, x)
         y = self.large(y)
         return self.mlp(x, y, self.residual_scale, self.se(y))
@@ -274,6 +277,9 @@ class FoldedDynamicConvBlock(Frozen):
         """(B, C + Cc, H, W), overwritten, and (B, Cc, H, W) -> (B, C + Cc, H, W)"""
         if is_symbolic(joint):
             return as_one_node(self, joint, prior)
+        own = native_block.dynamic_conv_block(self, joint, prior)
+        if own is not None:
+            return own
         if self.context_scale is not None:
             assert self.prior_scale is not None
             assert self.prior_shift is not None

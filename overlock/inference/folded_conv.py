@@ -17,6 +17,10 @@ class Frozen(nn.Module):
 
     frozen = True
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is made of the weights for the machine that runs them."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
     def hold(self, **tensors: Tensor | None) -> None:
         for name, tensor in tensors.items():
             held = None if tensor is None else nn.Parameter(tensor.detach().clone(), requires_grad=False)

@@ -43,6 +43,11 @@ def use(what: str) -> None:
     _chosen = frozenset(names)
 
 
+def asked() -> bool:
+    """Whether any fusion is asked for."""
+    return bool(_chosen)
+
+
 @functools.lru_cache(maxsize=1)
 def _interpreting() -> bool:
     return interpreted(importlib.import_module("overlock.inference.block_kernels").norm_kernel)

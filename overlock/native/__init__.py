@@ -268,6 +268,15 @@ def call(name: str, *arguments: object) -> None:
         raise MemoryError(f"no memory for the scratch of {name}")
 
 
+def count(name: str, *arguments: object) -> int:
+    """How many floats a layout of the kernels takes, by one of their functions."""
+    library = _library()
+    assert not isinstance(library, str), library
+    function = getattr(library, name)
+    function.restype = ctypes.c_long
+    return int(function(*arguments))
+
+
 def pointer(x: torch.Tensor) -> ctypes.c_void_p:
     """The address of a CPU tensor's first element."""
     assert x.device.type == "cpu"

@@ -256,7 +256,7 @@ static void unmix(Backward *d, const Half *h, const Contmix *m, const Group *own
 /* Returns 0, or 1 where memory ran out. */
 int contmix_backward(const Contmix *m, const Gradients *to) {
     long taps = all_taps(m), tokens = m->height * m->width;
-    const float *biases = make_biases(m);
+    const float *biases = biases_of(m);
     int failed = 0;
     if (!biases)
         return 1;

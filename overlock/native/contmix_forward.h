@@ -1,4 +1,6 @@
 /* ContMix, forward. */
+#pragma once
+#include "contmix_head.h"
 
 /* One column of it, that the windows of all hold. */
 INLINE void mix_column(vec sums[QUERIES][CHANNEL_VECTORS], const float *values, const float *const *w, const Group *own,
@@ -82,7 +84,7 @@ int contmix_forward(const Contmix *m, void *out) {
     long tasks = m->batch * m->heads, blocks = 1;
     while (tasks * blocks < 4 * m->threads && blocks * 4 <= m->height)
         blocks *= 2;
-    const float *biases = make_biases(m);
+    const float *biases = biases_of(m);
     int failed = 0;
     if (!biases)
         return 1;

@@ -18,6 +18,7 @@ typedef struct {
     const float *projected; /* (B*G, cq, T), keys projected to taps, scaled */
     const float *proj_bias; /* (T) */
     const float *rpb[2];    /* (G, (2k-1)*(2k-1)) */
+    const float *biases;    /* what fill_biases made of the two before, or NULL: they are made at each call */
     long batch, heads, cq, c, height, width, sizes[2];
     int bf16, threads;
 } Contmix;
@@ -66,13 +67,11 @@ static long biases_floats(const Contmix *m, int i) {
 static long first_tap(const Contmix *m, int i) { return i ? m->sizes[0] * m->sizes[0] : 0; }
 static long all_taps(const Contmix *m) { return first_tap(m, 1) + m->sizes[1] * m->sizes[1]; }
 
-static __thread Kept biases_kept;
+/* The floats of all biases. */
+long all_biases_floats(const Contmix *m) { return m->heads * (biases_floats(m, 0) + biases_floats(m, 1)); }
 
-/* Both kernels' biases of every head: (G, k, k, Tp) and then the other's. NULL where memory ran out. */
-static float *make_biases(const Contmix *m) {
-    float *tables = kept(&biases_kept, m->heads * (biases_floats(m, 0) + biases_floats(m, 1)));
-    if (!tables)
-        return tables;
+/* Both kernels' biases of every head: (G, k, k, Tp) and then the other's. */
+int fill_biases(const Contmix *m, float *tables) {
 #pragma omp parallel for schedule(static) num_threads(m->threads) if (m->threads > 1)
     for (long task = 0; task < m->heads * (m->sizes[0] + m->sizes[1]); task++) {
         long g = task / (m->sizes[0] + m->sizes[1]), row = task % (m->sizes[0] + m->sizes[1]);
@@ -90,6 +89,18 @@ static float *make_biases(const Contmix *m) {
                 to[t] = -INFINITY;
         }
     }
+    return 0;
+}
+
+static __thread Kept biases_kept;
+
+/* NULL where memory ran out. */
+static const float *biases_of(const Contmix *m) {
+    if (m->biases)
+        return m->biases;
+    float *tables = kept(&biases_kept, all_biases_floats(m));
+    if (tables)
+        fill_biases(m, tables);
     return tables;
 }
 

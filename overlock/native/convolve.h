@@ -5,9 +5,9 @@
  * lie above or below the map are left out.
  */
 #pragma once
-#include "vectors.h"
+#include "activation.h"
 
-#define CHANNELS 16       /* of a block: a cache line of each position, and what channels are a multiple of */
+#define CHANNELS 16       /* of a block: a cache line of each position */
 #define PLANES (CHANNELS / LANES)
 #define LONGEST 33        /* kernel */
 #define ROW_TAPS (MANY ? 3 : 2) /* at a time, of one row */
@@ -82,27 +82,35 @@ static long framed(long width, long k) {
     return ((width + outputs - 1) / outputs * outputs + k - 1) * LANES;
 }
 
+/* How many of the lanes of a plane that begins at channel `first` are channels. */
+INLINE long lanes_from(long channels, long first) { return most(0, least(LANES, channels - first)); }
+
 /* One row of a block of channels into its planes, which are `plane` floats apart; the frame is zero already. */
-static inline void read_planes(float *to, long plane, const void *x, long at, long channels, long width, long frame,
-                               int bf16) {
-    for (long col = 0; col < width; col++)
-        for (int p = 0; p < PLANES; p++)
-            store(to + p * plane + (col + frame) * LANES, load_as(x, at + col * channels + p * LANES, bf16));
+static inline void read_planes(float *to, long plane, const void *x, long at, long first, long channels, long width,
+                               long frame, int bf16) {
+    for (int p = 0; p < PLANES; p++) {
+        long lanes = lanes_from(channels, first + p * LANES);
+        for (long col = 0; lanes && col < width; col++)
+            store(to + p * plane + (col + frame) * LANES,
+                  load_lanes(x, at + col * channels + first + p * LANES, lanes, bf16));
+    }
 }
 
 /* Taps (k*k, C) of a block of channels as (PLANES, k*k, LANES). */
 static inline void pack_taps(float *to, const float *taps, long k, long channels, long first) {
     for (int p = 0; p < PLANES; p++)
-        for (long t = 0; t < k * k; t++, to += LANES)
-            store(to, load(taps + t * channels + first + p * LANES));
+        for (long t = 0; t < k * k; t++, to += LANES) {
+            long at = first + p * LANES, lanes = lanes_from(channels, at);
+            store(to, lanes ? load_lanes(taps, t * channels + at, lanes, 0) : (vec){0});
+        }
 }
 
 typedef struct {
-    const void *x;            /* (B, H, W, C), C a multiple of CHANNELS */
+    const void *x;            /* (B, H, W, C) */
     void *out;                /* likewise */
     const float *taps, *bias; /* (k*k, C) and (C); bias may be NULL */
     long batch, height, width, channels, k;
-    int bf16, threads;
+    int gelu, bf16, threads; /* gelu: of what comes out */
 } Convolution;
 
 #define BAND_FLOATS (1 << 16) /* of values at a time, for the second-level cache */
@@ -116,21 +124,24 @@ static void convolve_band(const Convolution *m, long b, long first, long row0, l
     memset(values, 0, PLANES * plane * sizeof(float));
     for (long row = top; row < end; row++)
         read_planes(values + (row - top) * wide, plane, m->x,
-                    ((b * m->height + row) * m->width) * m->channels + first, m->channels, m->width, frame, m->bf16);
+                    ((b * m->height + row) * m->width) * m->channels, first, m->channels, m->width, frame, m->bf16);
     for (long row = row0; row < row1; row++) {
         long from = most(row - frame, 0), count = least(row + frame + 1, m->height) - from;
         for (int p = 0; p < PLANES; p++) {
             const float *rows[LONGEST];
+            long at = first + p * LANES, lanes = lanes_from(m->channels, at);
+            if (!lanes)
+                break;
             for (long i = 0; i < count; i++)
                 rows[i] = values + p * plane + (from - top + i) * wide;
-            vec bias = m->bias ? load(m->bias + first + p * LANES) : (vec){0};
+            vec bias = m->bias ? load_lanes(m->bias, at, lanes, 0) : (vec){0};
             const float *own = taps + (p * k + from - row + frame) * k * LANES;
             for (long col = 0; col < m->width; col += outputs) {
                 vec out[16];
                 convolve_some(out, rows, count, col, own, k, bias, (int)outputs);
                 for (long i = 0; i < least(outputs, m->width - col); i++)
-                    store_as(m->out, ((b * m->height + row) * m->width + col + i) * m->channels + first + p * LANES,
-                             out[i], m->bf16);
+                    store_lanes(m->out, ((b * m->height + row) * m->width + col + i) * m->channels + at,
+                                m->gelu ? gelu(out[i]) : out[i], lanes, m->bf16);
             }
         }
     }
@@ -138,7 +149,7 @@ static void convolve_band(const Convolution *m, long b, long first, long row0, l
 
 /* Returns 0, or 1 where memory ran out. */
 int depthwise_convolution(const Convolution *m) {
-    long wide = framed(m->width, m->k), blocks = m->channels / CHANNELS, failed = 0;
+    long wide = framed(m->width, m->k), blocks = (m->channels + CHANNELS - 1) / CHANNELS, failed = 0;
     long rows = most(BAND_FLOATS / (PLANES * wide) - m->k + 1, m->k), bands = (m->height + rows - 1) / rows;
     if (m->height * PLANES * wide <= BAND_FLOATS)
         bands = 1;

@@ -9,7 +9,7 @@
 #define BLOCKS 4 /* of CHANNELS channels at a time */
 
 typedef struct {
-    void *x;                   /* (B, H, W, C), C a multiple of CHANNELS */
+    void *x;                   /* (B, H, W, C) */
     const float *taps, *bias;  /* (9, C) and (C); NULL: no convolution */
     const float *gamma, *beta; /* (C); beta may be NULL */
     long batch, height, width, channels;
@@ -31,10 +31,12 @@ static void convolve_image(const Grn *m, long b, long first, long n, float *memo
     for (long y = 0; y <= m->height; y++) {
         long row = (b * m->height + y) * m->width * m->channels + first;
         if (y < m->height)
-            for (long col = 0; col < m->width; col++)
-                for (long p = 0; p < n * PLANES; p++)
+            for (long p = 0; p < n * PLANES; p++) {
+                long lanes = lanes_from(m->channels, first + p * LANES);
+                for (long col = 0; lanes && col < m->width; col++)
                     store(values + p * plane + y % 3 * wide + (col + 1) * LANES,
-                          load_as(m->x, row + col * m->channels + p * LANES, m->bf16));
+                          load_lanes(m->x, row + col * m->channels + p * LANES, lanes, m->bf16));
+            }
         if (y == 0)
             continue;
         long from = most(y - 2, 0), count = least(y + 1, m->height) - from;
@@ -43,13 +45,17 @@ static void convolve_image(const Grn *m, long b, long first, long n, float *memo
             const float *rows[3], *own = taps + (p * 9 + (from - y + 2) * 3) * LANES;
             for (long i = 0; i < count; i++)
                 rows[i] = values + p * plane + (from + i) % 3 * wide;
-            vec bias = load(m->bias + first + p * LANES), of_row = {0}; /* a sum of sums: rounding errors stay small */
+            long lanes = lanes_from(m->channels, first + p * LANES);
+            if (!lanes)
+                break;
+            vec bias = load_lanes(m->bias, first + p * LANES, lanes, 0);
+            vec of_row = {0}; /* a sum of sums: rounding errors stay small */
             for (long col = 0; col < m->width; col += outputs) {
                 vec out[16];
                 convolve_some(out, rows, count, col, own, 3, bias, (int)outputs);
                 for (long i = 0; i < least(outputs, m->width - col); i++) {
                     of_row += out[i] * out[i];
-                    store_as(m->x, row + (col + i) * m->channels + p * LANES, out[i], m->bf16);
+                    store_lanes(m->x, row + (col + i) * m->channels + p * LANES, out[i], lanes, m->bf16);
                 }
             }
             store(squares + p * LANES, load(squares + p * LANES) + of_row);
@@ -61,9 +67,10 @@ static void square(const Grn *m, long b, long first, long n, float *squares) {
     memset(squares, 0, n * CHANNELS * sizeof(float));
     for (long y = 0; y < m->height; y++)
         for (long p = 0; p < n * PLANES; p++) {
+            long lanes = lanes_from(m->channels, first + p * LANES), row = (b * m->height + y) * m->width;
             vec of_row = {0};
-            for (long x = 0; x < m->width; x++) {
-                vec own = load_as(m->x, ((b * m->height + y) * m->width + x) * m->channels + first + p * LANES, m->bf16);
+            for (long x = 0; lanes && x < m->width; x++) {
+                vec own = load_lanes(m->x, (row + x) * m->channels + first + p * LANES, lanes, m->bf16);
                 of_row += own * own;
             }
             store(squares + p * LANES, load(squares + p * LANES) + of_row);
@@ -71,7 +78,7 @@ static void square(const Grn *m, long b, long first, long n, float *squares) {
 }
 
 static void sum_image(const Grn *m, long b, long first, float *memory, float *squares) {
-    long n = least(BLOCKS, (m->channels - first) / CHANNELS);
+    long n = least(BLOCKS, (m->channels - first + CHANNELS - 1) / CHANNELS);
     if (m->taps)
         convolve_image(m, b, first, n, memory, squares + first);
     else
@@ -92,15 +99,21 @@ static void make_scale(const Grn *m, float *scale) {
 static void apply_scale(const Grn *m, const float *scale, long from, long to) {
     for (long at = from; at < to; at++)
         for (long c = 0; c < m->channels; c += LANES) {
-            vec y = load_as(m->x, at * m->channels + c, m->bf16) * load(scale + c);
-            store_as(m->x, at * m->channels + c, m->beta ? y + load(m->beta + c) : y, m->bf16);
+            long lanes = lanes_from(m->channels, c);
+            vec y = load_lanes(m->x, at * m->channels + c, lanes, m->bf16) * load(scale + c);
+            if (m->beta)
+                y += load_lanes(m->beta, c, lanes, 0);
+            store_lanes(m->x, at * m->channels + c, y, lanes, m->bf16);
         }
 }
 
+/* The floats of an image's scales: whole blocks of channels. */
+static long scale_floats(const Grn *m) { return (m->channels + CHANNELS - 1) / CHANNELS * CHANNELS; }
+
 /* In place. Returns 0, or 1 where memory ran out. */
 int grn_(const Grn *m) {
-    long step = BLOCKS * CHANNELS, blocks = (m->channels + step - 1) / step, bands = 1, tokens = m->height * m->width;
-    float *scales = aligned_alloc(64, m->batch * m->channels * sizeof(float));
+    long step = BLOCKS * CHANNELS, stride = scale_floats(m), blocks = (m->channels + step - 1) / step, bands = 1, tokens = m->height * m->width;
+    float *scales = aligned_alloc(64, m->batch * stride * sizeof(float));
     int failed = 0, whole = m->batch % m->threads == 0 || m->batch >= 4 * m->threads;
     if (!scales)
         return 1;
@@ -113,7 +126,7 @@ int grn_(const Grn *m) {
         if (whole) {
 #pragma omp for schedule(dynamic)
             for (long b = 0; b < m->batch; b++) {
-                float *scale = scales + b * m->channels;
+                float *scale = scales + b * stride;
                 for (long first = 0; first < m->channels && memory; first += step)
                     sum_image(m, b, first, memory, scale);
                 if (memory) {
@@ -125,14 +138,14 @@ int grn_(const Grn *m) {
 #pragma omp for schedule(static)
             for (long task = 0; task < m->batch * blocks; task++)
                 if (memory)
-                    sum_image(m, task / blocks, task % blocks * step, memory, scales + task / blocks * m->channels);
+                    sum_image(m, task / blocks, task % blocks * step, memory, scales + task / blocks * stride);
 #pragma omp for schedule(static)
             for (long b = 0; b < m->batch; b++)
-                make_scale(m, scales + b * m->channels);
+                make_scale(m, scales + b * stride);
 #pragma omp for schedule(static)
             for (long task = 0; task < m->batch * bands; task++) {
                 long b = task / bands, band = task % bands;
-                apply_scale(m, scales + b * m->channels, b * tokens + tokens * band / bands,
+                apply_scale(m, scales + b * stride, b * tokens + tokens * band / bands,
                             b * tokens + tokens * (band + 1) / bands);
             }
         }

@@ -1,7 +1,4 @@
-#include "contmix_head.h"
-
+#include "block.h"
 #include "contmix_backward.h"
-#include "contmix_forward.h"
-#include "convolve.h"
 #include "depthwise.h"
-#include "grn.h"
+#include "watched.h"

@@ -52,6 +52,17 @@ INLINE vec larger(vec bound, vec x) {
 #endif
 }
 
+/* The smaller of each pair; x where it is not a number. */
+INLINE vec smaller(vec bound, vec x) {
+#if LANES == 16
+    return (vec)_mm512_min_ps((__m512)bound, (__m512)x);
+#elif LANES == 8
+    return (vec)_mm256_min_ps((__m256)bound, (__m256)x);
+#else
+    return where(bound < x, bound, x);
+#endif
+}
+
 /* The first n lanes of x, zeros after them. */
 INLINE vec first_lanes(vec x, long n) {
     ivec lane;
@@ -135,6 +146,18 @@ INLINE void store_some(void *to, long at, vec x, long n, int bf16) {
 
 INLINE vec load_as(const void *from, long at, int bf16) { return load_some(from, at, LANES, bf16); }
 INLINE void store_as(void *to, long at, vec x, int bf16) { store_some(to, at, x, LANES, bf16); }
+
+/* A whole vector in most cases, for which `n` is made a constant. */
+INLINE vec load_lanes(const void *from, long at, long n, int bf16) {
+    return n == LANES ? load_as(from, at, bf16) : load_some(from, at, n, bf16);
+}
+
+INLINE void store_lanes(void *to, long at, vec x, long n, int bf16) {
+    if (n == LANES)
+        store_as(to, at, x, bf16);
+    else
+        store_some(to, at, x, n, bf16);
+}
 
 /* Zeros up to whole vectors. */
 static inline void read_padded(float *to, const void *from, long at, long n, int bf16) {

@@ -21,7 +21,7 @@ int main(void) {
     long tokens = b * h * w, taps = k * k + large * large;
     long spans[2] = {(2 * k - 1) * (2 * k - 1), (2 * large - 1) * (2 * large - 1)};
     Contmix m = {in(tokens * g * cq), in(tokens * 2 * g * c), in(b * g * cq * taps), in(taps), {in(g * spans[0]), in(g * spans[1])},
-                 b, g, cq, c, h, w, {k, large}, 0, 2};
+                 NULL, b, g, cq, c, h, w, {k, large}, 0, 2};
     float *mixed = room(tokens * 2 * g * c);
     if (contmix_forward(&m, mixed))
         return 1;
@@ -38,7 +38,7 @@ int main(void) {
     out(d.rpb[1], b * g * spans[1]);
     float *x = in(tokens * channels), *grad = in(tokens * channels), *large_taps = in(large * large * channels);
     float *small_taps = in(9 * channels), *bias = in(channels), *gamma = in(channels), *y = room(tokens * channels);
-    Convolution conv = {x, y, large_taps, bias, b, h, w, channels, large, 0, 2};
+    Convolution conv = {x, y, large_taps, bias, b, h, w, channels, large, 0, 0, 2};
     if (depthwise_convolution(&conv))
         return 1;
     out(y, tokens * channels);
@@ -51,5 +51,19 @@ int main(void) {
     if (grn_(&grn))
         return 1;
     out(x, tokens * channels);
+    long hidden = 2 * channels, inner = 16;
+    RepConv block = {.channels = channels, .dwconv = {small_taps, bias, 3}, .large = {large_taps, bias, large},
+                     .norm = {gamma, bias, 1e-6f}, .se = {in(channels * inner), in(inner), in(inner * channels), bias, inner},
+                     .residual_scale = gamma};
+    const float *up = in(hidden * channels), *up_bias = in(hidden), *wide_taps = in(9 * hidden), *down = in(hidden * channels);
+    float *packed_up = room(packed_floats(hidden, channels, 0)), *packed_down = room(packed_floats(channels, hidden, 0));
+    pack_product(up, packed_up, hidden, channels, 0);
+    pack_product(down, packed_down, channels, hidden, 0);
+    block.mlp = (Mlp){{packed_up, up_bias, channels, hidden}, {packed_down, bias, hidden, channels},
+                      {wide_taps, up_bias, 3}, up_bias};
+    Images images = {b, h, w, 0, 2};
+    if (rep_conv_block(&block, &images, grad, y, (char *)room(rep_conv_block_bytes(&block, &images) / 4)))
+        return 1;
+    out(y, tokens * channels);
     return 0;
 }

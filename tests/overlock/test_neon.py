@@ -54,9 +54,14 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
     size = (case.batch, CHANNELS, case.height, case.width)
     x, d_y, bias, gamma = draw(*size), draw(*size), draw(CHANNELS), draw(CHANNELS)
     large, small = draw(CHANNELS, 1, case.kernel, case.kernel), draw(CHANNELS, 1, 3, 3)
+    hidden, inner = 2 * CHANNELS, 16
+    squeeze, squeeze_bias, excite = draw(inner, CHANNELS), draw(inner), draw(CHANNELS, inner)
+    up, up_bias, hidden_taps = draw(hidden, CHANNELS) / 6, draw(hidden), draw(hidden, 1, 3, 3)
+    down = draw(CHANNELS, hidden) / 8
     sent = [
         last(query), last(value), keys @ proj_weight.t(), proj_bias, rpb1, rpb2, last(grad),
         last(x), last(d_y), large.flatten(1).t(), small.flatten(1).t(), bias, gamma,
+        squeeze.t(), squeeze_bias, excite.t(), up, up_bias, hidden_taps.flatten(1).t(), down,
     ]  # fmt: skip
     numbers = (case.batch, case.heads, case.query_channels, case.value_channels, case.height, case.width, case.small)
     message = np.array([*numbers, case.kernel, CHANNELS], np.int64).tobytes()
@@ -89,4 +94,17 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
     assert relative_rms(got, gradient) < 1e-6
     normalised = defined(x, gamma.view(1, -1, 1, 1), None, (small, bias))
     assert relative_rms(take_map(CHANNELS), normalised) < 2e-7
+
+    def convolve(y: Tensor, weight: Tensor, own_bias: Tensor) -> Tensor:
+        groups = y.shape[1] // weight.shape[1]
+        return F.conv2d(y, weight.double(), own_bias.double(), padding=weight.shape[-1] // 2, groups=groups)
+
+    residual = convolve(d_y.double(), small, bias)
+    y = F.layer_norm(last(residual), (CHANNELS,), gamma.double(), bias.double(), 1e-6).permute(0, 3, 1, 2)
+    y = convolve(y, large, bias)
+    gate = F.gelu(convolve(y.mean((2, 3), keepdim=True), squeeze[..., None, None], squeeze_bias))
+    y = F.gelu(convolve(y * convolve(gate, excite[..., None, None], bias).sigmoid(), up[..., None, None], up_bias))
+    y = defined(y, up_bias.view(1, -1, 1, 1), None, (hidden_taps, up_bias))
+    block = residual * gamma.double().view(1, -1, 1, 1) + convolve(y, down[..., None, None], bias)
+    assert relative_rms(take_map(CHANNELS), block) < 1e-6
     assert answer.numel() == 0

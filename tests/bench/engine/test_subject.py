@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from bench.cli import BadInput
 from bench.engine import fit, memory, speed
 from bench.engine.request import Request, Settings, automatic_batch
-from bench.engine.subject import BackendsSeen, Subject, check, place, prepare
+from bench.engine.subject import Subject, check, place, prepare
 from bench.loading import create, load, randomise, resolve, weights_label
 from bench.machine import environment, nvml
 from bench.machine.canary import Canary, Reading
 from bench.metrics import COST, LARGEST_BATCH, LATENCY, MEMORY, TRAINING, of_kind
-from overlock.contmix import contmix
-from tests.overlock.contmix.cases import SCALE, Case
 
 SMALL = ["overlock_xt", "unireplknet_a", "moganet_xt", "convnext_t"]
 
@@ -373,12 +371,6 @@ def test_weights_are_named_by_their_file(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     assert weights_label(path, 0) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert weights_label(None, 7) == "random:7"
-
-
-def test_the_backend_that_runs_is_noted() -> None:
-    with BackendsSeen() as seen:
-        contmix(*Case(7, 7, 7).inputs(torch.float32), SCALE, "tiled")
-    assert seen.names == {"tiled"}
 
 
 def test_weights_that_a_dtype_cannot_hold_are_refused_by_name() -> None:
