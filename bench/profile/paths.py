@@ -37,6 +37,8 @@ def ran(work: Work) -> dict[str, float]:
 def depthwise_path(shares: dict[str, float]) -> str:
     """The library that ran the convolutions, in a word or two; empty if there is none among `shares`."""
     marks = {
+        "overlock::rep_conv_block": "C kernels",
+        "overlock::dynamic_conv_block": "C kernels",
         "mkldnn_convolution": "oneDNN",
         "mkldnn::_convolution_pointwise": "oneDNN, fused",
         "onednn": "oneDNN",
