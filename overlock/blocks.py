@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from overlock.contmix import contmix, enlarged_size
 from overlock.fusion import Fusible
 from overlock.layers import GRN, SE, DilatedReparam, LayerNorm2d, LayerScale, ResDWConv
+from overlock.mlp import MLP
+from overlock.residual import residual
 from overlock.tracing import as_one_node, is_captured, is_symbolic, why_not_read
 
 SMALL_KERNEL = 5  # of ContMix's two kernels
@@ -43,7 +45,7 @@ class RepConvBlock(Fusible):
         super().__init__()
         hidden = mlp_ratio * channels
         self.dwconv = ResDWConv(channels)
-        self.proj = nn.Sequential(
+        self.proj = MLP(
             LayerNorm2d(channels),
             DilatedReparam(channels, kernel_size, deploy=deploy),
             nn.BatchNorm2d(channels),
@@ -62,7 +64,7 @@ class RepConvBlock(Fusible):
         if is_symbolic(x):
             return as_one_node(self, x)
         x = self.dwconv(x)
-        return self.ls(x) + self.drop_path(self.proj(x))
+        return residual(x, self.proj(x), self.ls, self.drop_path)
 
 
 class DynamicConvBlock(Fusible):
@@ -124,7 +126,7 @@ class DynamicConvBlock(Fusible):
         self.ls1 = LayerScale(width)
         self.dwconv2 = ResDWConv(width)
         self.norm2 = LayerNorm2d(width)
-        self.mlp = nn.Sequential(
+        self.mlp = MLP(
             nn.Conv2d(width, hidden, 1), nn.GELU(), ResDWConv(hidden), GRN(hidden), nn.Conv2d(hidden, width, 1)
         )
         self.ls2 = LayerScale(width)
@@ -185,6 +187,6 @@ class DynamicConvBlock(Fusible):
             x, context = joint.split([self.dim, self.ctx_dim], dim=1)
             joint = torch.cat([x, self.x_scale(context) + self.h_scale(prior)], dim=1)
         x = self.dwconv1(joint)
-        x = self.ls1(x) + self.drop_path(self.mix(x))
+        x = residual(x, self.mix(x), self.ls1, self.drop_path)
         x = self.dwconv2(x)
-        return self.ls2(x) + self.drop_path(self.mlp(self.norm2(x)))
+        return residual(x, self.mlp(self.norm2(x)), self.ls2, self.drop_path)

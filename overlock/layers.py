@@ -15,6 +15,7 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from overlock.depthwise import branches as normed_branches
 from overlock.depthwise.parallel import dilate_kernel, parallel_convs
 from overlock.recomputation import recomputed
 from overlock.tracing import as_one_node, eager_autograd, is_captured, is_symbolic, under_autocast, why_not_read
@@ -271,6 +272,8 @@ class DilatedReparam(nn.Module):
             return self.lk_origin(x)
         convs = [self.lk_origin, *(getattr(self, f"dil_conv_k{k}_{r}") for k, r in self.branches)]
         norms = [self.origin_bn, *(getattr(self, f"dil_bn_k{k}_{r}") for k, r in self.branches)]
+        if normed_branches.why_not(x, convs, norms) is None:
+            return normed_branches.normed_sum(x, convs, norms)
         first, *others = (norm(y) for norm, y in zip(norms, parallel_convs(x, convs), strict=True))
         for y in others:
             first = first + y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -104,3 +104,14 @@ def under_autocast(device_type: str) -> bool:
 def eager_autograd() -> bool:
     """Whether gradients are recorded by eager autograd, not by a tracer or compiler: our own backwards serve there."""
     return torch.is_grad_enabled() and not (is_captured() or torch.jit.is_tracing())
+
+
+def differentiable(
+    function: Callable[..., Tensor | Sequence[Tensor]], inputs: Sequence[Tensor], *grads: Tensor
+) -> tuple[Tensor, ...]:
+    """The gradients of what `function` of PyTorch's operators makes of `inputs`, which can be differentiated again.
+
+    For the backward of a kernel, where gradients are recorded in it (`create_graph`).
+    """
+    given = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+    return torch.autograd.grad(function(*given), given, grads, create_graph=True)

@@ -23,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 from overlock import native
 from overlock.depthwise import dispatch
 from overlock.depthwise import native as native_forward
-from overlock.tracing import eager_autograd, under_autocast, why_not_read
+from overlock.tracing import differentiable, eager_autograd, under_autocast, why_not_read
 
 FFT_FROM = 7  # kernel size; below it the direct sum is faster
 NATIVE_SIZES = (3, 5, 7, 9, 11, 13, 15, 17)  # native/depthwise.h
@@ -119,6 +119,11 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return F.conv2d(x, weight, None, 1, _padding(weight, dilation), dilation, weight.shape[0])
 
 
+def _outputs(x: Tensor, dilations: Sequence[int], weights: Sequence[Tensor]) -> list[Tensor]:
+    """By PyTorch's operators."""
+    return [F.conv2d(x, w, None, 1, _padding(w, r), r, len(w)) for w, r in zip(weights, dilations, strict=True)]
+
+
 class _ParallelConvs(torch.autograd.Function):
     """Depthwise convolutions of stride 1 that keep the map's size, without bias: an output of each."""
 
@@ -131,6 +136,11 @@ class _ParallelConvs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            d_x, *d_weights = differentiable(
+                lambda x, *weights: _outputs(x, ctx.dilations, weights), (x, *weights), *grads
+            )
+            return d_x, None, *d_weights
         needs_x, _, *needs_weight = ctx.needs_input_grad
         branches = list(zip(weights, ctx.dilations, grads, needs_weight, strict=True))
         grad_x = None

@@ -3,6 +3,7 @@
  * A block of channels of one image is laid out densely, framed by zeros; the taps' sums stay in registers, one or
  * several rows of taps at a time.
  */
+#pragma once
 #include "vectors.h"
 
 typedef struct {
@@ -12,17 +13,20 @@ typedef struct {
     int bf16, threads;
 } Depthwise;
 
-/* Of the taps, `count` rows from `row0` on, `across` from `col0` on. Constant counts: their sums become registers. */
-INLINE void some_taps(const Depthwise *m, const float *x, const float *grad, float *sums, long wide, long row0,
+/* Of the taps, `count` rows from `row0` on, `across` from `col0` on. Constant counts: their sums become registers.
+ * Rows of x are `wide` positions, those of the gradient `step`. */
+INLINE void some_taps(const Depthwise *m, const float *x, const float *grad, float *sums, long wide, long step, long row0,
                       long col0, const int count, const int across) {
     vec sum[27]; /* a constant size, to become registers */
     UNROLL for (int i = 0; i < count; i++)
         UNROLL for (int j = 0; j < across; j++)
             sum[i * across + j] = load(sums + ((row0 + i) * m->k + col0 + j) * LANES);
-    for (long row = 0; row < m->height; row++) {
+    long reach = m->k / 2, first = most((reach - row0 - count + 1) * m->dilation, 0);
+    long end = m->height - most((row0 - reach) * m->dilation, 0); /* of the rows that one of these taps meets the map in */
+    for (long row = first; row < end; row++) {
         const float *from = x + ((row + row0 * m->dilation) * wide + col0 * m->dilation) * LANES;
         for (long col = 0; col < m->width; col++, from += LANES) {
-            vec g = load(grad + (row * m->width + col) * LANES);
+            vec g = load(grad + (row * step + col) * LANES);
             UNROLL for (int i = 0; i < count; i++)
                 UNROLL for (int j = 0; j < across; j++)
                     sum[i * across + j] += g * load(from + (i * wide + j) * m->dilation * LANES);
@@ -38,15 +42,15 @@ INLINE void some_taps(const Depthwise *m, const float *x, const float *grad, flo
     case K: {                                                                                                          \
         long row = 0;                                                                                                  \
         for (; row + COUNT <= K; row += COUNT)                                                                         \
-            some_taps(m, x, grad, sums, wide, row, 0, COUNT, PIECE);                                                   \
+            some_taps(m, x, grad, sums, wide, step, row, 0, COUNT, PIECE);                                                   \
         for (; COUNT > 1 && row < K; row++)                                                                            \
-            some_taps(m, x, grad, sums, wide, row, 0, 1, PIECE);                                                       \
+            some_taps(m, x, grad, sums, wide, step, row, 0, 1, PIECE);                                                       \
         for (row = 0; PIECE < K && row < K; row++)                                                                     \
-            some_taps(m, x, grad, sums, wide, row, PIECE, 1, K - PIECE);                                               \
+            some_taps(m, x, grad, sums, wide, step, row, PIECE, 1, K - PIECE);                                               \
         break;                                                                                                         \
     }
 
-static void correlate(const Depthwise *m, const float *x, const float *grad, float *sums, long wide) {
+static void correlate(const Depthwise *m, const float *x, const float *grad, float *sums, long wide, long step) {
     switch (m->k) {
 #if MANY
         TAPS(3, 3, 3)
@@ -93,7 +97,7 @@ int depthwise_weight_gradient(const Depthwise *m) {
                     store(x + ((row + frame) * wide + col + frame) * LANES, load_as(m->x, at, m->bf16));
                     store(grad + (row * m->width + col) * LANES, load_as(m->grad, at, m->bf16));
                 }
-            correlate(m, x, grad, sums, wide);
+            correlate(m, x, grad, sums, wide, m->width);
         }
         for (long t = 0; t < taps; t++)
             store(m->weight + t * m->channels + first, load(sums + t * LANES));

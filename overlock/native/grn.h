@@ -1,4 +1,5 @@
-/* Depthwise 3x3 convolution and global response normalisation (GRN), both in place on a channels_last map.
+/* Depthwise 3x3 convolution and global response normalisation (GRN) of a channels_last map, in place where that is asked
+ * for; before them GELU, where that is.
  *
  * The convolution keeps three rows of a block of channels aside, so it needs no second map; the norms that GRN asks for
  * are summed as the rows are written. A thread that has a whole image normalises it while it is in its cache.
@@ -20,8 +21,16 @@ static long convolution_floats(const Grn *m) {
     return BLOCKS * PLANES * (9 * LANES + 3 * framed(m->width, 3)) + 64;
 }
 
-/* `n` blocks of channels of one image: convolution in place, sums of squares to `squares`. */
-static void convolve_image(const Grn *m, long b, long first, long n, float *memory, float *squares) {
+/* What is done before the convolution, and what for. */
+typedef struct {
+    const void *x; /* the map that is read */
+    float *norms;  /* (B, C), of each channel, or NULL */
+    int gelu;
+} Before;
+
+/* `n` blocks of channels of one image: its convolution, and the sums of squares to `squares`. */
+INLINE void convolve_image(const Grn *m, const Before *before, long b, long first, long n, float *memory, float *squares,
+                           const int with_gelu) {
     long wide = framed(m->width, 3), plane = 3 * wide, outputs = outputs_for(m->width);
     float *taps = take(&memory, n * PLANES * 9 * LANES), *values = take(&memory, n * PLANES * plane);
     memset(values, 0, n * PLANES * plane * sizeof(float));
@@ -33,9 +42,10 @@ static void convolve_image(const Grn *m, long b, long first, long n, float *memo
         if (y < m->height)
             for (long p = 0; p < n * PLANES; p++) {
                 long lanes = lanes_from(m->channels, first + p * LANES);
-                for (long col = 0; lanes && col < m->width; col++)
-                    store(values + p * plane + y % 3 * wide + (col + 1) * LANES,
-                          load_lanes(m->x, row + col * m->channels + p * LANES, lanes, m->bf16));
+                for (long col = 0; lanes && col < m->width; col++) {
+                    vec x = load_lanes(before->x, row + col * m->channels + p * LANES, lanes, m->bf16);
+                    store(values + p * plane + y % 3 * wide + (col + 1) * LANES, with_gelu ? gelu_and_slope(x).value : x);
+                }
             }
         if (y == 0)
             continue;
@@ -77,19 +87,23 @@ static void square(const Grn *m, long b, long first, long n, float *squares) {
         }
 }
 
-static void sum_image(const Grn *m, long b, long first, float *memory, float *squares) {
+static void sum_image(const Grn *m, const Before *before, long b, long first, float *memory, float *squares) {
     long n = least(BLOCKS, (m->channels - first + CHANNELS - 1) / CHANNELS);
-    if (m->taps)
-        convolve_image(m, b, first, n, memory, squares + first);
+    if (m->taps && before->gelu)
+        convolve_image(m, before, b, first, n, memory, squares + first, 1);
+    else if (m->taps)
+        convolve_image(m, before, b, first, n, memory, squares + first, 0);
     else
         square(m, b, first, n, squares + first);
 }
 
-/* From the sums of squares to the factors. */
-static void make_scale(const Grn *m, float *scale) {
+/* From the sums of squares of image b to the factors. */
+static void make_scale(const Grn *m, const Before *before, long b, float *scale) {
     double sum = 0;
     for (long c = 0; c < m->channels; c++)
         sum += scale[c] = sqrtf(scale[c]);
+    if (before->norms)
+        memcpy(before->norms + b * m->channels, scale, m->channels * sizeof(float));
     float mean = (float)(sum / m->channels) + 1e-6f;
     for (long c = 0; c < m->channels; c++)
         scale[c] = m->gamma[c] * scale[c] / mean + 1;
@@ -110,8 +124,8 @@ static void apply_scale(const Grn *m, const float *scale, long from, long to) {
 /* The floats of an image's scales: whole blocks of channels. */
 static long scale_floats(const Grn *m) { return (m->channels + CHANNELS - 1) / CHANNELS * CHANNELS; }
 
-/* In place. Returns 0, or 1 where memory ran out. */
-int grn_(const Grn *m) {
+/* Returns 0, or 1 where memory ran out. */
+static int respond(const Grn *m, const Before *before) {
     long step = BLOCKS * CHANNELS, stride = scale_floats(m), blocks = (m->channels + step - 1) / step, bands = 1, tokens = m->height * m->width;
     float *scales = aligned_alloc(64, m->batch * stride * sizeof(float));
     int failed = 0, whole = m->batch % m->threads == 0 || m->batch >= 4 * m->threads;
@@ -128,9 +142,9 @@ int grn_(const Grn *m) {
             for (long b = 0; b < m->batch; b++) {
                 float *scale = scales + b * stride;
                 for (long first = 0; first < m->channels && memory; first += step)
-                    sum_image(m, b, first, memory, scale);
+                    sum_image(m, before, b, first, memory, scale);
                 if (memory) {
-                    make_scale(m, scale);
+                    make_scale(m, before, b, scale);
                     apply_scale(m, scale, b * tokens, (b + 1) * tokens);
                 }
             }
@@ -138,10 +152,10 @@ int grn_(const Grn *m) {
 #pragma omp for schedule(static)
             for (long task = 0; task < m->batch * blocks; task++)
                 if (memory)
-                    sum_image(m, task / blocks, task % blocks * step, memory, scales + task / blocks * stride);
+                    sum_image(m, before, task / blocks, task % blocks * step, memory, scales + task / blocks * stride);
 #pragma omp for schedule(static)
             for (long b = 0; b < m->batch; b++)
-                make_scale(m, scales + b * stride);
+                make_scale(m, before, b, scales + b * stride);
 #pragma omp for schedule(static)
             for (long task = 0; task < m->batch * bands; task++) {
                 long b = task / bands, band = task % bands;
@@ -152,4 +166,10 @@ int grn_(const Grn *m) {
     }
     free(scales);
     return failed;
+}
+
+/* In place. Returns 0, or 1 where memory ran out. */
+int grn_(const Grn *m) {
+    Before before = {m->x, NULL, 0};
+    return respond(m, &before);
 }

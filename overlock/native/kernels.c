@@ -1,4 +1,7 @@
 #include "block.h"
+#include "branches.h"
 #include "contmix_backward.h"
 #include "depthwise.h"
+#include "hidden.h"
+#include "residual.h"
 #include "watched.h"

@@ -65,5 +65,39 @@ int main(void) {
     if (rep_conv_block(&block, &images, grad, y, (char *)room(rep_conv_block_bytes(&block, &images) / 4)))
         return 1;
     out(y, tokens * channels);
+    long taps9 = b * 9 * channels, per_image = b * channels;
+    Hidden before = {in(tokens * channels), small_taps, bias, gamma, in(channels), room(per_image), b, h, w, channels, 0, 2};
+    HiddenGradients of = {grad, room(tokens * channels), room(taps9), room(per_image), room(per_image), room(per_image)};
+    if (hidden_forward(&before, y) || hidden_backward(&before, &of))
+        return 1;
+    out(y, tokens * channels);
+    out(of.x, tokens * channels);
+    out(of.taps, taps9);
+    out(of.bias, per_image);
+    out(of.gamma, per_image);
+    out(of.beta, per_image);
+    long all = large * large + 9; /* two branches: the large kernel, and the small one at a dilation of 2 */
+    Branches branches = {before.x, in(all * channels), b, h, w, channels, 2, {large, 3}, {1, 2}, 0, 2};
+    float *means = in(2 * channels), *image_means = room(2 * per_image), *squares = room(2 * per_image);
+    float *sums = room(per_image), *products = room(2 * per_image), *d_taps = room(b * all * channels);
+    if (branch_statistics(&branches, image_means, squares) || branch_products(&branches, grad, means, sums, products) ||
+        branch_gradients(&branches, grad, in(6 * channels), b, x, d_taps))
+        return 1;
+    out(image_means, 2 * per_image);
+    out(squares, 2 * per_image);
+    out(sums, per_image);
+    out(products, 2 * per_image);
+    out(x, tokens * channels);
+    out(d_taps, b * all * channels);
+    Residual residual = {bias, gamma, in(b), b, h * w, channels, 0, 2};
+    float *d_weight = room(b * channels), *d_bias = room(b * channels);
+    if (residual_forward(&residual, before.x, grad, y) ||
+        residual_backward(&residual, grad, before.x, b, x, of.x, d_weight, d_bias))
+        return 1;
+    out(y, tokens * channels);
+    out(x, tokens * channels);
+    out(of.x, tokens * channels);
+    out(d_weight, b * channels);
+    out(d_bias, b * channels);
     return 0;
 }

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from overlock import native
+from overlock import mlp, native
 from tests.overlock.contmix.cases import SCALE, Case, relative_rms, truth
 from tests.overlock.inference.test_grn import defined
 
@@ -53,6 +53,8 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
 
     size = (case.batch, CHANNELS, case.height, case.width)
     x, d_y, bias, gamma = draw(*size), draw(*size), draw(CHANNELS), draw(CHANNELS)
+    share = draw(case.batch)
+    beta, factors = draw(CHANNELS), draw(4, 2, CHANNELS)  # means of branches, and factors of their gradients
     large, small = draw(CHANNELS, 1, case.kernel, case.kernel), draw(CHANNELS, 1, 3, 3)
     hidden, inner = 2 * CHANNELS, 16
     squeeze, squeeze_bias, excite = draw(inner, CHANNELS), draw(inner), draw(CHANNELS, inner)
@@ -62,6 +64,7 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
         last(query), last(value), keys @ proj_weight.t(), proj_bias, rpb1, rpb2, last(grad),
         last(x), last(d_y), large.flatten(1).t(), small.flatten(1).t(), bias, gamma,
         squeeze.t(), squeeze_bias, excite.t(), up, up_bias, hidden_taps.flatten(1).t(), down,
+        last(x), beta, torch.cat([large.flatten(1).t(), small.flatten(1).t()]), *factors[:1], factors[1:], share,
     ]  # fmt: skip
     numbers = (case.batch, case.heads, case.query_channels, case.value_channels, case.height, case.width, case.small)
     message = np.array([*numbers, case.kernel, CHANNELS], np.int64).tobytes()
@@ -107,4 +110,42 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
     y = defined(y, up_bias.view(1, -1, 1, 1), None, (hidden_taps, up_bias))
     block = residual * gamma.double().view(1, -1, 1, 1) + convolve(y, down[..., None, None], bias)
     assert relative_rms(take_map(CHANNELS), block) < 1e-6
+    given = [t.double().requires_grad_() for t in (x, small, bias, gamma.view(1, -1, 1, 1), beta.view(1, -1, 1, 1))]
+    identity = F.pad(torch.ones(1, 1, 1, 1), [1] * 4)
+    out = mlp.hidden(given[0], given[1] - identity, *given[2:])
+    assert relative_rms(take_map(CHANNELS), out) < 5e-7
+    d_x, d_small, *others = torch.autograd.grad(out, given, d_y.double())
+    assert relative_rms(take_map(CHANNELS), d_x) < 5e-7
+    assert relative_rms(take(case.batch, 9, CHANNELS).sum(0).t(), d_small.flatten(1)) < 1e-6
+    for wanted_sum in others:
+        assert relative_rms(take(case.batch, CHANNELS).sum(0), wanted_sum.flatten()) < 1e-6
+
+    weights = [t.double().requires_grad_() for t in (large, small)]
+    wide.requires_grad_()
+    branches = [
+        F.conv2d(wide, weight, None, 1, r * (weight.shape[-1] // 2), r, CHANNELS)
+        for weight, r in zip(weights, (1, 2), strict=True)
+    ]
+    outputs = torch.stack(branches, 1)  # B, 2, C, H, W
+    means, squares = (take(case.batch, 2, CHANNELS) for _ in range(2))
+    assert relative_rms(means, outputs.mean((3, 4))) < 1e-6
+    assert relative_rms(squares, outputs.var((3, 4), correction=0) * case.height * case.width) < 1e-6
+    assert relative_rms(take(case.batch, CHANNELS), d_y.double().sum((2, 3))) < 1e-6
+    centred = outputs - factors[0].view(1, 2, CHANNELS, 1, 1)
+    assert relative_rms(take(case.batch, 2, CHANNELS), (centred * d_y[:, None].double()).sum((3, 4))) < 1e-6
+    of, along, shift = (t.double().view(1, 2, CHANNELS, 1, 1) for t in factors[1:])
+    d_x, *d_weights = torch.autograd.grad(
+        outputs, [wide, *weights], of * d_y[:, None].double() + along * outputs.detach() + shift
+    )
+    assert relative_rms(take_map(CHANNELS), d_x) < 1e-6
+    taps = take(case.batch, case.kernel**2 + 9, CHANNELS).sum(0)
+    for got, d_weight in zip(taps.split([case.kernel**2, 9]), d_weights, strict=True):
+        assert relative_rms(got.t(), d_weight.flatten(1)) < 2e-6
+
+    grad, scale, shares = d_y.double(), bias.double().view(-1, 1, 1), share.double().view(-1, 1, 1, 1)
+    joined = x.double() * scale + gamma.double().view(-1, 1, 1) + shares * grad
+    for joined_or_gradient in (joined, grad * scale, grad * shares):
+        assert relative_rms(take_map(CHANNELS), joined_or_gradient) < 2e-7
+    for of_channel in (grad * x.double(), grad):
+        assert relative_rms(take(case.batch, CHANNELS).sum(0), of_channel.sum((0, 2, 3))) < 1e-6
     assert answer.numel() == 0

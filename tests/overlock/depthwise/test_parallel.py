@@ -60,6 +60,24 @@ def test_every_gradient(dtype: torch.dtype, by_kernel: bool, channels: int, monk
         assert relative_rms(a, b) < (1e-13 if dtype == torch.float64 else 1e-6)
 
 
+def test_gradients_of_gradients() -> None:
+    """A gradient that the kernels made would pass for a constant."""
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(32, 32, k, 1, r * (k // 2), r, 32, bias=False) for k, r in ((7, 1), (3, 2))]
+    x = torch.randn(2, 32, 6, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def penalty(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outs = parallel_convs(x, convs)
+        (grad,) = torch.autograd.grad(sum(out.pow(3).sum() for out in outs), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), [x, *(conv.weight for conv in convs)])
+
+    got = penalty(x)
+    for conv in convs:
+        conv.double()
+    for a, b in zip(got, penalty(x.detach().double().requires_grad_()), strict=True):
+        assert relative_rms(a, b) < 1e-5
+
+
 def test_why_not_the_kernel() -> None:
     x = torch.zeros(1, 32, 5, 5)
     assert "float64" in str(why_not(x.double(), 7))
