@@ -83,42 +83,52 @@ static void *take_map(char **free_memory, const Images *s, long channels) {
 }
 
 static int depthwise(const Depthwise2d *m, const Images *s, const void *x, void *out, long channels, int gelu) {
-    Convolution own = {x,           out,      m->taps,  m->bias, s->batch, s->height,
-                       s->width,    channels, m->k,     gelu,    s->bf16,  s->threads};
+    Convolution own = {.x = x, .out = out, .taps = m->taps, .bias = m->bias, .k = m->k, .gelu = gelu};
+    own.batch = s->batch, own.height = s->height, own.width = s->width, own.channels = channels;
+    own.bf16 = s->bf16, own.threads = s->threads;
     return depthwise_convolution(&own);
 }
 
 static int linear(const Linear *m, const Images *s, const void *x, long stride, void *out, int then) {
-    Product own = {x,         out,        m->weights, m->bias, tokens_of(s), stride, 1,
-                   m->inputs, m->outputs, then,       s->bf16, s->threads};
+    Product own = {.x = x, .out = out, .weights = m->weights, .bias = m->bias, .then = then};
+    own.rows = tokens_of(s), own.stride = stride, own.step = 1, own.inputs = m->inputs, own.outputs = m->outputs;
+    own.bf16 = s->bf16, own.threads = s->threads;
     return product(&own);
 }
 
-static int normalise(const Images *s, void *x, const Depthwise2d *conv, const float *gamma, const float *beta,
+/* Of x, or of its convolution, in place. */
+static int respond(const Images *s, void *x, const Depthwise2d *conv, const float *gamma, const float *beta,
                      long channels) {
-    Grn own = {x,         conv ? conv->taps : NULL, conv ? conv->bias : NULL, gamma, beta, s->batch, s->height, s->width, channels,
-               s->bf16, s->threads};
+    Grn own = {.x = x, .gamma = gamma, .beta = beta};
+    if (conv)
+        own.taps = conv->taps, own.bias = conv->bias;
+    own.batch = s->batch, own.height = s->height, own.width = s->width, own.channels = channels;
+    own.bf16 = s->bf16, own.threads = s->threads;
     return grn_(&own);
 }
 
 static int excited(const Excitation *m, const Images *s, void *x, const void *gate, long channels) {
-    Squeeze own = {x,         gate,     m->down,  m->down_bias, m->up, m->up_bias, s->batch, s->height * s->width,
-                   channels, m->inner, s->bf16, s->threads};
+    Squeeze own = {.x = x, .gate = gate, .down = m->down, .down_bias = m->down_bias};
+    own.up = m->up, own.up_bias = m->up_bias;
+    own.batch = s->batch, own.tokens = s->height * s->width, own.channels = channels, own.inner = m->inner;
+    own.bf16 = s->bf16, own.threads = s->threads;
     return squeeze_(&own);
 }
 
-static int normed(const Depthwise2d *conv, const Norm *norm, const Images *s, const void *x, void *out, void *y,
-                  const float *scale, long channels) {
-    ConvNorm own = {x,        out,       y,        conv->taps, conv->bias, scale, norm->weight, norm->bias,
-                    NULL,     NULL,      NULL,     NULL,       s->batch,   s->height, s->width, channels,
-                    channels, norm->eps, s->bf16, s->threads};
-    return conv_norm(&own);
+/* A convolution and its norm, without a prior. */
+static ConvNorm normed(const Depthwise2d *conv, const Norm *norm, const Images *s, const void *x, void *out, void *y,
+                       const float *scale, long channels) {
+    ConvNorm own = {.x = x, .out = out, .normed = y, .taps = conv->taps, .bias = conv->bias, .scale = scale};
+    own.weight = norm->weight, own.shift = norm->bias, own.eps = norm->eps;
+    own.batch = s->batch, own.height = s->height, own.width = s->width, own.channels = own.own = channels;
+    own.bf16 = s->bf16, own.threads = s->threads;
+    return own;
 }
 
 /* residual += down(GRN(dw3x3(GELU(up(x))))) */
 static int mlp(const Mlp *m, const Images *s, const void *x, void *residual, void *hidden) {
     return linear(&m->up, s, x, m->up.inputs, hidden, GELU) ||
-           normalise(s, hidden, &m->dwconv, m->gamma, NULL, m->up.outputs) ||
+           respond(s, hidden, &m->dwconv, m->gamma, NULL, m->up.outputs) ||
            linear(&m->down, s, hidden, m->down.inputs, residual, ADD);
 }
 
@@ -130,9 +140,9 @@ static long rep_conv_channels(const void *block) {
 static int rep_conv_images(const void *block, const Images *s, const void *const *x, void *out, char *memory) {
     const RepConv *m = block;
     void *features = take_map(&memory, s, m->channels), *y = take_map(&memory, s, m->channels);
-    return normed(&m->dwconv, &m->norm, s, x[0], out, features, m->residual_scale, m->channels) ||
-           depthwise(&m->large, s, features, y, m->channels, 0) || excited(&m->se, s, y, NULL, m->channels) ||
-           mlp(&m->mlp, s, y, out, memory);
+    ConvNorm first = normed(&m->dwconv, &m->norm, s, x[0], out, features, m->residual_scale, m->channels);
+    return conv_norm(&first) || depthwise(&m->large, s, features, y, m->channels, 0) ||
+           excited(&m->se, s, y, NULL, m->channels) || mlp(&m->mlp, s, y, out, memory);
 }
 
 /* ContMix of `value` by kernels made from `features`. */
@@ -145,21 +155,25 @@ static int context_mixing(const DynamicConv *m, const Images *s, const void *fea
         return 1;
     float *context = take(&memory, s->batch * regions * m->context), *keys = take(&memory, s->batch * regions * cq);
     float *projected = memory;
-    Pool pool = {features, context, s->batch, s->height, s->width, width, m->dim, m->context, REGIONS, s->bf16, s->threads};
+    Pool pool = {.x = features, .out = context, .stride = width, .first = m->dim, .channels = m->context};
+    pool.batch = s->batch, pool.height = s->height, pool.width = s->width, pool.side = REGIONS;
+    pool.bf16 = s->bf16, pool.threads = s->threads;
     Images centres = {s->batch, REGIONS, REGIONS, 0, s->threads};
     if (linear(&m->query, s, features, width, query, NOTHING) || pool_regions(&pool) ||
         linear(&m->key, &centres, context, m->context, keys, NOTHING))
         return 1;
     for (long b = 0; b < s->batch; b++) {
-        Product own = {keys + b * regions * cq, projected + b * cq * m->taps.outputs, m->taps.weights, NULL, cq, 1, cq,
-                       regions, m->taps.outputs, NOTHING, 0, s->threads};
+        Product own = {.x = keys + b * regions * cq, .out = projected + b * cq * m->taps.outputs};
+        own.weights = m->taps.weights, own.rows = cq, own.stride = 1, own.step = cq; /* the keys' transpose */
+        own.inputs = regions, own.outputs = m->taps.outputs, own.threads = s->threads;
         if (product(&own))
             return 1;
     }
-    Contmix own = {.q = query,       .v = value,          .projected = projected,      .biases = m->biases,
-                   .batch = s->batch, .heads = m->heads,   .cq = cq / m->heads,         .c = m->dim / 2 / m->heads,
-                   .height = s->height, .width = s->width, .sizes = {m->sizes[0], m->sizes[1]}, .bf16 = s->bf16,
-                   .threads = s->threads};
+    Contmix own = {.q = query, .v = value, .projected = projected, .biases = m->biases};
+    own.batch = s->batch, own.height = s->height, own.width = s->width;
+    own.heads = m->heads, own.cq = cq / m->heads, own.c = m->dim / 2 / m->heads;
+    own.sizes[0] = m->sizes[0], own.sizes[1] = m->sizes[1];
+    own.bf16 = s->bf16, own.threads = s->threads;
     return contmix_forward(&own, mixed);
 }
 
@@ -176,17 +190,19 @@ static int dynamic_conv_images(const void *block, const Images *s, const void *c
     void *x = take_map(&memory, s, width), *features = take_map(&memory, s, width), *hidden = memory;
     void *fused = take_map(&memory, s, width), *value = take_map(&memory, s, m->dim), *y = take_map(&memory, s, m->dim);
     void *gate = take_map(&memory, s, m->dim), *mixed = take_map(&memory, s, m->dim), *query = memory;
-    ConvNorm first = {maps[0], x, features, m->dwconv1.taps, m->dwconv1.bias, m->residual_scale1, m->norm1.weight,
-                      m->norm1.bias, m->context_scale ? maps[1] : NULL, m->context_scale, m->prior_scale,
-                      m->prior_shift, s->batch, s->height, s->width, width, m->dim, m->norm1.eps, s->bf16, s->threads};
+    ConvNorm first = normed(&m->dwconv1, &m->norm1, s, maps[0], x, features, m->residual_scale1, width);
+    ConvNorm second = normed(&m->dwconv2, &m->norm2, s, x, out, features, m->residual_scale2, width);
+    if (m->context_scale) {
+        first.prior = maps[1], first.own = m->dim, first.context_scale = m->context_scale;
+        first.prior_scale = m->prior_scale, first.prior_shift = m->prior_shift;
+    }
     return conv_norm(&first) || depthwise(&m->fusion_dw, s, features, fused, width, 1) ||
            linear(&m->fusion_point, s, fused, width, value, NOTHING) ||
-           normalise(s, value, NULL, m->fusion_gamma, m->fusion_beta, m->dim) ||
+           respond(s, value, NULL, m->fusion_gamma, m->fusion_beta, m->dim) ||
            depthwise(&m->lepe, s, value, y, m->dim, 0) || context_mixing(m, s, features, value, query, mixed) ||
            linear(&m->dyconv_proj, s, mixed, m->dim, y, ADD) || linear(&m->gate, s, value, m->dim, gate, SILU) ||
            excited(&m->se, s, y, gate, m->dim) || linear(&m->proj, s, y, m->dim, x, ADD) ||
-           normed(&m->dwconv2, &m->norm2, s, x, out, features, m->residual_scale2, width) ||
-           mlp(&m->mlp, s, features, out, hidden);
+           conv_norm(&second) || mlp(&m->mlp, s, features, out, hidden);
 }
 
 typedef int (*Run)(const void *block, const Images *s, const void *const *maps, void *out, char *memory);
@@ -203,13 +219,15 @@ static int are_apart(const Images *s) {
 
 /* How many images run together. */
 static long together(const Images *s, long channels) {
-    long most_of_them = most(CHUNK_BYTES / between_bytes(s, 1, channels), 1), chunks;
-    chunks = (s->batch + most_of_them - 1) / most_of_them;
+    long fitting = most(CHUNK_BYTES / between_bytes(s, 1, channels), 1);
+    long chunks = (s->batch + fitting - 1) / fitting;
     return (s->batch + chunks - 1) / chunks;
 }
 
 static long memory_bytes(const Images *s, long channels) {
-    return are_apart(s) ? s->threads * between_bytes(s, 1, channels) : between_bytes(s, together(s, channels), channels);
+    if (are_apart(s))
+        return s->threads * between_bytes(s, 1, channels);
+    return between_bytes(s, together(s, channels), channels);
 }
 
 /* `count` images from `first` on. `channels`: of the maps, the output's last. */
@@ -232,13 +250,17 @@ static int all_images(Run run, const void *block, const Images *s, long between,
         return (int)failed;
     }
     for (long first = 0; first < s->batch && !failed; first += step)
-        failed |= some_images(run, block, s, channels, maps, out, first, least(step, s->batch - first), s->threads, memory);
+        failed |= some_images(run, block, s, channels, maps, out, first, least(step, s->batch - first), s->threads,
+                              memory);
     return (int)failed;
 }
 
 /* Bytes of memory that a call needs. */
 long rep_conv_block_bytes(const RepConv *m, const Images *s) { return memory_bytes(s, rep_conv_channels(m)); }
-long dynamic_conv_block_bytes(const DynamicConv *m, const Images *s) { return memory_bytes(s, dynamic_conv_channels(m)); }
+
+long dynamic_conv_block_bytes(const DynamicConv *m, const Images *s) {
+    return memory_bytes(s, dynamic_conv_channels(m));
+}
 
 /* Return 0, or 1 where memory ran out. */
 int rep_conv_block(const RepConv *m, const Images *s, const void *x, void *out, char *memory) {

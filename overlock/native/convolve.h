@@ -1,8 +1,8 @@
 /* Depthwise convolution of a row, and of a map with any odd kernel: values and taps are read into registers once for
  * several outputs and several taps.
  *
- * A block of channels is laid out in planes of LANES channels, each row framed by zeros on both sides. Rows of taps that
- * lie above or below the map are left out.
+ * A block of channels is laid out in planes of LANES channels, each row framed by zeros on both sides. Rows of taps
+ * that lie above or below the map are left out.
  */
 #pragma once
 #include "activation.h"

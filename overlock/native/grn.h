@@ -125,8 +125,9 @@ static void apply_scale(const Grn *m, const float *scale, long from, long to) {
 static long scale_floats(const Grn *m) { return (m->channels + CHANNELS - 1) / CHANNELS * CHANNELS; }
 
 /* Returns 0, or 1 where memory ran out. */
-static int respond(const Grn *m, const Before *before) {
-    long step = BLOCKS * CHANNELS, stride = scale_floats(m), blocks = (m->channels + step - 1) / step, bands = 1, tokens = m->height * m->width;
+static int normalise(const Grn *m, const Before *before) {
+    long step = BLOCKS * CHANNELS, stride = scale_floats(m), blocks = (m->channels + step - 1) / step;
+    long bands = 1, tokens = m->height * m->width;
     float *scales = aligned_alloc(64, m->batch * stride * sizeof(float));
     int failed = 0, whole = m->batch % m->threads == 0 || m->batch >= 4 * m->threads;
     if (!scales)
@@ -171,5 +172,5 @@ static int respond(const Grn *m, const Before *before) {
 /* In place. Returns 0, or 1 where memory ran out. */
 int grn_(const Grn *m) {
     Before before = {m->x, NULL, 0};
-    return respond(m, &before);
+    return normalise(m, &before);
 }

@@ -198,7 +198,7 @@ int hidden_forward(const Hidden *m, void *out) {
     Grn grn = {out,      m->taps,  m->bias,     m->gamma, m->beta,   m->batch,
                m->height, m->width, m->channels, m->bf16,  m->threads};
     Before before = {m->x, m->norms, 1};
-    return respond(&grn, &before);
+    return normalise(&grn, &before);
 }
 
 int hidden_backward(const Hidden *m, const HiddenGradients *d) {

@@ -1,5 +1,5 @@
-/* Depthwise 3x3 convolution of a channels_last map and LayerNorm over the channels of that, a row at a time: a row of all
- * channels stays in the cache between the two.
+/* Depthwise 3x3 convolution of a channels_last map and LayerNorm over the channels of that, a row at a time: a row of
+ * all channels stays in the cache between the two.
  */
 #pragma once
 #include "convolve.h"
@@ -77,8 +77,10 @@ static void conv_norm_band(const ConvNorm *m, long b, long row0, long row1, floa
     memset(values, 0, planes * plane * sizeof(float));
     for (long p = 0; p < planes; p++) {
         store(bias + p * LANES, load_lanes(m->bias, p * LANES, lanes_from(m->channels, p * LANES), 0));
-        for (long t = 0; t < 9; t++)
-            store(taps + (p * 9 + t) * LANES, load_lanes(m->taps, t * m->channels + p * LANES, lanes_from(m->channels, p * LANES), 0));
+        for (long t = 0; t < 9; t++) {
+            long at = t * m->channels + p * LANES;
+            store(taps + (p * 9 + t) * LANES, load_lanes(m->taps, at, lanes_from(m->channels, p * LANES), 0));
+        }
     }
     for (long next = top, y = row0; y < row1; y++) {
         for (; next < least(y + 2, end); next++)

@@ -21,9 +21,10 @@ int pool_regions(const Pool *m) {
             vec sum = {0};
             for (long row = row0; row < row1; row++) {
                 vec of_row = {0}; /* a sum of sums: rounding errors stay small */
-                for (long col = col0; col < col1; col++)
-                    of_row += load_lanes(m->x, ((b * m->height + row) * m->width + col) * m->stride + m->first + c, lanes,
-                                         m->bf16);
+                for (long col = col0; col < col1; col++) {
+                    long token = (b * m->height + row) * m->width + col;
+                    of_row += load_lanes(m->x, token * m->stride + m->first + c, lanes, m->bf16);
+                }
                 sum += of_row;
             }
             sum /= (float)((row1 - row0) * (col1 - col0));

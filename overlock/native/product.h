@@ -2,8 +2,8 @@
  * activation, or added to what is there.
  *
  * Weights are packed once, into panels of two vectors of outputs. A tile of rows times a panel stays in registers. A
- * panel serves a chunk of rows that fits the second-level cache, tile by tile. bfloat16 is widened to float32, a chunk at
- * a time, where there is no unit for it (amx.h).
+ * panel serves a chunk of rows that fits the second-level cache, tile by tile. bfloat16 is widened to float32, a chunk
+ * at a time, where there is no unit for it (amx.h).
  */
 #pragma once
 #include "activation.h"

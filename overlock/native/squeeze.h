@@ -1,5 +1,5 @@
-/* Squeeze-and-excitation in place: a channels_last map times a factor for each image and channel, made from the means of
- * the channels, and times a second map where there is one. A thread that has a whole image keeps it in its cache.
+/* Squeeze-and-excitation in place: a channels_last map times a factor for each image and channel, made from the means
+ * of the channels, and times a second map where there is one. A thread that has a whole image keeps it in its cache.
  */
 #pragma once
 #include "vectors.h"

@@ -129,10 +129,19 @@ INLINE vec load_some(const void *from, long at, long n, int bf16) {
 }
 
 /* To nearest, ties to even; what is not a number stays so. */
-INLINE halves to_bf16(vec x) {
+INLINE halves rounded_to_bf16(vec x) {
     uvec bits = (uvec)x;
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return __builtin_convertvector((uvec)where(x != x, (vec)((uvec){0} + 0x7fc0), (vec)bits), halves);
+}
+
+INLINE halves to_bf16(vec x) {
+#if defined(__AVX512BF16__) && LANES == 16
+    const int unlike = 0xa1; /* not numbers, and denormal ones, which the instruction takes for zeros */
+    if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)x, unlike) == 0, 1))
+        return (halves)_mm512_cvtneps_pbh((__m512)x);
+#endif
+    return rounded_to_bf16(x);
 }
 
 INLINE void store_some(void *to, long at, vec x, long n, int bf16) {

@@ -51,24 +51,25 @@ int main(void) {
     if (grn_(&grn))
         return 1;
     out(x, tokens * channels);
-    long hidden = 2 * channels, inner = 16;
+    long middle = 2 * channels, inner = 16;
+    const float *down = in(channels * inner), *down_bias = in(inner), *up = in(inner * channels);
+    const float *widen = in(middle * channels), *widen_bias = in(middle), *middle_taps = in(9 * middle);
+    const float *narrow = in(middle * channels);
+    float *packed_widen = room(packed_floats(middle, channels, 0)), *packed_narrow = room(packed_floats(channels, middle, 0));
+    pack_product(widen, packed_widen, middle, channels, 0);
+    pack_product(narrow, packed_narrow, channels, middle, 0);
     RepConv block = {.channels = channels, .dwconv = {small_taps, bias, 3}, .large = {large_taps, bias, large},
-                     .norm = {gamma, bias, 1e-6f}, .se = {in(channels * inner), in(inner), in(inner * channels), bias, inner},
-                     .residual_scale = gamma};
-    const float *up = in(hidden * channels), *up_bias = in(hidden), *wide_taps = in(9 * hidden), *down = in(hidden * channels);
-    float *packed_up = room(packed_floats(hidden, channels, 0)), *packed_down = room(packed_floats(channels, hidden, 0));
-    pack_product(up, packed_up, hidden, channels, 0);
-    pack_product(down, packed_down, channels, hidden, 0);
-    block.mlp = (Mlp){{packed_up, up_bias, channels, hidden}, {packed_down, bias, hidden, channels},
-                      {wide_taps, up_bias, 3}, up_bias};
+                     .norm = {gamma, bias, 1e-6f}, .se = {down, down_bias, up, bias, inner}, .residual_scale = gamma};
+    block.mlp = (Mlp){{packed_widen, widen_bias, channels, middle}, {packed_narrow, bias, middle, channels},
+                      {middle_taps, widen_bias, 3}, widen_bias};
     Images images = {b, h, w, 0, 2};
     if (rep_conv_block(&block, &images, grad, y, (char *)room(rep_conv_block_bytes(&block, &images) / 4)))
         return 1;
     out(y, tokens * channels);
     long taps9 = b * 9 * channels, per_image = b * channels;
-    Hidden before = {in(tokens * channels), small_taps, bias, gamma, in(channels), room(per_image), b, h, w, channels, 0, 2};
+    Hidden hidden = {in(tokens * channels), small_taps, bias, gamma, in(channels), room(per_image), b, h, w, channels, 0, 2};
     HiddenGradients of = {grad, room(tokens * channels), room(taps9), room(per_image), room(per_image), room(per_image)};
-    if (hidden_forward(&before, y) || hidden_backward(&before, &of))
+    if (hidden_forward(&hidden, y) || hidden_backward(&hidden, &of))
         return 1;
     out(y, tokens * channels);
     out(of.x, tokens * channels);
@@ -77,7 +78,7 @@ int main(void) {
     out(of.gamma, per_image);
     out(of.beta, per_image);
     long all = large * large + 9; /* two branches: the large kernel, and the small one at a dilation of 2 */
-    Branches branches = {before.x, in(all * channels), b, h, w, channels, 2, {large, 3}, {1, 2}, 0, 2};
+    Branches branches = {hidden.x, in(all * channels), b, h, w, channels, 2, {large, 3}, {1, 2}, 0, 2};
     float *means = in(2 * channels), *image_means = room(2 * per_image), *squares = room(2 * per_image);
     float *sums = room(per_image), *products = room(2 * per_image), *d_taps = room(b * all * channels);
     if (branch_statistics(&branches, image_means, squares) || branch_products(&branches, grad, means, sums, products) ||
@@ -91,8 +92,8 @@ int main(void) {
     out(d_taps, b * all * channels);
     Residual residual = {bias, gamma, in(b), b, h * w, channels, 0, 2};
     float *d_weight = room(b * channels), *d_bias = room(b * channels);
-    if (residual_forward(&residual, before.x, grad, y) ||
-        residual_backward(&residual, grad, before.x, b, x, of.x, d_weight, d_bias))
+    if (residual_forward(&residual, hidden.x, grad, y) ||
+        residual_backward(&residual, grad, hidden.x, b, x, of.x, d_weight, d_bias))
         return 1;
     out(y, tokens * channels);
     out(x, tokens * channels);

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from overlock import mlp, native
+from overlock import native
+from overlock.mlp import hidden
 from tests.overlock.contmix.cases import SCALE, Case, relative_rms, truth
 from tests.overlock.inference.test_grn import defined
 
@@ -56,10 +57,10 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
     share = draw(case.batch)
     beta, factors = draw(CHANNELS), draw(4, 2, CHANNELS)  # means of branches, and factors of their gradients
     large, small = draw(CHANNELS, 1, case.kernel, case.kernel), draw(CHANNELS, 1, 3, 3)
-    hidden, inner = 2 * CHANNELS, 16
+    middle, inner = 2 * CHANNELS, 16
     squeeze, squeeze_bias, excite = draw(inner, CHANNELS), draw(inner), draw(CHANNELS, inner)
-    up, up_bias, hidden_taps = draw(hidden, CHANNELS) / 6, draw(hidden), draw(hidden, 1, 3, 3)
-    down = draw(CHANNELS, hidden) / 8
+    up, up_bias, hidden_taps = draw(middle, CHANNELS) / 6, draw(middle), draw(middle, 1, 3, 3)
+    down = draw(CHANNELS, middle) / 8
     sent = [
         last(query), last(value), keys @ proj_weight.t(), proj_bias, rpb1, rpb2, last(grad),
         last(x), last(d_y), large.flatten(1).t(), small.flatten(1).t(), bias, gamma,
@@ -110,9 +111,10 @@ def test_every_kernel(case: Case, tmp_path: Path) -> None:
     y = defined(y, up_bias.view(1, -1, 1, 1), None, (hidden_taps, up_bias))
     block = residual * gamma.double().view(1, -1, 1, 1) + convolve(y, down[..., None, None], bias)
     assert relative_rms(take_map(CHANNELS), block) < 1e-6
+
     given = [t.double().requires_grad_() for t in (x, small, bias, gamma.view(1, -1, 1, 1), beta.view(1, -1, 1, 1))]
     identity = F.pad(torch.ones(1, 1, 1, 1), [1] * 4)
-    out = mlp.hidden(given[0], given[1] - identity, *given[2:])
+    out = hidden(given[0], given[1] - identity, *given[2:])
     assert relative_rms(take_map(CHANNELS), out) < 5e-7
     d_x, d_small, *others = torch.autograd.grad(out, given, d_y.double())
     assert relative_rms(take_map(CHANNELS), d_x) < 5e-7
