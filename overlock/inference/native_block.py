@@ -110,6 +110,7 @@ class _Packed:
     """A block's weights as the kernels read them, and what they were made of."""
 
     struct: ctypes.Structure
+    dtype: torch.dtype
     isa: str
     modules: list[tuple[dict[str, Any], str, nn.Module]]
     parameters: list[tuple[dict[str, Any], str, Tensor, int, int]]  # with address and version
@@ -231,14 +232,16 @@ def _packed(block: nn.Module, pack: Callable[[Packing], ctypes.Structure]) -> _P
     modules = list(block.modules())
     parameters = [(m._parameters, name, p) for m in modules for name, p in m._parameters.items() if p is not None]
     kinds = {(p.dtype, p.device.type) for _, _, p in parameters}
+    dtype = parameters[0][2].dtype
     dense = all(p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last) for _, _, p in parameters)
-    if len(kinds) > 1 or not dense or any(p.is_inference() for _, _, p in parameters):
+    if kinds != {(dtype, "cpu")} or not dense or any(p.is_inference() for _, _, p in parameters):
         return None
     if any(getattr(m, hooks) for m in modules[1:] for hooks in HOOKS):
         return None
     packing = Packing()
     packed = _Packed(
         pack(packing),
+        dtype,
         native.isa(),
         [(m._modules, name, child) for m in modules for name, child in m._modules.items() if child is not None],
         [(tensors, name, p, p.data_ptr(), p._version) for tensors, name, p in parameters],
@@ -250,10 +253,10 @@ def _packed(block: nn.Module, pack: Callable[[Packing], ctypes.Structure]) -> _P
 
 
 def _run(name: str, block: nn.Module, pack: Callable[[Packing], ctypes.Structure], *maps: Tensor) -> Tensor | None:
-    packed = None if _has_any_global_hook() else _packed(block, pack)
-    if packed is None:
-        return None
     x = maps[0]
+    packed = None if _has_any_global_hook() else _packed(block, pack)
+    if packed is None or packed.dtype != x.dtype:  # operator by operator PyTorch says what is wrong
+        return None
     out = torch.empty_like(x)
     images = _Images(x.shape[0], *x.shape[2:], x.dtype == torch.bfloat16, torch.get_num_threads())
     size = native.count(f"{name}_bytes", ctypes.byref(packed.struct), ctypes.byref(images))
@@ -273,7 +276,7 @@ def _run(name: str, block: nn.Module, pack: Callable[[Packing], ctypes.Structure
 
 def rep_conv_block(block: FoldedRepConvBlock, x: Tensor) -> Tensor | None:
     """The output of `block` (B, C, H, W); None where it must run operator by operator."""
-    if why_not(x) is not None or block.large.weight.shape[-1] > LONGEST:
+    if why_not(x) is not None or block.large.weight.shape[-1] > LONGEST or x.shape[1] != len(block.large.weight):
         return None
     return _run("rep_conv_block", block, lambda packing: packing.rep_conv(block), x)
 
@@ -283,8 +286,11 @@ def dynamic_conv_block(block: FoldedDynamicConvBlock, joint: Tensor, prior: Tens
     contmix = block.contmix
     if contmix.backend not in ("auto", "native") or why_not(joint, prior) is not None:
         return None
-    height, width = joint.shape[-2:]
-    if block.dim % CHANNELS or enlarged_size(height, width, contmix.kernel_size) is not None:
+    batch, _, height, width = joint.shape
+    dim, context = contmix.dims
+    if joint.shape[1] != dim + context or prior.shape != (batch, context, height, width):
+        return None
+    if dim % CHANNELS or enlarged_size(height, width, contmix.kernel_size) is not None:
         return None
     out = _run("dynamic_conv_block", block, lambda packing: packing.dynamic_conv(block), joint, prior)
     if out is not None:

@@ -160,13 +160,14 @@ static void measure(const Plane *p, const Branches *m, const float *taps, long i
     store(squares, deviation);
 }
 
-/* Each image's mean of each branch's output, and its sum of squared deviations: (B, branches, C) both. Returns 0, or 1
- * where memory ran out, as the others do. */
-int branch_statistics(const Branches *m, float *means, float *squares) {
+/* What is done with the plane from `channel` on in one part of the work, whose taps are loaded. */
+typedef void (*Work)(Plane *p, const Branches *m, long part, long channel, const void *arguments);
+
+/* All planes of all parts. Returns 0, or 1 where memory ran out. */
+static int each_plane(const Branches *m, long parts, Work work, const void *arguments) {
     long blocks = m->channels / CHANNELS, failed = 0;
 #pragma omp parallel for schedule(dynamic) num_threads(m->threads) reduction(| : failed) if (m->threads > 1)
-    for (long task = 0; task < m->batch * blocks; task++) {
-        long b = task / blocks;
+    for (long task = 0; task < parts * blocks; task++) {
         Plane p = plane_for(m);
         float *memory = scratch(plane_floats(&p, m));
         failed |= !memory;
@@ -174,61 +175,72 @@ int branch_statistics(const Branches *m, float *means, float *squares) {
             continue;
         open_plane(&p, m, memory);
         for (long channel = task % blocks * CHANNELS, end = channel + CHANNELS; channel < end; channel += LANES) {
-            const float *taps = p.own;
             load_taps(&p, m, channel);
-            read_plane(m, m->x, b, channel, inside(&p, p.values), p.wide);
-            for (long i = 0; i < m->branches; taps += m->k[i] * m->k[i] * LANES, i++) {
-                long at = (b * m->branches + i) * m->channels + channel;
-                measure(&p, m, taps, i, means + at, squares + at);
-            }
+            work(&p, m, task / blocks, channel, arguments);
         }
     }
     return (int)failed;
 }
 
+typedef struct {
+    float *means, *squares;
+} Statistics;
+
+static void statistics_of(Plane *p, const Branches *m, long b, long channel, const void *arguments) {
+    const Statistics *to = arguments;
+    const float *taps = p->own;
+    read_plane(m, m->x, b, channel, inside(p, p->values), p->wide);
+    for (long i = 0; i < m->branches; taps += m->k[i] * m->k[i] * LANES, i++) {
+        long at = (b * m->branches + i) * m->channels + channel;
+        measure(p, m, taps, i, to->means + at, to->squares + at);
+    }
+}
+
+/* Each image's mean of each branch's output, and its sum of squared deviations: (B, branches, C) both. Returns 0, or 1
+ * where memory ran out, as the others do. */
+int branch_statistics(const Branches *m, float *means, float *squares) {
+    return each_plane(m, m->batch, statistics_of, &(Statistics){means, squares});
+}
+
+typedef struct {
+    const void *grad;
+    const float *means;
+    float *sums, *products;
+} Products;
+
+static void products_of(Plane *p, const Branches *m, long b, long channel, const void *arguments) {
+    const Products *to = arguments;
+    const float *taps = p->own;
+    read_plane(m, m->x, b, channel, inside(p, p->values), p->wide);
+    read_plane(m, to->grad, b, channel, p->out, m->width);
+    vec sum = {0};
+    for (long y = 0; y < m->height; y++) {
+        vec of_row = {0};
+        for (long x = 0; x < m->width; x++)
+            of_row += load(p->out + (y * m->width + x) * LANES);
+        sum += of_row;
+    }
+    store(to->sums + b * m->channels + channel, sum);
+    for (long i = 0; i < m->branches; taps += m->k[i] * m->k[i] * LANES, i++) {
+        vec mean = load(to->means + i * m->channels + channel), product = {0};
+        for (long y = 0; y < m->height; y++) {
+            vec of_row = {0};
+            for (long x = 0; x < m->width; x += p->outputs) {
+                vec out[16];
+                some_outputs(out, p, m, p->values, taps, i, y, x);
+                for (long j = 0; j < least(p->outputs, m->width - x); j++)
+                    of_row += (out[j] - mean) * load(p->out + (y * m->width + x + j) * LANES);
+            }
+            product += of_row;
+        }
+        store(to->products + (b * m->branches + i) * m->channels + channel, product);
+    }
+}
+
 /* Each image's sum of the output's gradient (B, C), and of its products with the branches' outputs, which deviate from
  * their `means` (branches, C): (B, branches, C). */
 int branch_products(const Branches *m, const void *grad, const float *means, float *sums, float *products) {
-    long blocks = m->channels / CHANNELS, failed = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(m->threads) reduction(| : failed) if (m->threads > 1)
-    for (long task = 0; task < m->batch * blocks; task++) {
-        long b = task / blocks;
-        Plane p = plane_for(m);
-        float *memory = scratch(plane_floats(&p, m));
-        failed |= !memory;
-        if (!memory)
-            continue;
-        open_plane(&p, m, memory);
-        for (long channel = task % blocks * CHANNELS, end = channel + CHANNELS; channel < end; channel += LANES) {
-            const float *taps = p.own;
-            load_taps(&p, m, channel);
-            read_plane(m, m->x, b, channel, inside(&p, p.values), p.wide);
-            read_plane(m, grad, b, channel, p.out, m->width);
-            vec sum = {0};
-            for (long y = 0; y < m->height; y++) {
-                vec of_row = {0};
-                for (long x = 0; x < m->width; x++)
-                    of_row += load(p.out + (y * m->width + x) * LANES);
-                sum += of_row;
-            }
-            store(sums + b * m->channels + channel, sum);
-            for (long i = 0; i < m->branches; taps += m->k[i] * m->k[i] * LANES, i++) {
-                vec mean = load(means + i * m->channels + channel), product = {0};
-                for (long y = 0; y < m->height; y++) {
-                    vec of_row = {0};
-                    for (long x = 0; x < m->width; x += p.outputs) {
-                        vec out[16];
-                        some_outputs(out, &p, m, p.values, taps, i, y, x);
-                        for (long j = 0; j < least(p.outputs, m->width - x); j++)
-                            of_row += (out[j] - mean) * load(p.out + (y * m->width + x + j) * LANES);
-                    }
-                    product += of_row;
-                }
-                store(products + (b * m->branches + i) * m->channels + channel, product);
-            }
-        }
-    }
-    return (int)failed;
+    return each_plane(m, m->batch, products_of, &(Products){grad, means, sums, products});
 }
 
 /* The gradient of a branch's output: of = (factor, along, shift), which the output's gradient and the branch's output
@@ -257,39 +269,37 @@ static void differentiate_branch(const Plane *p, const Branches *m, long i, long
         }
 }
 
+typedef struct {
+    const void *grad;
+    const float *factors;
+    long parts;
+    void *x;
+    float *taps;
+} BranchGradients;
+
+static void gradients_of(Plane *p, const Branches *m, long part, long channel, const void *arguments) {
+    const BranchGradients *to = arguments;
+    memset(p->of_taps, 0, p->taps * LANES * sizeof(float));
+    for (long b = m->batch * part / to->parts; b < m->batch * (part + 1) / to->parts; b++) {
+        read_plane(m, m->x, b, channel, inside(p, p->values), p->wide);
+        read_plane(m, to->grad, b, channel, p->out, m->width);
+        memset(p->sum, 0, p->tokens * LANES * sizeof(float));
+        for (long i = 0, before = 0; i < m->branches; before += m->k[i] * m->k[i], i++) {
+            vec of[3];
+            for (int j = 0; j < 3; j++)
+                of[j] = load(to->factors + (j * m->branches + i) * m->channels + channel);
+            differentiate_branch(p, m, i, before, of);
+        }
+        for (long y = 0; y < m->height; y++)
+            for (long x = 0; x < m->width; x++)
+                store_as(to->x, in_map(m, b, y, channel) + x * m->channels, load(p->sum + (y * m->width + x) * LANES),
+                         m->bf16);
+    }
+    for (long t = 0; t < p->taps; t++)
+        store(to->taps + (part * p->taps + t) * m->channels + channel, load(p->of_taps + t * LANES));
+}
+
 /* Gradients of the map and of the taps (parts, taps, C), of as many parts of the batch, by factors (3, branches, C). */
 int branch_gradients(const Branches *m, const void *grad, const float *factors, long parts, void *d_x, float *d_taps) {
-    long blocks = m->channels / CHANNELS, failed = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(m->threads) reduction(| : failed) if (m->threads > 1)
-    for (long task = 0; task < parts * blocks; task++) {
-        long part = task / blocks;
-        Plane p = plane_for(m);
-        float *memory = scratch(plane_floats(&p, m));
-        failed |= !memory;
-        if (!memory)
-            continue;
-        open_plane(&p, m, memory);
-        for (long channel = task % blocks * CHANNELS, end = channel + CHANNELS; channel < end; channel += LANES) {
-            load_taps(&p, m, channel);
-            memset(p.of_taps, 0, p.taps * LANES * sizeof(float));
-            for (long b = m->batch * part / parts; b < m->batch * (part + 1) / parts; b++) {
-                read_plane(m, m->x, b, channel, inside(&p, p.values), p.wide);
-                read_plane(m, grad, b, channel, p.out, m->width);
-                memset(p.sum, 0, p.tokens * LANES * sizeof(float));
-                for (long i = 0, before = 0; i < m->branches; before += m->k[i] * m->k[i], i++) {
-                    vec of[3];
-                    for (int j = 0; j < 3; j++)
-                        of[j] = load(factors + (j * m->branches + i) * m->channels + channel);
-                    differentiate_branch(&p, m, i, before, of);
-                }
-                for (long y = 0; y < m->height; y++)
-                    for (long x = 0; x < m->width; x++)
-                        store_as(d_x, in_map(m, b, y, channel) + x * m->channels,
-                                 load(p.sum + (y * m->width + x) * LANES), m->bf16);
-            }
-            for (long t = 0; t < p.taps; t++)
-                store(d_taps + (part * p.taps + t) * m->channels + channel, load(p.of_taps + t * LANES));
-        }
-    }
-    return (int)failed;
+    return each_plane(m, parts, gradients_of, &(BranchGradients){grad, factors, parts, d_x, d_taps});
 }

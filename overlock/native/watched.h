@@ -9,8 +9,8 @@ typedef struct {
     int bytes;
 } Sample;
 
-int samples_changed(const Sample *samples, long count) {
-    int changed = 0;
+long samples_changed(const Sample *samples, long count) {
+    long changed = 0;
     for (long i = 0; i < count; i++) {
         uint32_t now = 0;
         memcpy(&now, samples[i].at, samples[i].bytes);

@@ -15,15 +15,18 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import overlock
 from overlock import VARIANTS, native
 from overlock.contmix import BACKENDS, choose_backend
 from overlock.depthwise import native as depthwise_native
 from overlock.depthwise.parallel import fast_size
 from overlock.inference.prepacked import packed_taps, prepacked
 from overlock.shapes import DepthwiseShape, contmix_shapes, depthwise_shapes
+from overlock.tracing import separate_operators
 
 ROUNDS = 9
 LIMIT = 1.05
@@ -81,6 +84,31 @@ def depthwise_choices(batch: int) -> Iterator[tuple[str, str, Forms]]:
         yield f"depthwise {batch}x{shape.channels}x{shape.height} k{shape.kernel}", chosen, forms
 
 
+def block_choices(batch: int) -> Iterator[tuple[str, str, Forms]]:
+    """Blocks as one call, and operator by operator."""
+    for name in ("overlock_xt", "overlock_t"):
+        model = overlock.deploy(timm.create_model(name).eval())
+        met: dict[str, list[Tensor]] = {}
+
+        def keep(path: str, met: dict[str, list[Tensor]]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _module, maps: met.update({path: [x.clone() for x in maps]})
+
+        paths = [f"{stage}.0" for stage in ("blocks1", "blocks2", "blocks3", "blocks4", "sub_blocks3", "sub_blocks4")]
+        hooks = [model.get_submodule(path).register_forward_pre_hook(keep(path, met)) for path in paths]
+        model(torch.randn(batch, 3, 224, 224))
+        for hook in hooks:
+            hook.remove()
+        for path in paths:
+            block = model.get_submodule(path)
+            forms: Forms = {"one call": partial(block, *met[path]), "operators": partial(separately, block, met[path])}
+            yield f"{name} {path}, batch {batch}", "one call", forms
+
+
+def separately(block: nn.Module, maps: list[Tensor]) -> object:
+    with separate_operators():
+        return block(*maps)
+
+
 def seconds(form: Callable[[], object]) -> float:
     start = time.perf_counter()
     form()
@@ -99,7 +127,7 @@ def main() -> int:
     slower = 0
     with torch.inference_mode():
         for batch in (8, 1):
-            for what, chosen, forms in (*contmix_choices(batch), *depthwise_choices(batch)):
+            for what, chosen, forms in (*block_choices(batch), *contmix_choices(batch), *depthwise_choices(batch)):
                 rounds = [in_turn(forms, first) for first in range(ROUNDS + 2)][2:]
                 times = {name: min(taken[name] for taken in rounds) for name in forms}
                 ratio = times[chosen] / min(times.values())

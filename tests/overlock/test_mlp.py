@@ -23,20 +23,6 @@ BOUNDS = {torch.float32: 5e-7, torch.bfloat16: 4e-3}
 SHAPES = [(2, 32, 9, 7), (3, 272, 14, 14), (1, 16, 1, 5), (2, 48, 5, 1), (1, 80, 31, 17)]
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that run."""
-    names: list[str] = []
-    call = native.call
-
-    def noted(name: str, *arguments: object) -> None:
-        names.append(name)
-        call(name, *arguments)
-
-    monkeypatch.setattr(native, "call", noted)
-    return names
-
-
 def layers(channels: int) -> MLP:
     return fill(MLP(nn.GELU(), ResDWConv(channels), GRN(channels)))
 

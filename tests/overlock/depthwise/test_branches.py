@@ -32,20 +32,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that run."""
-    names: list[str] = []
-    call = native.call
-
-    def noted(name: str, *arguments: object) -> None:
-        names.append(name)
-        call(name, *arguments)
-
-    monkeypatch.setattr(native, "call", noted)
-    return names
-
-
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) + 0.5
     return x.to(dtype).contiguous(memory_format=torch.channels_last)

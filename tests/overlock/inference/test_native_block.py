@@ -256,6 +256,29 @@ def test_what_runs_operator_by_operator() -> None:
         assert native_block.rep_conv_block(made_there, *maps_for(made_there, (1, 9, 9))) is None
 
 
+def test_maps_that_do_not_fit_are_refused_by_pytorch() -> None:
+    """Nothing beyond a map is read: operator by operator PyTorch says what is wrong."""
+    block = folded("rep, scaled")
+    (x,) = maps_for(block, (2, 9, 9))
+    run(block, [x])
+    dynamic = folded("dynamic, mixing")
+    joint, prior = maps_for(dynamic, (2, 9, 9))
+    run(dynamic, [joint, prior])
+    narrow = joint[:, 1:].contiguous(memory_format=torch.channels_last)
+    few = prior[:, :, :1].contiguous(memory_format=torch.channels_last)
+    wrong: list[tuple[Any, list[Tensor]]] = [
+        (block, [x[:, 1:].contiguous(memory_format=torch.channels_last)]),
+        (block, [x.bfloat16()]),
+        (dynamic, [narrow, prior]),
+        (dynamic, [joint, few[:, :, :, 1:].contiguous(memory_format=torch.channels_last)]),
+        (dynamic, [joint.bfloat16(), prior.bfloat16()]),
+    ]
+    for own, maps in wrong:
+        with torch.no_grad(), pytest.raises(RuntimeError):
+            own(*[y.clone() for y in maps])
+    assert native_block.rep_conv_block(block.to("meta"), x) is None
+
+
 def test_a_profiler_sees_the_call() -> None:
     block = folded("rep, scaled")
     maps = maps_for(block, (1, 9, 9))
