@@ -121,7 +121,7 @@ def test_products(isa: str, dtype: torch.dtype, then: int, monkeypatch: pytest.M
     """Of any numbers of rows, inputs and outputs, among more inputs, and nothing beyond them is written."""
     isas.compile_for(isa, monkeypatch)
     generator = torch.Generator().manual_seed(then)
-    for rows, inputs, outputs in ((1, 1, 1), (5, 20, 17), (33, 64, 48), (16, 32, 32), (47, 100, 70), (300, 96, 40)):
+    for rows, inputs, outputs in ((1, 1, 1), (5, 20, 17), (33, 64, 48), (20, 32, 32), (47, 100, 70), (300, 96, 40)):
         x, before = (torch.randn(rows, n, generator=generator).to(dtype) for n in (inputs + 3, outputs))
         weight = (torch.randn(outputs, inputs, generator=generator) / inputs**0.5).to(dtype)
         bias = torch.randn(outputs, generator=generator)
@@ -167,6 +167,7 @@ def doubled(module: nn.Module) -> nn.Module:
 
 EDITS: dict[str, Callable[[Any], Any]] = {
     "in place": lambda block: block.mlp.up.weight.mul_(2),
+    "one element": lambda block: block.mlp.up.weight[1, 3].add_(5),
     "all by .data": lambda block: block.mlp.up.weight.data.mul_(2),
     "another .data": lambda block: setattr(block.large.weight, "data", block.large.weight.data * 2),
     "another parameter": lambda block: setattr(block.large, "weight", nn.Parameter(2 * block.large.weight, False)),
